@@ -1,0 +1,16 @@
+"""FNet encoder, Transformer decoder: T5-style text generation in JAX.
+
+Importing this package imports neither JAX nor TensorFlow.
+"""
+
+import pathlib as _pathlib
+
+__version__ = '0.1.0'
+
+# In a wheel, gin/, tasks/ and xm_launch/ are folders of this package
+# (setup.py's package_dir). In a checkout they are the package's siblings, so
+# the checkout's root joins the places where submodules are looked up: either
+# way the one importable name is `fnet_t5x.tasks`.
+_PACKAGE_DIR = _pathlib.Path(__file__).resolve().parent
+if not (_PACKAGE_DIR / 'tasks').is_dir():
+  __path__.append(str(_PACKAGE_DIR.parent))
