@@ -1,0 +1,367 @@
+"""Laying arrays over the ('data', 'model') mesh of this process's devices.
+
+Networks name their axes (`batch`, `embed`, `heads`, ...); rules map each name
+to a mesh axis, or to None for replicated. `PjitPartitioner` turns a train state
+into mesh axes and compiles functions whose arguments are laid out so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fnet_t5x.runtime import train_state as train_state_lib
+
+TrainState = train_state_lib.TrainState
+HardwareMesh = tuple[int, ...]
+LogicalAxisRules = Sequence[tuple[str, str | None]]
+PyTree = Any
+
+MESH_AXES = ('data', 'model')
+
+
+def default_mesh(
+  num_partitions: int | None,
+  model_parallel_submesh: HardwareMesh | None = None,
+  backend: str | None = None,
+) -> Mesh:
+  """Returns the mesh of all devices, 'model' being the inner axis.
+
+  Args:
+    num_partitions: size of the 'model' axis.
+    model_parallel_submesh: T5X's tile of devices that hold one replica of the
+      model, such as (1, 2, 1, 1); here only its product counts, and it goes
+      before `num_partitions`.
+    backend: platform to take the devices from; None for JAX's choice.
+
+  Raises:
+    ValueError: the devices do not divide by the size of 'model', or belong to
+      several processes.
+  """
+  if jax.process_count() > 1:
+    raise ValueError(
+      f'the embedded runtime drives one process, not {jax.process_count()}: '
+      'use T5X for several hosts'
+    )
+  devices = jax.devices(backend)
+  if model_parallel_submesh:
+    name, value = 'model_parallel_submesh', tuple(model_parallel_submesh)
+    model_size = math.prod(model_parallel_submesh)
+  else:
+    name, value = 'num_partitions', num_partitions
+    model_size = num_partitions
+  if not model_size or model_size < 1 or len(devices) % model_size:
+    raise ValueError(
+      f'{name}={value} does not divide the {len(devices)} '
+      f'{devices[0].platform} devices: set PjitPartitioner.{name} to a divisor'
+    )
+  shape = (len(devices) // model_size, model_size)
+  return Mesh(
+    mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    ),
+    MESH_AXES,
+  )
+
+
+def standard_logical_axis_rules(
+  activation_partitioning_dims: int = 1,
+  parameter_partitioning_dims: int = 1,
+  additional_rules: LogicalAxisRules | None = None,
+) -> LogicalAxisRules:
+  """Returns T5X's rules from logical axes to mesh axes, by priority.
+
+  Args:
+    activation_partitioning_dims: 2 shards 'embed' over 'model' where no other
+      axis of the array took it: activations too are then split.
+    parameter_partitioning_dims: 2 shards the 'embed' of parameters over 'data'
+      (as ZeRO-3 does).
+    additional_rules: appended, so of lower priority than the standard ones.
+
+  Raises:
+    ValueError: a number of dimensions other than 1 and 2.
+  """
+  dims = (activation_partitioning_dims, parameter_partitioning_dims)
+  embed_rules = {
+    (1, 1): [('embed', None)],
+    (2, 1): [('embed', 'model')],
+    (1, 2): [('embed', 'data')],
+    (2, 2): [('embed', 'model'), ('embed', 'data')],
+  }
+  if dims not in embed_rules:
+    raise ValueError(
+      f'activation_partitioning_dims={dims[0]} and '
+      f'parameter_partitioning_dims={dims[1]}: each must be 1 or 2'
+    )
+  replicated = (
+    'kv',
+    'relpos_buckets',
+    'abspos_buckets',
+    'length',
+    'layers',
+    'stack',
+    'mlp_activations',
+  )
+  return [
+    ('batch', 'data'),
+    ('vocab', 'model'),
+    ('mlp', 'model'),
+    ('heads', 'model'),
+    ('joined_kv', 'model'),
+    *embed_rules[dims],
+    *((axis, None) for axis in replicated),
+    *(additional_rules or ()),
+  ]
+
+
+@dataclasses.dataclass
+class DataLayout:
+  """How the data pipeline feeds this process: one shard, the whole batch."""
+
+  batch_size: int
+  shard_id: int
+  num_shards: int
+  is_first_host_in_replica_set: bool
+
+
+class PartitionedFn:
+  """A jitted function that runs with the mesh and the axis rules in force.
+
+  Flax's `with_sharding_constraint` does nothing outside `jax.set_mesh`, so that
+  the context must be there whenever the function is traced.
+  """
+
+  def __init__(self, jitted: Callable, mesh: Mesh, rules: LogicalAxisRules):
+    self._jitted = jitted
+    self._mesh = mesh
+    self._rules = rules
+
+  def __call__(self, *args):
+    with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
+      return self._jitted(*args)
+
+  def lower(self, *args) -> jax.stages.Lowered:
+    with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
+      return self._jitted.lower(*args)
+
+
+class PjitPartitioner:
+  """Maps logical axes to the mesh, and compiles functions over it."""
+
+  def __init__(
+    self,
+    num_partitions: int | None = None,
+    model_parallel_submesh: HardwareMesh | None = None,
+    params_on_devices: bool = True,
+    backend: str | None = None,
+    logical_axis_rules: LogicalAxisRules | None = None,
+  ):
+    """Sets the mesh's shape and the rules.
+
+    Args:
+      num_partitions: devices that hold one replica of the model.
+      model_parallel_submesh: the same as a tile, see `default_mesh`; goes
+        before `num_partitions`.
+      params_on_devices: whether parameters stay on devices between steps.
+      backend: platform to take the devices from.
+      logical_axis_rules: None for `standard_logical_axis_rules()`.
+
+    Raises:
+      ValueError: neither size is given, or a rule names an unknown mesh axis.
+    """
+    if not num_partitions and not model_parallel_submesh:
+      raise ValueError(
+        'PjitPartitioner needs num_partitions or model_parallel_submesh'
+      )
+    if num_partitions and model_parallel_submesh:
+      logging.warning(
+        'PjitPartitioner: model_parallel_submesh=%s goes before '
+        'num_partitions=%s',
+        model_parallel_submesh,
+        num_partitions,
+      )
+    if logical_axis_rules is None:
+      logical_axis_rules = standard_logical_axis_rules()
+    self._rules = tuple(tuple(rule) for rule in logical_axis_rules)
+    for logical, mesh_axes in self._rules:
+      for mesh_axis in _as_tuple(mesh_axes):
+        if mesh_axis not in MESH_AXES:
+          raise ValueError(
+            f'logical_axis_rules map {logical!r} to {mesh_axis!r}: the mesh '
+            f'has the axes {MESH_AXES}'
+          )
+    self._num_partitions = num_partitions
+    self._model_parallel_submesh = model_parallel_submesh
+    self._backend = backend
+    self.params_on_devices = params_on_devices
+    (self._data_axis,) = flax_partitioning.logical_to_mesh_axes(
+      ('batch',), self._rules
+    )
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    return default_mesh(
+      self._num_partitions, self._model_parallel_submesh, self._backend
+    )
+
+  @property
+  def logical_axis_rules(self) -> LogicalAxisRules:
+    return self._rules
+
+  @property
+  def data_partition_spec(self) -> PartitionSpec:
+    """How batches are laid out: their first dimension over 'data'."""
+    return PartitionSpec(self._data_axis)
+
+  @property
+  def data_mesh_size(self) -> int:
+    """Number of pieces that a batch is cut into."""
+    return self._extent(self._data_axis)
+
+  @property
+  def data_shards(self) -> int:
+    return 1
+
+  @property
+  def data_shard_id(self) -> int:
+    return 0
+
+  def get_data_layout(self, batch_size: int | None = None) -> DataLayout:
+    """Returns the layout of batches of `batch_size` (None: the smallest).
+
+    Raises:
+      ValueError: the batch does not divide over the 'data' axis.
+    """
+    if batch_size is None:
+      batch_size = self.data_mesh_size
+    if batch_size < 1 or batch_size % self.data_mesh_size:
+      raise ValueError(
+        f'Batch size ({batch_size}) must be divisible by corresponding data '
+        f'mesh size ({self.data_mesh_size}): change BATCH_SIZE or '
+        'PjitPartitioner.num_partitions'
+      )
+    return DataLayout(
+      batch_size=batch_size,
+      shard_id=0,
+      num_shards=1,
+      is_first_host_in_replica_set=True,
+    )
+
+  def get_logical_axes(self, train_state: TrainState) -> TrainState:
+    """Returns `train_state` with its arrays replaced by axis names or None."""
+    return train_state.as_logical_axes()
+
+  def get_mesh_axes(self, train_state: TrainState) -> TrainState:
+    """Returns `train_state` with a `PartitionSpec` or None for each array.
+
+    Shapes are enough: `jax.eval_shape` makes a fitting `train_state`.
+
+    Raises:
+      ValueError: a dimension does not divide over its mesh axis.
+    """
+    logical_axes = self.get_logical_axes(train_state)
+    arrays = _flatten(train_state.state_dict())
+    mesh_axes = {}
+    for name, axes in _flatten(logical_axes.state_dict()).items():
+      if axes is None or axes is traverse_util.empty_node:
+        mesh_axes[name] = axes
+        continue
+      try:
+        spec = flax_partitioning.logical_to_mesh_axes(axes, self._rules)
+      except ValueError as e:
+        raise ValueError(f'cannot map the axes of {name!r}: {e}') from e
+      self._check_divides(name, arrays[name], axes, spec)
+      mesh_axes[name] = spec
+    return logical_axes.restore_state(
+      traverse_util.unflatten_dict(mesh_axes, sep='/')
+    )
+
+  def get_shardings(self, axis_resources: PyTree) -> PyTree:
+    """Returns `axis_resources` with shardings for specs and None.
+
+    The result may stand for a whole tree of arguments, as None may.
+    """
+
+    def sharding(spec):
+      if isinstance(spec, jax.sharding.Sharding):
+        return spec
+      return NamedSharding(self.mesh, spec or PartitionSpec())
+
+    return jax.tree.map(sharding, axis_resources, is_leaf=lambda x: x is None)
+
+  def partition(
+    self,
+    fn: Callable,
+    in_axis_resources: PyTree,
+    out_axis_resources: PyTree,
+    static_argnums: int | Sequence[int] = (),
+    donate_argnums: int | Sequence[int] = (),
+  ) -> PartitionedFn:
+    """Returns `fn` compiled over the mesh.
+
+    Args:
+      fn: a function of positional arguments.
+      in_axis_resources: one entry an argument that is not static: a
+        `PartitionSpec`, None (replicated), or a tree of them that is a prefix
+        of the argument's.
+      out_axis_resources: the same for what `fn` returns.
+      static_argnums: arguments that are compile-time constants.
+      donate_argnums: arguments whose memory the results may take.
+    """
+    return PartitionedFn(
+      jax.jit(
+        fn,
+        in_shardings=self.get_shardings(in_axis_resources),
+        out_shardings=self.get_shardings(out_axis_resources),
+        static_argnums=static_argnums,
+        donate_argnums=donate_argnums,
+      ),
+      self.mesh,
+      self._rules,
+    )
+
+  def compile(
+    self, partitioned_fn: PartitionedFn, *args
+  ) -> jax.stages.Compiled:
+    """Returns `partitioned_fn` compiled for arguments shaped like `args`."""
+    return partitioned_fn.lower(*args).compile()
+
+  def move_params_to_devices(
+    self, train_state: TrainState, train_state_axes: TrainState
+  ) -> TrainState:
+    """Returns `train_state` laid out as `train_state_axes`."""
+    return jax.device_put(train_state, self.get_shardings(train_state_axes))
+
+  def _extent(self, mesh_axes: str | tuple[str, ...] | None) -> int:
+    return math.prod(self.mesh.shape[axis] for axis in _as_tuple(mesh_axes))
+
+  def _check_divides(self, name, array, axes, spec):
+    for axis, mesh_axis, size in zip(axes, spec, np.shape(array), strict=True):
+      pieces = self._extent(mesh_axis)
+      if size % pieces:
+        raise ValueError(
+          f'{name!r}: its axis {axis!r} of size {size} does not divide over '
+          f'the {pieces} devices of mesh axis {mesh_axis!r}: choose another '
+          f'num_partitions, or map {axis!r} to None in logical_axis_rules'
+        )
+
+
+def _as_tuple(mesh_axes: str | Sequence[str] | None) -> tuple[str, ...]:
+  if mesh_axes is None:
+    return ()
+  return (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)
+
+
+def _flatten(tree: PyTree) -> dict[str, Any]:
+  return traverse_util.flatten_dict(tree, keep_empty_nodes=True, sep='/')
