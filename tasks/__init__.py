@@ -1,0 +1,1 @@
+"""SeqIO tasks: corpora, vocabularies, objectives and their registrations."""

@@ -1,0 +1,88 @@
+"""Tasks on the shipped corpus (State of the Union addresses).
+
+Import it to register `fnet_sotu_span_corruption` and `fnet_sotu_prefix_lm`.
+Nothing is read or trained until one of them is used.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from fnet_t5x.tasks import corpus, metrics, objectives, vocabularies
+
+# Length in tokens by feature, EOS included.
+DEFAULT_FEATURE_LENGTHS = {
+  'fnet_sotu_span_corruption': {'inputs': 512, 'targets': 114},
+  'fnet_sotu_prefix_lm': {'inputs': 512, 'targets': 512},
+}
+
+
+class AddressDataSource(seqio.DataSource):
+  """One example an address: `id` and `text`; every address is a shard.
+
+  It tells no number of examples on purpose: seqio would then hold the texts in
+  a tf.data cache, and each saved iterator would carry all of them.
+  """
+
+  def __init__(self):
+    super().__init__(splits=corpus.SPLITS)
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return False
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    return [os.fspath(p) for p in corpus.document_paths(split)]
+
+  def get_dataset(
+    self,
+    split: str = 'train',
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **unused_kwargs,
+  ) -> tf.data.Dataset:
+    paths = self.list_shards(split)
+    dataset = tf.data.Dataset.from_tensor_slices(np.array(paths, dtype=str))
+    if shard_info:
+      dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+    if shuffle:
+      dataset = dataset.shuffle(len(paths), seed=seed)
+
+    def read(path):
+      name = tf.strings.split(path, os.sep)[-1]
+      return {
+        'id': tf.strings.regex_replace(name, r'\.txt$', ''),
+        'text': tf.io.read_file(path),
+      }
+
+    return dataset.map(read)
+
+
+def _register(name: str, objective) -> None:
+  vocabulary = vocabularies.DefaultVocabulary()
+  seqio.TaskRegistry.add(
+    name,
+    source=AddressDataSource(),
+    preprocessors=[
+      functools.partial(seqio.preprocessors.rekey, key_map={'targets': 'text'}),
+      functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
+      seqio.CacheDatasetPlaceholder(),
+      objective,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={
+      key: seqio.Feature(vocabulary, add_eos=True)
+      for key in ('inputs', 'targets')
+    },
+    postprocess_fn=metrics.count_target_tokens,
+    metric_fns=[metrics.target_loss],
+  )
+
+
+_register('fnet_sotu_span_corruption', objectives.span_corruption)
+_register('fnet_sotu_prefix_lm', objectives.prefix_lm)
