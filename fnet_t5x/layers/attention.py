@@ -1,0 +1,192 @@
+"""Multi-head attention (Vaswani et al. 2017, 1706.03762), T5's variety."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.partitioning import with_sharding_constraint
+from jax.nn.initializers import Initializer
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+
+from fnet_t5x.layers import cache
+from fnet_t5x.layers.dense import DenseGeneral
+from fnet_t5x.layers.masks import combine_biases
+
+# Added to the logits of forbidden pairs. Finite, so that a query which sees
+# nothing (padding) gets a uniform average and not NaN.
+FORBIDDEN = -1e10
+
+
+def dot_product_attention(
+  query: Float[Array, 'batch q_length heads kv'],
+  key: Float[Array, 'batch kv_length heads kv'],
+  value: Float[Array, 'batch kv_length heads kv'],
+  bias: Float[Array, '#batch #heads #q_length kv_length'] | None = None,
+  dropout_rng: PRNGKeyArray | None = None,
+  dropout_rate: float = 0.0,
+  deterministic: bool = False,
+  dtype: jnp.dtype = jnp.float32,
+  float32_logits: bool = False,
+) -> Float[Array, 'batch q_length heads kv']:
+  """`softmax(q k^T + bias) v`, for each head.
+
+  There is no division by `sqrt(kv)`: T5 folds it into the initial queries.
+
+  Args:
+    query: queries.
+    key: keys.
+    value: values.
+    bias: added to the logits: masks, relative positions.
+    dropout_rng: key of the attention dropout.
+    dropout_rate: share of (head, key) pairs to drop, the same for all queries
+      of a row.
+    deterministic: whether to leave dropout out.
+    dtype: of the weights and the output.
+    float32_logits: whether to take the logits and the softmax in float32.
+
+  Returns:
+    The attended values.
+  """
+  if float32_logits:
+    query, key = query.astype(jnp.float32), key.astype(jnp.float32)
+  logits = jnp.einsum('bqhd,bkhd->bhqk', query, key)
+  if bias is not None:
+    bias = bias.astype(logits.dtype)
+    logits = logits + jnp.broadcast_to(bias, logits.shape)
+  weights = jax.nn.softmax(logits).astype(dtype)
+  if dropout_rate > 0.0 and not deterministic:
+    keep_rate = 1.0 - dropout_rate
+    batch, heads, _, kv_length = weights.shape
+    keep = jax.random.bernoulli(
+      dropout_rng, keep_rate, (batch, heads, 1, kv_length)
+    )
+    weights = weights * (keep.astype(dtype) / jnp.asarray(keep_rate, dtype))
+  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+
+
+class MultiHeadDotProductAttention(nn.Module):
+  """Attention with query, key, value and output projections, and a cache.
+
+  Attributes:
+    num_heads: number of heads.
+    head_dim: size of each, the `kv` axis.
+    dtype: of the computation.
+    dropout_rate: of the attention weights.
+    kernel_init: initializer of the projections.
+    float32_logits: whether to take logits and softmax in float32.
+    cross_attention: whether keys and values come from the encoder. They are
+      then cached by the prefill as a whole, and not step by step.
+  """
+
+  num_heads: int
+  head_dim: int
+  dtype: jnp.dtype = jnp.float32
+  dropout_rate: float = 0.0
+  kernel_init: Initializer = nn.initializers.variance_scaling(
+    1.0, 'fan_in', 'normal'
+  )
+  float32_logits: bool = False
+  cross_attention: bool = False
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs_q: Float[Array, 'batch q_length embed'],
+    inputs_kv: Float[Array, 'batch kv_length embed'],
+    mask: Num[Array, 'batch #heads #q_length kv_length'] | None = None,
+    bias: Float[Array, '#batch heads q_length kv_length'] | None = None,
+    *,
+    decode: bool = False,
+    deterministic: bool = False,
+    prefill_lengths: Int[Array, ' batch'] | None = None,
+  ) -> Float[Array, 'batch q_length embed']:
+    """Attends from `inputs_q` to `inputs_kv`.
+
+    Decoding takes three kinds of calls: `decode=True` without a cache makes
+    one as long as `inputs_kv`; `prefill_lengths` fills it with prompts; and
+    `decode=True` with a cache adds one position. See `layers.cache`.
+
+    A cross-attention cache may have fewer rows than the queries: row `b` then
+    serves the queries `b * n, ..., b * n + n - 1` (the beams of an example).
+
+    Args:
+      inputs_q: what the queries are made from.
+      inputs_kv: what keys and values are made from. Not used by a
+        cross-attention step whose cache is filled.
+      mask: non-zero where a query may see a key.
+      bias: added to the attention logits.
+      decode: whether to make or to use the cache.
+      deterministic: whether to leave dropout out.
+      prefill_lengths: prompt lengths, which ask for a prefill.
+
+    Returns:
+      The attended and projected values.
+
+    Raises:
+      ValueError: when the inputs do not fit the cache.
+    """
+    projection = functools.partial(
+      DenseGeneral,
+      features=(self.num_heads, self.head_dim),
+      kernel_axes=('embed', 'joined_kv'),
+      dtype=self.dtype,
+    )
+
+    def query_init(*args):
+      return self.kernel_init(*args) / jnp.sqrt(self.head_dim).astype(
+        self.dtype
+      )
+
+    def project(name, inputs, kernel_init=self.kernel_init):
+      x = projection(kernel_init=kernel_init, name=name)(inputs)
+      return with_sharding_constraint(x, ('batch', 'length', 'heads', 'kv'))
+
+    query = project('query', inputs_q, query_init)
+    cached = None
+    if self.cross_attention and decode:
+      cached = cache.load_cross_attention(self)
+    if cached is None:
+      key, value = project('key', inputs_kv), project('value', inputs_kv)
+    else:
+      key, value = cached
+
+    if self.cross_attention:
+      if prefill_lengths is not None:
+        cache.store_cross_attention(self, key, value)
+    elif prefill_lengths is not None:
+      cache.prefill_self_attention(self, key, value, prefill_lengths)
+    elif decode:
+      key, value, mask = cache.step_self_attention(self, key, value, mask)
+
+    rows = key.shape[0]
+    if query.shape[0] != rows:
+      query = query.reshape(rows, -1, *query.shape[2:])
+      mask = mask.reshape(rows, 1, query.shape[1], key.shape[1])
+
+    mask_bias = None
+    if mask is not None:
+      mask_bias = jnp.where(mask > 0, 0.0, FORBIDDEN).astype(self.dtype)
+    dropout_rng = None
+    if self.dropout_rate > 0.0 and not deterministic:
+      dropout_rng = self.make_rng('dropout')
+    x = dot_product_attention(
+      query,
+      key,
+      value,
+      bias=combine_biases(mask_bias, bias),
+      dropout_rng=dropout_rng,
+      dropout_rate=self.dropout_rate,
+      deterministic=deterministic,
+      dtype=self.dtype,
+      float32_logits=self.float32_logits,
+    )
+    x = x.reshape(*inputs_q.shape[:2], self.num_heads, self.head_dim)
+    return DenseGeneral(
+      features=inputs_q.shape[-1],
+      axis=(-2, -1),
+      kernel_init=self.kernel_init,
+      kernel_axes=('joined_kv', 'embed'),
+      dtype=self.dtype,
+      name='out',
+    )(x)

@@ -1,0 +1,56 @@
+"""A bias-free linear map over one or several axes."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.partitioning import param_with_axes
+from jax.nn.initializers import Initializer
+from jaxtyping import Array, Float
+
+
+def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
+  """One axis or size, or several, as a tuple."""
+  return (value,) if isinstance(value, int) else tuple(value)
+
+
+class DenseGeneral(nn.Module):
+  """Contracts `axis` of the input with a kernel, and appends `features`.
+
+  The kernel is stored as a matrix, [contracted, produced], so that it has two
+  logical axes however many the activations have.
+
+  Attributes:
+    features: size of each output axis.
+    axis: input axes to contract.
+    dtype: of the computation.
+    kernel_init: initializer of the matrix.
+    kernel_axes: logical names of the matrix's two axes.
+  """
+
+  features: int | Sequence[int]
+  axis: int | Sequence[int] = -1
+  dtype: jnp.dtype = jnp.float32
+  kernel_init: Initializer = nn.initializers.variance_scaling(
+    1.0, 'fan_in', 'truncated_normal'
+  )
+  kernel_axes: tuple[str, ...] = ()
+
+  @nn.compact
+  def __call__(self, inputs: Float[Array, '...']) -> Float[Array, '...']:
+    """Applies the map; the free axes come first in the output."""
+    features = as_tuple(self.features)
+    contracted = tuple(axis % inputs.ndim for axis in as_tuple(self.axis))
+    sizes = tuple(inputs.shape[axis] for axis in contracted)
+    kernel = param_with_axes(
+      'kernel',
+      self.kernel_init,
+      (math.prod(sizes), math.prod(features)),
+      jnp.float32,
+      axes=self.kernel_axes,
+    )
+    kernel = kernel.astype(self.dtype).reshape(sizes + features)
+    dimensions = ((contracted, tuple(range(len(sizes)))), ((), ()))
+    return jax.lax.dot_general(inputs.astype(self.dtype), kernel, dimensions)

@@ -1,0 +1,135 @@
+"""Token embeddings, and position embeddings for encoders."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.partitioning import param_with_axes, with_sharding_constraint
+from jax.nn.initializers import Initializer
+from jaxtyping import Array, Float, Int
+
+
+class Embed(nn.Module):
+  """A table of one vector a token id.
+
+  Attributes:
+    num_embeddings: number of ids.
+    features: size of a vector.
+    cast_input_dtype: what to turn ids into first, if anything.
+    dtype: of the vectors.
+    attend_dtype: of `attend`; by default `dtype`.
+    embedding_init: initializer of the table.
+    one_hot: whether to look ids up by a contraction with one-hot vectors. It
+      keeps a table that is split over the vocabulary where it is, and its
+      gradient is a matmul, at the price of `2 * vocab * embed` operations a
+      token each way. The values are the same.
+  """
+
+  num_embeddings: int
+  features: int
+  cast_input_dtype: jnp.dtype | None = None
+  dtype: jnp.dtype = jnp.float32
+  attend_dtype: jnp.dtype | None = None
+  embedding_init: Initializer = nn.initializers.variance_scaling(
+    1.0, 'fan_in', 'normal', out_axis=0
+  )
+  one_hot: bool = False
+
+  def setup(self):
+    self.embedding = param_with_axes(
+      'embedding',
+      self.embedding_init,
+      (self.num_embeddings, self.features),
+      jnp.float32,
+      axes=('vocab', 'embed'),
+    )
+
+  def __call__(self, inputs: Int[Array, '...']) -> Float[Array, '... embed']:
+    """Looks up each id.
+
+    Raises:
+      ValueError: if the ids are not integers.
+    """
+    if self.cast_input_dtype is not None:
+      inputs = inputs.astype(self.cast_input_dtype)
+    if not jnp.issubdtype(inputs.dtype, jnp.integer):
+      raise ValueError(
+        f'Embed: token ids must be integers, not {inputs.dtype}; cast them'
+      )
+    table = self.embedding.astype(self.dtype)
+    if self.one_hot:
+      one_hot = jax.nn.one_hot(inputs, self.num_embeddings, dtype=self.dtype)
+      return jnp.dot(one_hot, table)
+    # Ids outside of the table give zeros, as their one-hot vectors would.
+    output = table.at[inputs].get(mode='fill', fill_value=0)
+    return with_sharding_constraint(output, ('batch', 'length', 'embed'))
+
+  def attend(self, query: Float[Array, '... embed']) -> Float[Array, '... v']:
+    """Dot products of `query` with every vector of the table."""
+    dtype = self.dtype if self.attend_dtype is None else self.attend_dtype
+    return jnp.dot(query, self.embedding.astype(dtype).T)
+
+
+class LearnedPositions(nn.Module):
+  """A learned vector for each position.
+
+  Attributes:
+    max_length: number of positions.
+    features: size of a vector.
+    dtype: of the vectors.
+    embedding_init: initializer of the table.
+  """
+
+  max_length: int
+  features: int
+  dtype: jnp.dtype = jnp.float32
+  embedding_init: Initializer = nn.initializers.normal(stddev=0.02)
+
+  @nn.compact
+  def __call__(
+    self, positions: Int[Array, 'batch length']
+  ) -> Float[Array, 'batch length embed']:
+    """Looks up each position.
+
+    Raises:
+      ValueError: if rows are longer than the table.
+    """
+    length = positions.shape[-1]
+    if length > self.max_length:
+      raise ValueError(
+        f'encoder inputs of {length} tokens: learned positions end at '
+        f'max_encoder_length={self.max_length}; shorten the feature length '
+        'or raise max_encoder_length'
+      )
+    embedding = param_with_axes(
+      'embedding',
+      self.embedding_init,
+      (self.max_length, self.features),
+      jnp.float32,
+      axes=('abspos_buckets', 'embed'),
+    )
+    return jnp.take(embedding.astype(self.dtype), positions, 0, mode='clip')
+
+
+def sinusoidal_positions(
+  positions: Int[Array, 'batch length'],
+  features: int,
+  dtype: jnp.dtype = jnp.float32,
+) -> Float[Array, 'batch length embed']:
+  """Fixed waves (1706.03762, section 3.5): all sines, then all cosines.
+
+  Wave `i` of `h = (features + 1) // 2` has the angular frequency
+  `10000 ** (-i / h)` a token.
+
+  Args:
+    positions: in tokens.
+    features: size of a vector.
+    dtype: of the result; the angles are float32.
+
+  Returns:
+    Values in [-1, 1].
+  """
+  half = (features + 1) // 2
+  frequency = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = positions[..., None].astype(jnp.float32) * frequency[None, None]
+  waves = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+  return waves[..., :features].astype(dtype)
