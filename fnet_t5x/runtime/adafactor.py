@@ -25,14 +25,13 @@ with momentum. What is unused is a zero of shape [1].
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fnet_t5x.runtime import optimizers
+from fnet_t5x.runtime import adafactor_math, factor_rules, optimizer_def
 from fnet_t5x.runtime.factor_rules import (
   HEURISTIC_RULE,
   FactorDim,
@@ -40,7 +39,6 @@ from fnet_t5x.runtime.factor_rules import (
   HeuristicRule,
   HParamMap,
   factor_name_to_factordim,
-  rule_from_axes,
   standard_logical_factor_rules,
 )
 
@@ -56,7 +54,6 @@ __all__ = [
 ]
 
 PyTree = Any
-Dims = tuple[int, ...]
 
 
 @flax.struct.dataclass
@@ -90,23 +87,7 @@ class _AdafactorParamState:
   m: jax.Array
 
 
-class _Layout(NamedTuple):
-  """How one parameter is averaged, and factored (both None: it is not)."""
-
-  averaged: Dims
-  rows: Dims | None
-  columns: Dims | None
-
-
-def _without(shape: Dims, dims: Dims) -> Dims:
-  return tuple(size for i, size in enumerate(shape) if i not in dims)
-
-
-def _unused() -> jax.Array:
-  return jnp.zeros((1,), jnp.float32)
-
-
-class Adafactor(optimizers.OptimizerDef):
+class Adafactor(optimizer_def.OptimizerDef):
   """Adafactor with factored second moments and relative step sizes."""
 
   def __init__(
@@ -213,74 +194,34 @@ class Adafactor(optimizers.OptimizerDef):
   def __hash__(self) -> int:
     return hash((Adafactor, self.dtype_momentum))
 
-  def _heuristic(self, shape: Dims) -> tuple[Dims, Dims] | tuple[None, None]:
-    if len(shape) < 2:
-      return None, None
-    *_, row, column = (int(i) for i in np.argsort(shape))
-    if shape[row] < self.hyper_params.min_dim_size_to_factor:
-      return None, None
-    return (row,), (column,)
-
-  def _layout(self, path: str, shape: Dims) -> _Layout:
-    """Returns how to treat the parameter `path`.
-
-    Raises:
-      ValueError: it has rank 3 or more and no rule, or a rule of another rank.
-    """
-    rank = len(shape)
-    everything = tuple(range(rank))
-    if not self.hyper_params.factored:
-      return _Layout(everything, None, None)
+  def _layout(self, path: str, shape: tuple[int, ...]) -> factor_rules.Layout:
+    hyper_params = self.hyper_params
     rule = HEURISTIC_RULE
-    if self.hyper_params.factor_map:
-      rule = self.hyper_params.factor_map[path]
-    if rule is None:
-      return _Layout(everything, None, None)
-    if rule is HEURISTIC_RULE:
-      if rank > 2:
-        raise ValueError(
-          f'parameter {path!r} of shape {shape} has rank {rank}: Adafactor '
-          'needs a factor rule for it (logical_factor_rules or factor_map)'
-        )
-      return _Layout(everything, *self._heuristic(shape))
-    if len(rule) != rank:
-      raise ValueError(
-        f'the factor rule {rule} for parameter {path!r} has {len(rule)} '
-        f'dimensions, its shape {shape} has {rank}'
-      )
-    if rank <= 2 and FactorDim.BATCH not in rule:
-      return _Layout(everything, *self._heuristic(shape))
-
-    def dims(kind):
-      return tuple(i for i, dim in enumerate(rule) if dim is kind)
-
-    averaged = tuple(i for i in everything if rule[i] is not FactorDim.BATCH)
-    rows, columns = dims(FactorDim.ROW), dims(FactorDim.COLUMN)
-    if not rows and not columns:
-      return _Layout(averaged, None, None)
-    return _Layout(averaged, rows, columns)
+    if not hyper_params.factored:
+      rule = None
+    elif hyper_params.factor_map:
+      rule = hyper_params.factor_map[path]
+    return factor_rules.layout(
+      path, shape, rule, hyper_params.min_dim_size_to_factor
+    )
 
   def init_param_state(self, param: Any, path: str) -> _AdafactorParamState:
-    layout = self._layout(path, param.shape)
-    v_row = v_col = v = m = None
-    if layout.rows is None:
-      v = jnp.zeros(param.shape, jnp.float32)
-    else:
-      v_row = jnp.zeros(_without(param.shape, layout.columns), jnp.float32)
-      v_col = jnp.zeros(_without(param.shape, layout.rows), jnp.float32)
+    moments = adafactor_math.empty_moments(
+      param.shape, self._layout(path, param.shape)
+    )
+    momentum = adafactor_math.unused()
     if self.hyper_params.beta1 is not None:
-      m = jnp.zeros(param.shape, self.dtype_momentum)
-    parts = (_unused() if x is None else x for x in (v_row, v_col, v, m))
-    return _AdafactorParamState(*parts)
+      momentum = jnp.zeros(param.shape, self.dtype_momentum)
+    return _AdafactorParamState(**moments, m=momentum)
 
-  def init_state(self, params: PyTree) -> optimizers.OptimizerState:
+  def init_state(self, params: PyTree) -> optimizer_def.OptimizerState:
     states = {
       path: self.init_param_state(param, path)
-      for path, param in optimizers.flatten_names(params).items()
+      for path, param in optimizer_def.flatten_names(params).items()
     }
-    return optimizers.OptimizerState(
+    return optimizer_def.OptimizerState(
       step=jnp.zeros((), jnp.int32),
-      param_states=optimizers.unflatten_names(params, states),
+      param_states=optimizer_def.unflatten_names(params, states),
     )
 
   def apply_param_gradient(
@@ -294,16 +235,22 @@ class Adafactor(optimizers.OptimizerDef):
   ) -> tuple[jax.Array, _AdafactorParamState]:
     """Returns one parameter and its state one step on."""
     layout = self._layout(path, param.shape)
-    grad = grad.astype(jnp.float32)
-    second_moment, update = _precondition(
-      step, hyper_params, layout, state, grad
+    moments, update = adafactor_math.precondition(
+      grad.astype(jnp.float32),
+      {'v_row': state.v_row, 'v_col': state.v_col, 'v': state.v},
+      adafactor_math.second_moment_decay(
+        step - hyper_params.step_offset, hyper_params.decay_rate
+      ),
+      layout,
+      hyper_params.epsilon1,
     )
     if hyper_params.clipping_threshold is not None:
-      rms = jnp.sqrt(jnp.mean(update * update, layout.averaged, keepdims=True))
-      update /= jnp.maximum(1.0, rms / hyper_params.clipping_threshold)
-    update *= _step_size(hyper_params, layout, param, path)
+      update = adafactor_math.clip_rms(
+        update, layout.averaged, hyper_params.clipping_threshold
+      )
+    update *= _step_size(hyper_params, param, layout, path)
 
-    momentum = _unused()
+    momentum = adafactor_math.unused()
     if hyper_params.beta1 is not None:
       update = hyper_params.beta1 * state.m + (1 - hyper_params.beta1) * update
       momentum = update.astype(self.dtype_momentum)
@@ -311,7 +258,7 @@ class Adafactor(optimizers.OptimizerDef):
     decay = _weight_decay(hyper_params)
     kept = param if decay is None else (1.0 - decay) * param
     new_param = (kept - update).astype(param.dtype)
-    new_state = _AdafactorParamState(**second_moment, m=momentum)
+    new_state = _AdafactorParamState(**moments, m=momentum)
     if hyper_params.skip_nan_updates:
       new_param, new_state = jax.tree.map(
         lambda new, old: jnp.where(jnp.isnan(new), old, new),
@@ -324,9 +271,9 @@ class Adafactor(optimizers.OptimizerDef):
     self,
     hyper_params: _AdafactorHyperParams,
     params: PyTree,
-    state: optimizers.OptimizerState,
+    state: optimizer_def.OptimizerState,
     grads: PyTree,
-  ) -> tuple[PyTree, optimizers.OptimizerState]:
+  ) -> tuple[PyTree, optimizer_def.OptimizerState]:
     """Returns (parameters, state) one step on.
 
     Raises:
@@ -337,21 +284,25 @@ class Adafactor(optimizers.OptimizerDef):
         'Adafactor has no learning rate: set Adafactor.learning_rate, or the '
         "trainer's learning_rate_fn"
       )
-    grads = optimizers.flatten_names(grads)
+    grads = optimizer_def.flatten_names(grads)
     if hyper_params.global_norm_clip_threshold:
-      grads = _clip_global_norm(grads, hyper_params.global_norm_clip_threshold)
-    states = optimizers.flatten_names(state.param_states)
+      grads = adafactor_math.clip_global_norm(
+        grads, hyper_params.global_norm_clip_threshold
+      )
+    states = optimizer_def.flatten_names(state.param_states)
     stepped = {
       path: self.apply_param_gradient(
         state.step, hyper_params, param, states[path], grads[path], path
       )
-      for path, param in optimizers.flatten_names(params).items()
+      for path, param in optimizer_def.flatten_names(params).items()
     }
     new_params, new_states = (
-      optimizers.unflatten_names(params, {k: v[i] for k, v in stepped.items()})
+      optimizer_def.unflatten_names(
+        params, {k: v[i] for k, v in stepped.items()}
+      )
       for i in range(2)
     )
-    return new_params, optimizers.OptimizerState(
+    return new_params, optimizer_def.OptimizerState(
       step=state.step + 1, param_states=new_states
     )
 
@@ -361,21 +312,21 @@ class Adafactor(optimizers.OptimizerDef):
     if rules is None:
       return
     factor_map = {
-      path: rule_from_axes(path, axes, rules)
-      for path, axes in optimizers.flatten_names(param_logical_axes).items()
+      path: factor_rules.rule_from_axes(path, axes, rules)
+      for path, axes in optimizer_def.flatten_names(param_logical_axes).items()
     }
     self.hyper_params = self.hyper_params.replace(factor_map=factor_map)
 
   def derive_logical_axes(
-    self, optimizer_state: optimizers.Optimizer, param_logical_axes: PyTree
-  ) -> optimizers.Optimizer:
+    self, optimizer_state: optimizer_def.Optimizer, param_logical_axes: PyTree
+  ) -> optimizer_def.Optimizer:
     """Returns the optimizer with its arrays replaced by axes, or None.
 
     Full moments are laid out like their parameters; factored ones are small
     and replicated.
     """
-    axes = optimizers.flatten_names(param_logical_axes)
-    states = optimizers.flatten_names(optimizer_state.state.param_states)
+    axes = optimizer_def.flatten_names(param_logical_axes)
+    states = optimizer_def.flatten_names(optimizer_state.state.param_states)
     has_momentum = self.hyper_params.beta1 is not None
     state_axes = {
       path: _AdafactorParamState(
@@ -388,64 +339,39 @@ class Adafactor(optimizers.OptimizerDef):
     }
     target = optimizer_state.target
     return optimizer_state.replace(
-      state=optimizers.OptimizerState(
+      state=optimizer_def.OptimizerState(
         step=None,
-        param_states=optimizers.unflatten_names(target, state_axes),
+        param_states=optimizer_def.unflatten_names(target, state_axes),
       ),
-      target=optimizers.unflatten_names(target, axes),
+      target=optimizer_def.unflatten_names(target, axes),
     )
 
 
-def _precondition(step, hyper_params, layout, state, grad):
-  """Returns the new second moments by name, and the unscaled update."""
-  count = jnp.asarray(step - hyper_params.step_offset, jnp.float32) + 1.0
-  decay = 1.0 - count**-hyper_params.decay_rate
-  fresh = 1.0 - decay
-  squares = grad * grad + hyper_params.epsilon1
-  if layout.rows is None:
-    v = decay * state.v + fresh * squares
-    return (
-      {'v_row': _unused(), 'v_col': _unused(), 'v': v},
-      grad * v**-0.5,
-    )
-  v_row = decay * state.v_row + fresh * jnp.mean(squares, layout.columns)
-  v_col = decay * state.v_col + fresh * jnp.mean(squares, layout.rows)
-  # The rows' places within v_row, from which the columns are gone.
-  places = tuple(
-    row - sum(column < row for column in layout.columns) for row in layout.rows
-  )
-  row_factor = (v_row / jnp.mean(v_row, places, keepdims=True)) ** -0.5
-  update = (
-    grad
-    * jnp.expand_dims(row_factor, layout.columns)
-    * jnp.expand_dims(v_col**-0.5, layout.rows)
-  )
-  return {'v_row': v_row, 'v_col': v_col, 'v': _unused()}, update
-
-
-def _step_size(hyper_params, layout, param, path):
+def _step_size(
+  hyper_params: _AdafactorHyperParams,
+  param: jax.Array,
+  layout: factor_rules.Layout,
+  path: str,
+) -> adafactor_math.Scale:
   relative = hyper_params.multiply_by_parameter_scale
   if isinstance(relative, HParamMap):
     relative = relative[path]
   if not relative:
     return hyper_params.learning_rate
-  rms = jnp.sqrt(jnp.mean(param * param, layout.averaged, keepdims=True))
-  rms = jnp.maximum(rms, hyper_params.epsilon2)
-  if hyper_params.max_parameter_scale is not None:
-    rms = jnp.minimum(rms, hyper_params.max_parameter_scale)
-  return hyper_params.learning_rate * rms
+  return adafactor_math.relative_step_size(
+    hyper_params.learning_rate,
+    param,
+    layout.averaged,
+    hyper_params.epsilon2,
+    hyper_params.max_parameter_scale,
+  )
 
 
-def _weight_decay(hyper_params):
+def _weight_decay(
+  hyper_params: _AdafactorHyperParams,
+) -> float | jax.Array | None:
   rate = hyper_params.weight_decay_rate
   exponent = hyper_params.weight_decay_rate_lr_exponent
   if not exponent:
     return rate
   return (rate or 1.0) * hyper_params.learning_rate**exponent
-
-
-def _clip_global_norm(grads, threshold):
-  """Scales gradients to a norm of at most `threshold` (Pascanu et al. 2013)."""
-  norm = jnp.sqrt(sum(jnp.sum(jnp.square(grad)) for grad in grads.values()))
-  scale = jnp.minimum(1.0, threshold / norm)
-  return {path: grad * scale for path, grad in grads.items()}

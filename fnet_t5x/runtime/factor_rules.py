@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.core
+import numpy as np
 from flax import serialization, traverse_util
 
 
@@ -32,6 +33,7 @@ class HeuristicRule(enum.Enum):
 
 HEURISTIC_RULE = HeuristicRule.token
 FactorRule = HeuristicRule | tuple[FactorDim, ...] | None
+Dims = tuple[int, ...]
 
 _DIM_OF_NAME = {
   'row': FactorDim.ROW,
@@ -115,6 +117,55 @@ def rule_from_axes(
       'row, column or batch'
     )
   return dims
+
+
+class Layout(NamedTuple):
+  """How one parameter is averaged, and factored (both None: it is not)."""
+
+  averaged: Dims
+  rows: Dims | None
+  columns: Dims | None
+
+
+def layout(
+  path: str, shape: Dims, rule: FactorRule, min_dim_size_to_factor: int
+) -> Layout:
+  """Returns how the parameter `path` is treated under `rule`.
+
+  With rank 2 or less and no BATCH dimension the heuristic holds whatever the
+  rule says: rows are the shorter dimension.
+
+  Raises:
+    ValueError: rank 3 or more with the heuristic, or a rule of another rank.
+  """
+  rank = len(shape)
+  everything = tuple(range(rank))
+  if rule is None:
+    return Layout(everything, None, None)
+  if rule is not HEURISTIC_RULE and len(rule) != rank:
+    raise ValueError(
+      f'the factor rule {rule} for parameter {path!r} has {len(rule)} '
+      f'dimensions, its shape {tuple(shape)} has {rank}'
+    )
+  if rule is HEURISTIC_RULE and rank > 2:
+    raise ValueError(
+      f'parameter {path!r} of shape {tuple(shape)} has rank {rank}: Adafactor '
+      'needs a factor rule for it (logical_factor_rules or factor_map)'
+    )
+  if rule is HEURISTIC_RULE or (rank <= 2 and FactorDim.BATCH not in rule):
+    if rank < 2 or min(shape) < min_dim_size_to_factor:
+      return Layout(everything, None, None)
+    row, column = (int(i) for i in np.argsort(shape, stable=True))
+    return Layout(everything, (row,), (column,))
+
+  def dims(kind):
+    return tuple(i for i, dim in enumerate(rule) if dim is kind)
+
+  averaged = tuple(i for i in everything if rule[i] is not FactorDim.BATCH)
+  rows, columns = dims(FactorDim.ROW), dims(FactorDim.COLUMN)
+  if not rows and not columns:
+    return Layout(averaged, None, None)
+  return Layout(averaged, rows, columns)
 
 
 class HParamMap:
