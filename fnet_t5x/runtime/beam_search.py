@@ -1,0 +1,340 @@
+"""Beam search with a length penalty, forced prompts and prefilled prompts."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from fnet_t5x.runtime.beam_utils import (
+  NEG_INF,
+  NEG_INF_VALUE,
+  Cache,
+  DecodingState,
+  _left_align_prompts,
+  _right_align_prompts,
+  add_beam_dim,
+  cache_gather_beams,
+  cache_map,
+  flatten_beam_dim,
+  gather_beams,
+  gather_topk_beams,
+  top_k_increasing,
+  top_k_two_stage,
+  unflatten_beam_dim,
+)
+
+TokensToLogits = Callable[[DecodingState], tuple[jax.Array, Cache]]
+
+
+def brevity_penalty(
+  alpha: float, length: int | Int[Array, '...']
+) -> Float[Array, '...']:
+  """((5 + length) / 6)^alpha, which divides log-probabilities.
+
+  Wu et al. 2016, arXiv 1609.08144, equation 14.
+
+  Args:
+    alpha: strength; 0 leaves log-probabilities as they are.
+    length: number of tokens.
+
+  Returns:
+    The penalty, 1 for one token.
+  """
+  return jnp.power((5.0 + length) / 6.0, alpha)
+
+
+@flax.struct.dataclass
+class BeamState:
+  """Beams that still grow (live) and beams that ended, worst first.
+
+  Attributes:
+    cur_index: scalar, the position in `live_seqs` to feed next.
+    live_logprobs: [batch, beam] log-probabilities of live beams.
+    finished_scores: [batch, beam] penalised log-probabilities.
+    live_seqs: [batch, beam, length + 1] tokens, behind a first one that is
+      not part of the output.
+    finished_seqs: [batch, beam, length + 1], likewise.
+    finished_flags: [batch, beam] whether a finished slot is taken.
+    cache: the network's cache, [batch, beam, ...].
+    initial_index: [batch] lengths of prefilled prompts, 0 without.
+  """
+
+  cur_index: jax.Array
+  live_logprobs: jax.Array
+  finished_scores: jax.Array
+  live_seqs: jax.Array
+  finished_seqs: jax.Array
+  finished_flags: jax.Array
+  cache: Cache
+  initial_index: jax.Array | None
+
+
+def beam_init(
+  batch_size: int,
+  beam_size: int,
+  max_decode_len: int,
+  cache: Cache,
+  offset: int = 0,
+  live_seqs: Int[Array, 'batch beam length'] | None = None,
+  initial_index: Int[Array, ' batch'] | None = None,
+) -> BeamState:
+  """The state before the first step.
+
+  All beams are copies, so all but the first start as good as dead: otherwise
+  the search would find the same sequence many times.
+
+  Args:
+    batch_size: batch.
+    beam_size: beam.
+    max_decode_len: length of the sequences' buffers.
+    cache: the network's cache, [batch, ...].
+    offset: position of the cache's batch axis.
+    live_seqs: buffers that start with the last token of prefilled prompts.
+    initial_index: lengths of prefilled prompts.
+
+  Returns:
+    The state.
+  """
+  empty = jnp.zeros((batch_size, beam_size, max_decode_len), jnp.int32)
+  worst = jnp.full((batch_size, beam_size), NEG_INF, jnp.float32)
+  return BeamState(
+    cur_index=jnp.array(0),
+    live_logprobs=worst.at[:, 0].set(0.0),
+    finished_scores=worst,
+    live_seqs=empty if live_seqs is None else live_seqs,
+    finished_seqs=empty,
+    finished_flags=jnp.zeros((batch_size, beam_size), jnp.bool_),
+    cache=cache_map(
+      lambda x: add_beam_dim(x, beam_size, offset),
+      cache,
+      apply_to_index=live_seqs is not None,
+    ),
+    initial_index=initial_index,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+  """The two functions of the search's loop, and what does not change in it.
+
+  Attributes:
+    tokens_to_logits: one step of the network.
+    forced: [batch, length + 1] tokens that every beam must take; 0: none.
+    prefilled: whether the cache holds prompts.
+    eos_id: the token that ends a beam.
+    alpha: strength of the length penalty.
+    buffer_length: length + 1.
+    max_decode_step: most steps to make; < 0: no such limit.
+    min_log_prob: stop when no live beam is above it.
+    cache_offset: position of the cache's batch axis.
+  """
+
+  tokens_to_logits: TokensToLogits
+  forced: jax.Array
+  prefilled: bool
+  eos_id: int
+  alpha: float
+  buffer_length: int
+  max_decode_step: int
+  min_log_prob: float
+  cache_offset: int
+
+  def goes_on(self, state: BeamState) -> Array:
+    """Whether another step is allowed and can still change the result."""
+    shortest_prompt = jnp.min(state.initial_index)
+    has_room = state.cur_index + shortest_prompt < self.buffer_length - 1
+    out_of_steps = (self.max_decode_step > 0) & (
+      state.cur_index >= self.max_decode_step
+    )
+    # Log-probabilities only fall as beams grow, and the penalty is largest at
+    # full length: the best that a live beam can still reach.
+    penalty = brevity_penalty(self.alpha, self.buffer_length)
+    best_live = state.live_logprobs[:, -1:] / penalty
+    worst_finished = jnp.where(
+      state.finished_flags, state.finished_scores[:, :1], NEG_INF
+    )
+    settled = jnp.all(worst_finished > best_live)
+    all_unlikely = (state.cur_index > 0) & jnp.all(
+      best_live < self.min_log_prob / penalty
+    )
+    return has_room & ~out_of_steps & ~settled & ~all_unlikely
+
+  def step(self, state: BeamState) -> BeamState:
+    """Grows every live beam by one token."""
+    batch, beam, _ = state.live_seqs.shape
+    logits, cache = self._call_network(state)
+    log_probs = jax.nn.log_softmax(logits) + state.live_logprobs[:, :, None]
+
+    # Twice the beams: should as many as `beam` of them end right now, as many
+    # are left to go on.
+    vocab = log_probs.shape[-1]
+    log_probs, picked = top_k_two_stage(
+      log_probs.reshape(batch, beam * vocab), k=2 * beam
+    )
+    parents, tokens = picked // vocab, picked % vocab
+    log_probs, tokens = self._force_prompt(state, log_probs, tokens)
+
+    position = state.cur_index + 1
+    seqs = gather_beams(state.live_seqs, parents, batch, beam, 2 * beam)
+    seqs = lax.dynamic_update_slice(seqs, tokens[:, :, None], (0, 0, position))
+    ended = tokens == self.eos_id
+
+    still_live = log_probs + jnp.where(ended, NEG_INF_VALUE, 0.0)
+    chosen = top_k_increasing(still_live, beam)
+    live_seqs, live_logprobs, parents = gather_beams(
+      (seqs, still_live, parents), chosen, batch, 2 * beam, beam
+    )
+    lengths = state.initial_index[:, None] + position
+    scores = log_probs / brevity_penalty(self.alpha, lengths)
+    scores = scores + jnp.where(ended, 0.0, NEG_INF_VALUE)
+    finished = (
+      jnp.concatenate([state.finished_seqs, seqs], axis=1),
+      jnp.concatenate([state.finished_scores, scores], axis=1),
+      jnp.concatenate([state.finished_flags, ended], axis=1),
+    )
+    finished_seqs, finished_scores, finished_flags = gather_topk_beams(
+      finished, finished[1], batch, beam
+    )
+    return BeamState(
+      cur_index=position,
+      live_logprobs=live_logprobs,
+      finished_scores=finished_scores,
+      live_seqs=live_seqs,
+      finished_seqs=finished_seqs,
+      finished_flags=finished_flags,
+      cache=cache_gather_beams(
+        cache, parents, batch, beam, beam, offset=self.cache_offset
+      ),
+      initial_index=state.initial_index,
+    )
+
+  def _call_network(self, state):
+    """Logits [batch, beam, vocab] after the current tokens, and the cache."""
+    batch, beam, _ = state.live_seqs.shape
+    map_cache = functools.partial(cache_map, apply_to_index=self.prefilled)
+    tokens = lax.dynamic_slice_in_dim(state.live_seqs, state.cur_index, 1, 2)
+    logits, cache = self.tokens_to_logits(
+      DecodingState(
+        cur_index=state.cur_index,
+        sequences=flatten_beam_dim(state.live_seqs),
+        cur_token=flatten_beam_dim(tokens),
+        cache=map_cache(
+          lambda x: flatten_beam_dim(x, self.cache_offset), state.cache
+        ),
+      )
+    )
+    cache = map_cache(
+      lambda x: unflatten_beam_dim(x, batch, beam, self.cache_offset), cache
+    )
+    return unflatten_beam_dim(logits, batch, beam), cache
+
+  def _force_prompt(self, state, log_probs, tokens):
+    """Inside a prompt all candidates take its token, and one stays alive."""
+    forced = lax.dynamic_slice_in_dim(self.forced, state.cur_index + 1, 1, 1)
+    first = jnp.arange(tokens.shape[1])[None, :] == 0
+    inside = jnp.where(first, 0.0, NEG_INF).astype(log_probs.dtype)
+    return (
+      jnp.where(forced == 0, log_probs, inside),
+      jnp.where(forced == 0, tokens, forced),
+    )
+
+
+def beam_search(
+  inputs: Int[Array, 'batch length'],
+  cache: Cache,
+  tokens_to_logits: TokensToLogits,
+  eos_id: int,
+  num_decodes: int = 4,
+  alpha: float = 0.6,
+  max_decode_len: int | None = None,
+  max_decode_step: int = -1,
+  min_log_prob: float = NEG_INF_VALUE,
+  decode_rng: jax.Array | None = None,
+  cache_offset: int = 0,
+  initial_index: Int[Array, ' batch'] | None = None,
+) -> tuple[
+  Int[Array, 'batch num_decodes length'], Float[Array, 'batch num_decodes']
+]:
+  """Finds likely sequences, keeping `num_decodes` candidates an example.
+
+  Prompts of different lengths that were prefilled share one loop, which ends
+  by the shortest: sequences may be cut at `max_decode_len` although their
+  scores are of the whole, and those that never reached EOS are returned only
+  for examples in which no sequence did.
+
+  Args:
+    inputs: a 0, then the prompt, then zeros. Prompts cost no log-probability.
+    cache: the network's cache, [batch, ...].
+    tokens_to_logits: one step of the network: logits [batch * num_decodes,
+      vocab] of the next token, and the new cache.
+    eos_id: the token that ends a sequence.
+    num_decodes: beams.
+    alpha: strength of `brevity_penalty`.
+    max_decode_len: most tokens, prompt included; None for the inputs' length.
+    max_decode_step: most steps after a prefilled prompt; -1 for no limit.
+    min_log_prob: stop when no live beam has a higher log-probability.
+    decode_rng: not used; here so that decoding functions are called alike.
+    cache_offset: position of the cache's batch axis, 1 for scanned layers.
+    initial_index: lengths of the prompts, if the cache holds them; None to
+      feed the prompts token by token.
+
+  Returns:
+    Token ids without the first 0, and penalised log-probabilities in nats,
+    both in increasing order of the latter.
+  """
+  del decode_rng
+  batch = inputs.shape[0]
+  length = inputs.shape[1] if max_decode_len is None else max_decode_len
+  inputs = jnp.asarray(inputs, jnp.int32)
+  prefilled = initial_index is not None
+  if prefilled:
+    # The loop starts at the last prompt token, in one column for all rows.
+    prompts = _right_align_prompts(inputs)
+    forced = jnp.zeros_like(inputs)
+    start = jnp.pad(prompts[:, -1:], ((0, 0), (0, length)))
+    live_seqs = add_beam_dim(start, num_decodes)
+  else:
+    forced = inputs
+    initial_index = jnp.zeros((batch,), jnp.int32)
+    live_seqs = None
+
+  search = _Search(
+    tokens_to_logits=tokens_to_logits,
+    # One column more than positions that can be asked for.
+    forced=jnp.pad(forced, ((0, 0), (0, max(0, length + 1 - forced.shape[1])))),
+    prefilled=prefilled,
+    eos_id=eos_id,
+    alpha=alpha,
+    buffer_length=length + 1,
+    max_decode_step=max_decode_step,
+    min_log_prob=min_log_prob,
+    cache_offset=cache_offset,
+  )
+  state = beam_init(
+    batch,
+    num_decodes,
+    length + 1,
+    cache,
+    cache_offset,
+    live_seqs=live_seqs,
+    initial_index=initial_index,
+  )
+  state = lax.while_loop(search.goes_on, search.step, state)
+
+  any_finished = jnp.any(state.finished_flags, axis=1)[:, None]
+  scores = jnp.where(any_finished, state.finished_scores, state.live_logprobs)
+  sequences = jnp.where(
+    any_finished[:, :, None], state.finished_seqs, state.live_seqs
+  )[:, :, 1:]
+  if prefilled:
+    whole = jnp.concatenate(
+      [add_beam_dim(prompts, num_decodes), sequences], axis=-1
+    )
+    whole = _left_align_prompts(flatten_beam_dim(whole))[:, :length]
+    sequences = unflatten_beam_dim(whole, batch, num_decodes)
+  return sequences, scores

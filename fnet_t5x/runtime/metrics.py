@@ -1,0 +1,271 @@
+"""Metrics of a step that merge across microbatches and steps (clu)."""
+
+from collections.abc import Mapping, MutableMapping
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from jaxtyping import Array, Float, Int
+
+MetricsMap = MutableMapping[str, clu_metrics.Metric]
+Scalar = int | float | np.number | np.ndarray | jax.Array
+
+
+@flax.struct.dataclass
+class Sum(clu_metrics.Metric):
+  """Sum of everything seen."""
+
+  total: Scalar
+
+  @classmethod
+  def from_model_output(cls, values: Scalar, **_) -> 'Sum':
+    return cls(total=jnp.sum(jnp.asarray(values)))
+
+  def merge(self, other: 'Sum') -> 'Sum':
+    return type(self)(total=self.total + other.total)
+
+  def compute(self) -> Array:
+    return jnp.array(self.total)
+
+
+@flax.struct.dataclass
+class Step(clu_metrics.Metric):
+  """A metric that counts steps.
+
+  Merging microbatches counts each as a step: whoever reports knows the true
+  number, and sets it with `replace_steps`.
+  """
+
+  steps: int | None = 1
+
+  def replace_steps(self, steps: int) -> 'Step':
+    return self.replace(steps=steps)
+
+  def compute(self) -> Array:
+    if self.steps is None:
+      raise ValueError(
+        f'{type(self).__name__} has no number of steps: call replace_steps'
+      )
+    return jnp.array(self.steps)
+
+
+@flax.struct.dataclass
+class AveragePerStep(Step):
+  """Total divided by the number of steps."""
+
+  total: Scalar | None = None
+
+  @classmethod
+  def from_model_output(
+    cls, values: Scalar, steps: int | None = 1, **_
+  ) -> 'AveragePerStep':
+    return cls(total=jnp.sum(jnp.asarray(values)), steps=steps)
+
+  def merge(self, other: 'AveragePerStep') -> 'AveragePerStep':
+    return type(self)(
+      total=self.total + other.total, steps=self.steps + other.steps
+    )
+
+  def compute(self) -> Array:
+    if self.total is None:
+      raise ValueError('AveragePerStep has no total')
+    return self.total / super().compute()
+
+
+@flax.struct.dataclass
+class Time(clu_metrics.Metric):
+  """Seconds, measured outside the compiled step, set by `replace_duration`."""
+
+  duration: Scalar | None = None
+
+  def merge(self, other: 'Time') -> 'Time':
+    return self
+
+  def compute(self) -> Array:
+    if self.duration is None:
+      raise ValueError(
+        f'{type(self).__name__} has no duration: call replace_duration'
+      )
+    return jnp.array(self.duration)
+
+  def replace_duration(self, duration: Scalar) -> 'Time':
+    return self.replace(duration=duration)
+
+
+@flax.struct.dataclass
+class TimeRate(Time):
+  """A quantity per second."""
+
+  numerator: Scalar | None = None
+
+  @classmethod
+  def from_model_output(cls, numerator: Scalar, **_) -> 'TimeRate':
+    return cls(numerator=numerator)
+
+  def merge(self, other: 'TimeRate') -> 'TimeRate':
+    if self.duration is not None or other.duration is not None:
+      raise ValueError('merge a TimeRate before its duration is set')
+    return type(self)(numerator=self.numerator + other.numerator)
+
+  def compute(self) -> Array:
+    return self.numerator / super().compute()
+
+
+@flax.struct.dataclass
+class StepsPerTime(Step, Time):
+  """Steps per second."""
+
+  @classmethod
+  def from_model_output(cls, steps: int | None = 1, **_) -> 'StepsPerTime':
+    return cls(steps=steps)
+
+  def merge(self, other: 'StepsPerTime') -> 'StepsPerTime':
+    return type(self)(steps=self.steps + other.steps)
+
+  def compute(self) -> Array:
+    return Step.compute(self) / Time.compute(self)
+
+
+def is_metric_obj(obj) -> bool:
+  return isinstance(obj, clu_metrics.Metric)
+
+
+def is_time_metric(obj) -> bool:
+  return isinstance(obj, Time)
+
+
+def create_metrics_dict(float_metrics_dict: Mapping[str, Scalar]) -> MetricsMap:
+  """Wraps each number in a `Sum`."""
+  return {name: Sum(value) for name, value in float_metrics_dict.items()}
+
+
+def shape_obj_to_defined_obj(obj: clu_metrics.Metric) -> clu_metrics.Metric:
+  """Zeros in the place of every shape that `jax.eval_shape` left in a metric.
+
+  Args:
+    obj: a metric whose leaves are `jax.ShapeDtypeStruct`s.
+
+  Returns:
+    The same metric with arrays of zeros; what is no shape stays as it is.
+  """
+  return jax.tree.map(
+    lambda leaf: (
+      jnp.zeros(leaf.shape, leaf.dtype) if hasattr(leaf, 'shape') else leaf
+    ),
+    obj,
+  )
+
+
+def _map_metrics(fn, kind, metrics):
+  return jax.tree.map(
+    lambda metric: fn(metric) if isinstance(metric, kind) else metric,
+    metrics,
+    is_leaf=is_metric_obj,
+  )
+
+
+def set_time_metrics_duration(metrics: MetricsMap, duration: Scalar):
+  """Sets the seconds of every `Time` in the tree."""
+  return _map_metrics(lambda m: m.replace_duration(duration), Time, metrics)
+
+
+def set_step_metrics_num_steps(metrics: MetricsMap, num_steps: int):
+  """Sets the number of steps of every `Step` in the tree."""
+  return _map_metrics(lambda m: m.replace_steps(num_steps), Step, metrics)
+
+
+def count_packed_examples(
+  segment_ids: Int[Array, 'batch length'],
+) -> Int[Array, '']:
+  """Counts the examples in a packed batch.
+
+  An example is a run of equal non-zero ids; ids may skip numbers, and padding
+  comes last in a row. [[1, 1, 3, 3, 0], [2, 2, 2, 2, 2], [2, 7, 7, 7, 0]] holds
+  five.
+  """
+  # Booleans (a padding mask) are one run; ids are compared as integers.
+  ids = segment_ids.astype(jnp.int32)
+  previous = jnp.pad(ids, ((0, 0), (1, 0)))[:, :-1]
+  return jnp.sum((ids != previous) & (ids != 0))
+
+
+def compute_base_metrics(
+  logits: Float[Array, 'batch length vocab'],
+  targets: Int[Array, 'batch length'],
+  mask: Array | None,
+  loss: Float[Array, ''],
+  z_loss: Float[Array, ''] | None = None,
+  segment_ids: Mapping[str, Int[Array, 'batch length']] | None = None,
+) -> MetricsMap:
+  """The metrics of one (micro)batch, under T5X's names.
+
+  Args:
+    logits: unnormalised log-probabilities.
+    targets: token ids.
+    mask: [batch, length], not 0 where the loss is taken; None for everywhere.
+    loss: the batch's loss, z_loss included.
+    z_loss: the part of `loss` due to z-loss; None leaves its metrics out.
+    segment_ids: ids of packed examples by feature, or padding masks.
+
+  Returns:
+    Metrics by name. Those under `timing/` need `set_time_metrics_duration`,
+    those per step `set_step_metrics_num_steps`, before `compute()`.
+  """
+  num_examples = jnp.array(targets.shape[0])
+  num_tokens = jnp.array(targets.size)
+  num_devices = jax.device_count()
+  real_tokens = targets.size if mask is None else jnp.sum(mask)
+  average, rate = clu_metrics.Average, TimeRate.from_model_output
+
+  metrics = {
+    'accuracy': clu_metrics.Accuracy.from_model_output(
+      logits=logits, labels=targets.astype(jnp.int32), mask=mask
+    ),
+    'loss': AveragePerStep(total=loss),
+    'loss_per_nonpadding_target_token': average(loss, real_tokens),
+    'loss_per_all_target_tokens': average(loss, num_tokens),
+    'timing/seqs_per_second': rate(num_examples),
+    'timing/steps_per_second': StepsPerTime.from_model_output(),
+    'timing/seconds': Time(),
+    'timing/seqs': Sum(num_examples),
+    'timing/seqs_per_second_per_core': rate(num_examples / num_devices),
+    'timing/target_tokens_per_second': rate(num_tokens),
+    'timing/target_tokens_per_second_per_core': rate(num_tokens / num_devices),
+    'non_padding_fraction/loss_weights': average(real_tokens, num_tokens),
+  }
+  if z_loss is not None:
+    cross_entropy = loss - z_loss
+    metrics |= {
+      'z_loss': AveragePerStep(total=z_loss),
+      'z_loss_per_all_target_tokens': average(z_loss, num_tokens),
+      'cross_ent_loss': AveragePerStep(total=cross_entropy),
+      'cross_ent_loss_per_all_target_tokens': average(
+        jnp.sum(cross_entropy), num_tokens
+      ),
+    }
+  if segment_ids is not None:
+    metrics |= _padding_metrics(segment_ids)
+  return metrics
+
+
+def _padding_metrics(segment_ids) -> MetricsMap:
+  """Examples a step, and the share of real tokens, by feature and overall."""
+  metrics = {}
+  all_real = all_tokens = jnp.array(0)
+  for feature, ids in segment_ids.items():
+    if ids is None or ids.shape[1] == 0:
+      continue
+    real, tokens = jnp.sum(ids != 0), jnp.array(ids.size)
+    metrics[f'effective_batch_size/{feature}'] = AveragePerStep(
+      total=count_packed_examples(ids)
+    )
+    metrics[f'non_padding_fraction/{feature}'] = clu_metrics.Average(
+      real, tokens
+    )
+    all_real, all_tokens = all_real + real, all_tokens + tokens
+  metrics['non_padding_fraction/overall'] = clu_metrics.Average(
+    all_real, all_tokens
+  )
+  return metrics

@@ -1,0 +1,363 @@
+"""Wraps a network with its loss, its scores and its decoding."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import flax.core
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import seqio
+from jaxtyping import Array, Float, Int, PyTree
+
+from fnet_t5x.runtime import decoding, losses
+from fnet_t5x.runtime.base_model import (
+  BaseModel,
+  BaseTransformerModel,
+  Batch,
+  DecodeFnCallable,
+  LossNormalizingFactor,
+)
+from fnet_t5x.runtime.metrics import compute_base_metrics, count_packed_examples
+
+__all__ = [
+  'BaseModel',
+  'BaseTransformerModel',
+  'DecoderParams',
+  'EncoderDecoderModel',
+  'compute_base_metrics',
+  'count_packed_examples',
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderParams:
+  """What `predict_batch_with_aux` does where its caller does not say."""
+
+  return_all_decodes: bool = False
+  num_decodes: int = 1
+
+
+class EncoderDecoderModel(BaseTransformerModel):
+  """An encoder-decoder network with T5X's call surface."""
+
+  FEATURE_CONVERTER_CLS = seqio.EncDecFeatureConverter
+
+  def __init__(
+    self,
+    module: nn.Module,
+    input_vocabulary: seqio.Vocabulary,
+    output_vocabulary: seqio.Vocabulary,
+    optimizer_def,
+    decode_fn: DecodeFnCallable = decoding.beam_search,
+    feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    loss_normalizing_factor: LossNormalizingFactor = None,
+    default_decoder_params: DecoderParams | None = None,
+  ):
+    if feature_converter_cls is not None:
+      self.FEATURE_CONVERTER_CLS = feature_converter_cls
+    self._default_decoder_params = default_decoder_params or DecoderParams()
+    super().__init__(
+      module=module,
+      input_vocabulary=input_vocabulary,
+      output_vocabulary=output_vocabulary,
+      optimizer_def=optimizer_def,
+      decode_fn=decode_fn,
+      label_smoothing=label_smoothing,
+      z_loss=z_loss,
+      loss_normalizing_factor=loss_normalizing_factor,
+    )
+
+  def get_initial_variables(
+    self,
+    rng: jax.Array,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    input_types: Mapping[str, jnp.dtype] | None = None,
+  ) -> PyTree:
+    """Fresh variables: `params`, and `params_axes` with their logical axes.
+
+    Args:
+      rng: key of the initial values.
+      input_shapes: shapes by feature; positions and segment ids may be absent.
+      input_types: dtypes by feature; float32 tokens and int32 positions and
+        segment ids where absent.
+
+    Returns:
+      A FrozenDict of variable collections.
+    """
+    input_types = input_types or {}
+
+    def ones(feature, default_dtype):
+      if feature not in input_shapes:
+        return None
+      dtype = input_types.get(feature, default_dtype)
+      return jnp.ones(input_shapes[feature], dtype)
+
+    encoder_tokens = ones('encoder_input_tokens', jnp.float32)
+    decoder_tokens = ones('decoder_input_tokens', jnp.float32)
+    optional = {
+      name: ones(name, jnp.int32)
+      for name in (
+        'encoder_positions',
+        'decoder_positions',
+        'encoder_segment_ids',
+        'decoder_segment_ids',
+      )
+    }
+    return flax.core.freeze(
+      self.module.init(
+        rng,
+        encoder_tokens,
+        decoder_tokens,
+        decoder_tokens,
+        **optional,
+        decode=False,
+        enable_dropout=False,
+      )
+    )
+
+  def _compute_logits(
+    self,
+    params: PyTree,
+    batch: Batch,
+    dropout_rng: jax.Array | None = None,
+    mutable=False,
+    other_variables: PyTree | None = None,
+  ):
+    """Teacher-forced logits, with changed collections if any are `mutable`."""
+    rngs = None if dropout_rng is None else {'dropout': dropout_rng}
+    return self.module.apply(
+      {'params': params, **(other_variables or {})},
+      batch['encoder_input_tokens'],
+      batch['decoder_input_tokens'],
+      batch['decoder_target_tokens'],
+      encoder_segment_ids=batch.get('encoder_segment_ids'),
+      decoder_segment_ids=batch.get('decoder_segment_ids'),
+      encoder_positions=batch.get('encoder_positions'),
+      decoder_positions=batch.get('decoder_positions'),
+      decode=False,
+      enable_dropout=rngs is not None,
+      rngs=rngs,
+      mutable=mutable,
+    )
+
+  def _compute_logits_from_slice(
+    self,
+    decoding_state: decoding.DecodingState,
+    params: PyTree,
+    encoded_inputs: Float[Array, 'rows length embed'],
+    raw_inputs: Int[Array, 'rows length'],
+    max_decode_length: int,
+  ) -> tuple[Float[Array, 'rows vocab'], PyTree]:
+    """One decoding step; a row is a beam (or a sample) of an example.
+
+    Args:
+      decoding_state: the current tokens [rows, 1] and the cache.
+      params: parameters of the network.
+      encoded_inputs: the encoder's output for each row.
+      raw_inputs: the encoder's input, for its padding mask.
+      max_decode_length: the cache's length.
+
+    Returns:
+      Logits of the next token, and the cache after this one.
+    """
+    tokens = decoding_state.cur_token
+    logits, variables = self.module.apply(
+      {'params': params, 'cache': decoding_state.cache},
+      encoded_inputs,
+      raw_inputs,
+      tokens,
+      tokens,
+      enable_dropout=False,
+      decode=True,
+      max_decode_length=max_decode_length,
+      mutable=['cache'],
+      method=self.module.decode,
+    )
+    return jnp.squeeze(logits, axis=1), variables['cache']
+
+  def _compute_kv_cache(
+    self,
+    params: PyTree,
+    encoded_inputs: Float[Array, 'batch length embed'],
+    encoder_input_tokens: Int[Array, 'batch length'],
+    decoder_input_tokens: Int[Array, 'batch target_length'],
+    prefill_decoder_prompt: bool = False,
+  ) -> tuple[PyTree, Int[Array, ' batch'] | None]:
+    """Makes the decoder's cache, filled with the prompts if asked.
+
+    Args:
+      params: parameters of the network.
+      encoded_inputs: the encoder's output.
+      encoder_input_tokens: the encoder's input, for its padding mask.
+      decoder_input_tokens: a 0, the prompt, then zeros.
+      prefill_decoder_prompt: whether to run the prompts through the decoder.
+
+    Returns:
+      The cache, and the index of each row's last prompt token (0: no prompt),
+      which is the next to decode; None for the index without prefill.
+    """
+    _, variables = self.module.apply(
+      {'params': params},
+      encoder_input_tokens=jnp.ones_like(encoder_input_tokens),
+      decoder_input_tokens=jnp.ones_like(decoder_input_tokens),
+      decoder_target_tokens=jnp.ones_like(decoder_input_tokens),
+      mutable=['cache'],
+      decode=True,
+      enable_dropout=False,
+    )
+    if not prefill_decoder_prompt:
+      return variables['cache'], None
+
+    prompt_lengths = jnp.sum(decoder_input_tokens != 0, axis=1)
+    _, variables = self.module.apply(
+      {'params': params, 'cache': variables['cache']},
+      encoded=encoded_inputs,
+      encoder_input_tokens=encoder_input_tokens,
+      decoder_input_tokens=decoder_input_tokens,
+      decoder_target_tokens=jnp.ones_like(decoder_input_tokens),
+      mutable=['cache'],
+      enable_dropout=False,
+      prefill=True,
+      prefill_lengths=prompt_lengths,
+      method=self.module.decode,
+    )
+    return variables['cache'], prompt_lengths
+
+  def _prefills(self) -> bool:
+    """Whether both the decoding function and the network know prompts."""
+    return (
+      'initial_index' in inspect.signature(self.decode_fn).parameters
+      and 'prefill' in inspect.signature(self.module.decode).parameters
+    )
+
+  def predict_batch_with_aux(
+    self,
+    params: PyTree,
+    batch: Batch,
+    rng: jax.Array | None = None,
+    decoder_params: MutableMapping[str, Any] | None = None,
+    return_all_decodes: bool | None = None,
+    num_decodes: int | None = None,
+    prompt_with_targets: bool = False,
+  ) -> tuple[Int[Array, 'batch *num_decodes length'], Mapping[str, Array]]:
+    """Encodes the inputs once, and writes with the model's decoding function.
+
+    Args:
+      params: parameters of the network.
+      batch: `encoder_input_tokens` and `decoder_input_tokens`; the latter's
+        length is the most that is written.
+      rng: key for sampling.
+      decoder_params: more arguments of the decoding function.
+      return_all_decodes: whether to return every decode or the best.
+      num_decodes: beams or samples an example.
+      prompt_with_targets: whether the text starts with the batch's own decoder
+        tokens (without their EOS, which would end it).
+
+    Returns:
+      Token ids [batch, length], and {'scores': [batch]}; with
+      `return_all_decodes` [batch, num_decodes, length] and [batch,
+      num_decodes], best last.
+
+    Raises:
+      ValueError: if a key comes both as `rng` and in `decoder_params`.
+    """
+    defaults = self._default_decoder_params
+    if return_all_decodes is None:
+      return_all_decodes = defaults.return_all_decodes
+    if num_decodes is None:
+      num_decodes = defaults.num_decodes
+    decoder_params = dict(decoder_params or {})
+    if rng is not None:
+      if decoder_params.get('decode_rng') is not None:
+        raise ValueError(
+          "two keys for decoding: give `rng` or decoder_params['decode_rng'],"
+          ' not both'
+        )
+      decoder_params['decode_rng'] = rng
+    eos_id = self.output_vocabulary.eos_id
+    decoder_params.setdefault('eos_id', eos_id or 1)
+
+    encoder_tokens = batch['encoder_input_tokens']
+    prompts = batch['decoder_input_tokens']
+    if prompt_with_targets:
+      prompts = jnp.where(prompts == eos_id, 0, prompts)
+    else:
+      prompts = jnp.zeros_like(prompts)
+
+    encoded = self.module.apply(
+      {'params': params},
+      encoder_tokens,
+      enable_dropout=False,
+      method=self.module.encode,
+    )
+    cache, initial_index = self._compute_kv_cache(
+      params,
+      encoded_inputs=encoded,
+      encoder_input_tokens=encoder_tokens,
+      decoder_input_tokens=prompts,
+      prefill_decoder_prompt=self._prefills(),
+    )
+    if initial_index is not None:
+      decoder_params['initial_index'] = initial_index
+
+    tokens_to_logits = functools.partial(
+      self._compute_logits_from_slice,
+      params=params,
+      encoded_inputs=decoding.flat_batch_beam_expand(encoded, num_decodes),
+      raw_inputs=decoding.flat_batch_beam_expand(encoder_tokens, num_decodes),
+      max_decode_length=prompts.shape[1],
+    )
+    scanned = getattr(self.module, 'scan_layers', False)
+    decodes, scores = self._decode_fn(
+      inputs=prompts,
+      cache=cache,
+      tokens_to_logits=tokens_to_logits,
+      num_decodes=num_decodes,
+      cache_offset=1 if scanned else 0,
+      **decoder_params,
+    )
+    if return_all_decodes:
+      return decodes, {'scores': scores}
+    return decodes[:, -1, :], {'scores': scores[:, -1]}
+
+  def score_batch(
+    self, params: PyTree, batch: Batch, return_intermediates: bool = False
+  ):
+    """Log-likelihood of the targets, by their loss weights, without z-loss.
+
+    Args:
+      params: parameters of the network.
+      batch: features, `decoder_loss_weights` among them.
+      return_intermediates: whether to return what the network sowed, with the
+        targets, weights and per-token scores under `decoder`.
+
+    Returns:
+      Nats per example [batch]; with `return_intermediates` also a dict whose
+      leaves are tuples, as `nn.Module.sow` makes them.
+    """
+    weights = batch['decoder_loss_weights']
+    targets = batch['decoder_target_tokens']
+    intermediates = {}
+    if return_intermediates:
+      logits, variables = self._compute_logits(
+        params=params, batch=batch, mutable=['intermediates']
+      )
+      intermediates = flax.core.unfreeze(variables.get('intermediates', {}))
+    else:
+      logits = self._compute_logits(params, batch)
+    token_scores = -losses.cross_entropy_with_ids(logits, targets)[0] * weights
+    scores = token_scores.sum(-1)
+    if not return_intermediates:
+      return scores
+    intermediates.setdefault('decoder', {}).update(
+      target_tokens=(targets,),
+      loss_weights=(weights,),
+      token_scores=(token_scores,),
+    )
+    return scores, intermediates
