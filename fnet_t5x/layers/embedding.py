@@ -59,7 +59,7 @@ class Embed(nn.Module):
     if self.one_hot:
       one_hot = jax.nn.one_hot(inputs, self.num_embeddings, dtype=self.dtype)
       return jnp.dot(one_hot, table)
-    # Ids outside of the table give zeros, as their one-hot vectors would.
+    # Ids past the end of the table give zeros, as their one-hot vectors would.
     output = table.at[inputs].get(mode='fill', fill_value=0)
     return with_sharding_constraint(output, ('batch', 'length', 'embed'))
 
@@ -82,12 +82,14 @@ class LearnedPositions(nn.Module):
   max_length: int
   features: int
   dtype: jnp.dtype = jnp.float32
-  embedding_init: Initializer = nn.initializers.normal(stddev=0.02)
+  # As large as token embeddings: Adafactor's steps are relative to a
+  # parameter's size, and a small table would hardly learn.
+  embedding_init: Initializer = nn.initializers.normal(stddev=1.0)
 
   @nn.compact
   def __call__(
-    self, positions: Int[Array, 'batch length']
-  ) -> Float[Array, 'batch length embed']:
+    self, positions: Int[Array, 'rows length']
+  ) -> Float[Array, 'rows length embed']:
     """Looks up each position.
 
     Raises:
@@ -111,10 +113,10 @@ class LearnedPositions(nn.Module):
 
 
 def sinusoidal_positions(
-  positions: Int[Array, 'batch length'],
+  positions: Int[Array, 'rows length'],
   features: int,
   dtype: jnp.dtype = jnp.float32,
-) -> Float[Array, 'batch length embed']:
+) -> Float[Array, 'rows length embed']:
   """Fixed waves (1706.03762, section 3.5): all sines, then all cosines.
 
   Wave `i` of `h = (features + 1) // 2` has the angular frequency

@@ -1,0 +1,19 @@
+"""The Fourier token-mixing sublayer of FNet (2105.03824)."""
+
+import flax.linen as nn
+from flax.linen.partitioning import with_sharding_constraint
+from jaxtyping import Array, Float
+
+from fnet_t5x.fourier.mixing import MixingPlan, mix
+
+
+class FourierMixing(nn.Module):
+  """Mixes tokens by the real part of a 2-D Fourier transform; no parameters."""
+
+  @nn.compact
+  def __call__(
+    self, inputs: Float[Array, 'batch length embed'], plan: MixingPlan
+  ) -> Float[Array, 'batch length embed']:
+    """Mixes as `plan` says, which all layers of an encoder share."""
+    x = mix(inputs, plan)
+    return with_sharding_constraint(x, ('batch', 'length', 'embed'))

@@ -1,0 +1,83 @@
+"""Token mixing by learned matrices: the Linear baseline of the FNet paper."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen.partitioning import param_with_axes, with_sharding_constraint
+from jax.nn.initializers import Initializer
+from jaxtyping import Array, Float, Int
+
+from fnet_t5x.layers.dense import DenseGeneral
+
+
+class LinearMixing(nn.Module):
+  """`y_n = sum over m of W[p_n, p_m] (V x_m)`, with learned W and V.
+
+  The sum is over the tokens of n's own segment, and p is the position within
+  it, so that neither padding nor packed neighbours change the result (FNet
+  2105.03824, section 4.1, sums over the padded row).
+
+  Attributes:
+    max_length: size of W, [max_length, max_length].
+    dtype: of the computation.
+    kernel_init: initializer of both matrices.
+  """
+
+  max_length: int
+  dtype: jnp.dtype = jnp.float32
+  kernel_init: Initializer = nn.initializers.variance_scaling(
+    1.0, 'fan_in', 'normal'
+  )
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: Float[Array, 'batch length embed'],
+    segment_ids: Int[Array, 'batch length'],
+    positions: Int[Array, 'batch length'] | None = None,
+  ) -> Float[Array, 'batch length embed']:
+    """Mixes the tokens of each segment.
+
+    Args:
+      inputs: activations.
+      segment_ids: 0 on padding, one number a segment elsewhere.
+      positions: of each token in its segment. None for rows of one segment
+        that starts at position 0, which take one matrix for the whole batch.
+
+    Returns:
+      The mixed activations, 0 on padding.
+
+    Raises:
+      ValueError: if rows are longer than `max_length`.
+    """
+    length = inputs.shape[1]
+    if length > self.max_length:
+      raise ValueError(
+        f'encoder inputs of {length} tokens: linear mixing ends at '
+        f'max_encoder_length={self.max_length}; shorten the feature length or '
+        'raise max_encoder_length'
+      )
+    x = DenseGeneral(
+      inputs.shape[-1],
+      dtype=self.dtype,
+      kernel_init=self.kernel_init,
+      kernel_axes=('embed', 'mlp'),
+      name='embed_mixing',
+    )(inputs)
+    kernel = param_with_axes(
+      'length_mixing',
+      self.kernel_init,
+      (self.max_length, self.max_length),
+      jnp.float32,
+      axes=('length', 'abspos_buckets'),
+    ).astype(self.dtype)
+    real = (segment_ids > 0).astype(self.dtype)[:, :, None]
+    if positions is None:
+      x = x * jnp.broadcast_to(real, x.shape)
+      x = jnp.einsum('nm,bmd->bnd', kernel[:length, :length], x)
+      x = x * jnp.broadcast_to(real, x.shape)
+    else:
+      same = segment_ids[:, :, None] == segment_ids[:, None, :]
+      same = jnp.where(segment_ids[:, :, None] > 0, same, False)
+      kernel = kernel[positions[:, :, None], positions[:, None, :]]
+      x = jnp.einsum('bnm,bmd->bnd', jnp.where(same, kernel, 0), x)
+    return with_sharding_constraint(x, ('batch', 'length', 'embed'))

@@ -1,0 +1,292 @@
+"""FNet-T5: an encoder that mixes tokens by Fourier transforms, T5's decoder.
+
+Every encoder layer mixes tokens in its own way: `fourier` (FNet, Lee-Thorp et
+al. 2021, 2105.03824), `attention` (T5's layer), `linear` (learned matrices) or
+`none` (feed-forward only, the control). The default is FNet-Hybrid: Fourier
+layers, with attention in the last two.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int, Num
+
+from fnet_t5x.fourier import methods
+from fnet_t5x.fourier.mixing import MixingPlan, make_mixing_plan
+from fnet_t5x.layers.embedding import LearnedPositions, sinusoidal_positions
+from fnet_t5x.layers.fourier_mixing import FourierMixing
+from fnet_t5x.layers.linear_mixing import LinearMixing
+from fnet_t5x.layers.normalization import LayerNorm
+from fnet_t5x.networks import t5
+
+Mixing = Literal['fourier', 'attention', 'linear', 'none']
+Layout = Literal['top', 'bottom', 'middle', 'mixed']
+Positions = Literal['none', 'learned', 'sinusoidal']
+
+Tokens = t5.Tokens
+Activations = t5.Activations
+
+
+def mixing_layout(
+  num_encoder_layers: int,
+  mixing: Mixing = 'fourier',
+  num_attention_layers: int = 2,
+  layout: Layout = 'top',
+) -> tuple[Mixing, ...]:
+  """The mixing of each layer of a hybrid (2105.03824, section 4.4).
+
+  For six layers, two of them attention (A), and `mixing` elsewhere (f):
+
+      bottom  A A f f f f
+      middle  f f A A f f
+      mixed   f f A f f A
+      top     f f f f A A
+
+  Args:
+    num_encoder_layers: depth of the encoder.
+    mixing: what the other layers do.
+    num_attention_layers: how many layers attend.
+    layout: where those are.
+
+  Returns:
+    One name a layer, the first layer first.
+
+  Raises:
+    ValueError: for an unknown name, or more attention layers than layers.
+  """
+  methods.check_choice('mixing', mixing, Mixing)
+  methods.check_choice('layout', layout, Layout)
+  layers, attending = num_encoder_layers, num_attention_layers
+  if not 0 <= attending <= layers:
+    raise ValueError(
+      f'mixing_layout: num_attention_layers={attending} does not fit '
+      f'num_encoder_layers={layers}; choose from 0 to {layers}'
+    )
+  first = {
+    'bottom': 0,
+    'middle': (layers - attending) // 2,
+    'top': layers - attending,
+  }
+  if layout == 'mixed':
+    chosen = {layers * (i + 1) // attending - 1 for i in range(attending)}
+  else:
+    chosen = set(range(first[layout], first[layout] + attending))
+  return tuple('attention' if i in chosen else mixing for i in range(layers))
+
+
+@struct.dataclass
+class FNetT5Config(t5.T5Config):
+  """T5's choices, and those of the encoder.
+
+  Attributes:
+    encoder_mixing: one name a layer. None: `mixing_layout` with its defaults.
+    encoder_position_embedding: what is added to the token embeddings.
+      `learned` has a limit, `max_encoder_length`.
+    max_encoder_length: longest encoder input, in tokens, that learned
+      positions and linear mixing can take.
+    fourier_scale: 'ortho', or 'none' for FNet's unnormalised transform.
+    fourier_lengths: 'exact' transforms each example over its own tokens,
+      'padded' the whole row, padding and packed neighbours included.
+    fourier_method: 'fft', 'matmul', or 'auto' by backend and length.
+
+  Raises:
+    ValueError: for an unknown name, or not one mixing a layer.
+  """
+
+  encoder_mixing: Sequence[Mixing] | None = None
+  encoder_position_embedding: Positions = 'learned'
+  max_encoder_length: int = 512
+  fourier_scale: methods.Scale = 'ortho'
+  fourier_lengths: methods.Lengths = 'exact'
+  fourier_method: methods.Method = 'auto'
+
+  def __post_init__(self):
+    for name, choices in (
+      ('encoder_position_embedding', Positions),
+      ('fourier_scale', methods.Scale),
+      ('fourier_lengths', methods.Lengths),
+      ('fourier_method', methods.Method),
+    ):
+      methods.check_choice(name, getattr(self, name), choices)
+    for mixing in self.layer_mixing:
+      methods.check_choice('encoder_mixing', mixing, Mixing)
+    if len(self.layer_mixing) != self.num_encoder_layers:
+      raise ValueError(
+        f'encoder_mixing names {len(self.layer_mixing)} layers, '
+        f'num_encoder_layers is {self.num_encoder_layers}; make them equal'
+      )
+
+  @property
+  def layer_mixing(self) -> tuple[Mixing, ...]:
+    """The mixing of each encoder layer."""
+    if self.encoder_mixing is None:
+      return mixing_layout(self.num_encoder_layers)
+    return tuple(self.encoder_mixing)
+
+
+def positions_of_segments(
+  segment_ids: Int[Array, 'batch length'],
+) -> Int[Array, 'batch length']:
+  """Counts from 0 in each run of equal ids: [1 1 1 2 2 0] -> [0 1 2 0 1 0]."""
+  index = jnp.arange(segment_ids.shape[-1], dtype=jnp.int32)[None, :]
+  before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  starts = jnp.where(segment_ids != before, index, 0)
+  return index - jax.lax.cummax(starts, axis=1)
+
+
+@struct.dataclass
+class MixingInputs:
+  """What mixing needs to know about a batch; shared by all layers.
+
+  Attributes:
+    segment_ids: 0 on padding, else the number of the token's example.
+    positions: of each token in its example; None if rows are not packed.
+    mask: attention's, None if no layer attends.
+    bias: attention's, None if no layer attends.
+    plan: the Fourier transform's, None if no layer has one.
+  """
+
+  segment_ids: Tokens
+  positions: Tokens | None
+  mask: Num[Array, 'batch 1 length length'] | None
+  bias: Float[Array, '1 heads length length'] | None
+  plan: MixingPlan | None
+
+
+class EncoderLayer(nn.Module):
+  """Pre-norm token mixing without attention, then a feed-forward block.
+
+  With mixing 'none' the first half is left out.
+  """
+
+  config: FNetT5Config
+  mixing: Mixing
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: Activations,
+    batch: MixingInputs,
+    deterministic: bool = False,
+  ) -> Activations:
+    """Applies the layer."""
+    cfg = self.config
+    x = inputs
+    if self.mixing != 'none':
+      x = LayerNorm(dtype=cfg.dtype, name='pre_mixing_layer_norm')(x)
+      if self.mixing == 'fourier':
+        x = FourierMixing(name='fourier')(x, batch.plan)
+      else:
+        x = LinearMixing(cfg.max_encoder_length, cfg.dtype, name='linear')(
+          x, batch.segment_ids, batch.positions
+        )
+      x = inputs + t5.dropout(cfg)(x, deterministic=deterministic)
+
+    y = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(x)
+    y = t5.feed_forward(cfg)(y, deterministic=deterministic)
+    return x + t5.dropout(cfg)(y, deterministic=deterministic)
+
+
+class Encoder(nn.Module):
+  """A stack of encoder layers, each with its own mixing."""
+
+  config: FNetT5Config
+  shared_embedding: nn.Module
+
+  @nn.compact
+  def __call__(
+    self,
+    encoder_input_tokens: Tokens,
+    encoder_segment_ids: Tokens | None = None,
+    encoder_positions: Tokens | None = None,
+    deterministic: bool = False,
+  ) -> Activations:
+    """Encodes each example.
+
+    Args:
+      encoder_input_tokens: the inputs; 0 is padding, and follows the tokens.
+      encoder_segment_ids: number of the packed example each token is from;
+        None if each row is one example.
+      encoder_positions: position of each token in its example, only read where
+        `encoder_segment_ids` are given; None counts them.
+      deterministic: whether to leave dropout out.
+
+    Returns:
+      The encoded inputs; padding positions hold nothing of use.
+
+    Raises:
+      ValueError: if rows are longer than the network can take.
+    """
+    cfg = self.config
+    batch = self._mixing_inputs(
+      encoder_input_tokens, encoder_segment_ids, encoder_positions
+    )
+    x = self.shared_embedding(encoder_input_tokens.astype(jnp.int32))
+    x = self._add_positions(x, batch.positions)
+    x = t5.dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
+    for i, mixing in enumerate(cfg.layer_mixing):
+      name = f'layers_{i}'
+      if mixing == 'attention':
+        layer = t5.EncoderLayer(cfg, name=name)
+        x = layer(x, batch.mask, batch.bias, deterministic)
+      else:
+        x = EncoderLayer(cfg, mixing, name=name)(x, batch, deterministic)
+    x = LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)
+    return nn.Dropout(rate=cfg.dropout_rate)(x, deterministic=deterministic)
+
+  def _mixing_inputs(self, tokens, segment_ids, positions) -> MixingInputs:
+    cfg = self.config
+    real = tokens > 0
+    mask = bias = plan = None
+    if 'attention' in cfg.layer_mixing:
+      length = tokens.shape[-1]
+      mask = t5.encoder_attention_mask(tokens, segment_ids, cfg.dtype)
+      bias = t5.relative_position_biases(cfg)(length, length, True)
+    if segment_ids is None:
+      segment_ids, positions = real.astype(jnp.int32), None
+    else:
+      segment_ids = jnp.where(real, segment_ids, 0).astype(jnp.int32)
+      if positions is None:
+        positions = positions_of_segments(segment_ids)
+      positions = positions.astype(jnp.int32)
+    if 'fourier' in cfg.layer_mixing:
+      plan = make_mixing_plan(
+        segment_ids,
+        positions,
+        lengths=cfg.fourier_lengths,
+        method=cfg.fourier_method,
+        scale=cfg.fourier_scale,
+        dtype=cfg.dtype,
+      )
+    return MixingInputs(segment_ids, positions, mask, bias, plan)
+
+  def _add_positions(self, x, positions):
+    cfg = self.config
+    if cfg.encoder_position_embedding == 'none':
+      return x
+    if positions is None:
+      positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None, :]
+    if cfg.encoder_position_embedding == 'learned':
+      embedded = LearnedPositions(
+        cfg.max_encoder_length,
+        cfg.emb_dim,
+        cfg.dtype,
+        name='position_embedder',
+      )(positions)
+    else:
+      embedded = sinusoidal_positions(positions, cfg.emb_dim, cfg.dtype)
+    return x + jnp.broadcast_to(embedded, x.shape)
+
+
+class Transformer(t5.Transformer):
+  """T5 with another encoder; calls and decoder are T5's."""
+
+  config: FNetT5Config
+
+  def make_encoder(self) -> nn.Module:
+    """The mixing encoder."""
+    return Encoder(self.config, self.shared_embedding)
