@@ -1,0 +1,72 @@
+"""Fourier transforms whose length differs from row to row, in O(N log N).
+
+Bluestein's identity n m = (n^2 + m^2 - (n - m)^2) / 2 turns a transform of any
+length L into a convolution with a chirp (L. Bluestein, "A linear filtering
+approach to the computation of discrete Fourier transform", 1970). The
+convolution's own size does not depend on L, so that a batch of rows with as
+many lengths is one batched FFT.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Int
+
+
+def convolution_size(length: int) -> int:
+  """Returns the least 2^a 3^b 5^c that holds a convolution of `length`."""
+  least = max(2 * length - 1, 1)
+  best = 1 << (least - 1).bit_length()
+  for three in (1, 3, 9, 27):
+    for five in (1, 5, 25):
+      odd = three * five
+      best = min(best, odd << max(-(-least // odd) - 1, 0).bit_length())
+  return best
+
+
+def make_chirp(
+  lengths: Int[Array, ' batch'], length: int
+) -> tuple[Complex[Array, 'batch length'], Complex[Array, 'batch size']]:
+  """Returns what `bluestein` needs; all layers share it.
+
+  The first result is exp(-i pi n^2 / L) at every token n < L and zero on
+  padding; the second is the transform of the opposite chirp over the
+  convolution's size.
+
+  Args:
+    lengths: real tokens of each row, 0 <= lengths <= length.
+    length: tokens a row holds, padding included.
+  """
+  period = jnp.maximum(lengths, 1)[:, None]
+  index = jnp.arange(length, dtype=jnp.int32)[None, :]
+  # n^2 mod 2L in integers keeps the phase exact up to its last rounding.
+  squares = (index * index) % (2 * period)
+  squares = jnp.where(squares >= period, squares - 2 * period, squares)
+  angles = squares.astype(jnp.float32) * (np.pi / period.astype(jnp.float32))
+  chirp = jax.lax.complex(jnp.cos(angles), -jnp.sin(angles))
+  size = convolution_size(length)
+  opposite = jnp.conj(chirp)
+  gap = jnp.zeros((chirp.shape[0], size - 2 * length + 1), chirp.dtype)
+  circular = jnp.concatenate([opposite, gap, opposite[:, :0:-1]], axis=1)
+  real = index < lengths[:, None]
+  return jnp.where(real, chirp, 0), jnp.fft.fft(circular)
+
+
+def bluestein(
+  x: Complex[Array, 'batch length columns'],
+  chirp: Complex[Array, 'batch length'],
+  kernel: Complex[Array, 'batch size'],
+) -> Complex[Array, 'batch length columns']:
+  """Transforms each column of each row over that row's own length.
+
+  Formula: y[b, n] = sum over m < L_b of x[b, m] exp(-2 pi i n m / L_b) for
+  n < L_b, and zero for n >= L_b; what x holds there is not read.
+  `chirp` and `kernel` are `make_chirp`'s.
+  Cost: two FFTs of `convolution_size(length)` a column.
+  """
+  length = x.shape[1]
+  size = kernel.shape[1]
+  chirp = chirp[:, :, None]
+  spectrum = jnp.fft.fft(x * chirp, n=size, axis=1)
+  product = spectrum * kernel[:, :, None]
+  return jnp.fft.ifft(product, axis=1)[:, :length] * chirp

@@ -1,0 +1,69 @@
+"""The definitions, in float64 NumPy: O(n^2), plain, for tests to lean on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fnet_t5x.fourier.methods import Scale
+
+
+def _angles(n: int) -> Float[np.ndarray, 'n n']:
+  index = np.arange(n, dtype=np.int64)
+  return 2 * np.pi * (np.outer(index, index) % n).astype(np.float64) / n
+
+
+def mix_segment(
+  x: Float[np.ndarray, 'length embed'], scale: Scale = 'ortho'
+) -> Float[np.ndarray, 'length embed']:
+  """Returns Re(F_length x F_embed) of one sequence without padding.
+
+  y = C x C' - S x S', with C and S the cosines and sines of both lengths: the
+  real part of (C - iS) x (C' - iS').
+  """
+  length, embed = x.shape
+  x = np.asarray(x, np.float64)
+  tokens, features = _angles(length), _angles(embed)
+  y = np.cos(tokens) @ x @ np.cos(features)
+  y -= np.sin(tokens) @ x @ np.sin(features)
+  return y / np.sqrt(length * embed) if scale == 'ortho' else y
+
+
+def mix_padded(
+  x: Float[np.ndarray, 'batch length embed'], scale: Scale = 'ortho'
+) -> Float[np.ndarray, 'batch length embed']:
+  """FNet's own mixing: every row whole, padding included."""
+  return np.stack([mix_segment(row, scale) for row in x])
+
+
+def mix_exact(
+  x: Float[np.ndarray, 'batch length embed'],
+  lengths: Sequence[int],
+  scale: Scale = 'ortho',
+) -> Float[np.ndarray, 'batch length embed']:
+  """Mixes the first lengths[b] tokens of row b; zero on the rest."""
+  y = np.zeros(x.shape, np.float64)
+  for row, length in enumerate(lengths):
+    if length:
+      y[row, :length] = mix_segment(x[row, :length], scale)
+  return y
+
+
+def mix_packed(
+  x: Float[np.ndarray, 'batch length embed'],
+  segment_ids: Int[np.ndarray, 'batch length'],
+  positions: Int[np.ndarray, 'batch length'],
+  scale: Scale = 'ortho',
+) -> Float[np.ndarray, 'batch length embed']:
+  """Mixes every segment apart, in the order of its positions.
+
+  Zero on padding (segment 0).
+  """
+  y = np.zeros(x.shape, np.float64)
+  for row in range(x.shape[0]):
+    for segment in np.unique(segment_ids[row]):
+      if segment:
+        (where,) = np.nonzero(segment_ids[row] == segment)
+        where = where[np.argsort(positions[row, where])]
+        y[row, where] = mix_segment(x[row, where], scale)
+  return y
