@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import seqio
+from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Int, PyTree
 
 from fnet_t5x.runtime import losses
@@ -144,6 +145,12 @@ class BaseTransformerModel(BaseModel):
       loss=loss,
       z_loss=z_loss,
       segment_ids=_segment_ids(batch),
+    )
+    # Weighted by token over batches, whatever the loss is divided by: the one
+    # number that runs, engines and a unigram model can be compared by.
+    metrics['cross_ent_per_target_token'] = clu_metrics.Average(
+      total=(loss - z_loss) * (1.0 if factor is None else factor),
+      count=targets.size if weights is None else jnp.sum(weights),
     )
     return loss, metrics
 

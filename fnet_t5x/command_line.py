@@ -1,0 +1,144 @@
+"""Flags, gin parsing and error lines shared by the entry points.
+
+The flags are T5X's (`--gin_file`, `--gin.NAME=VALUE`, `--gin_search_paths`,
+`--gin_bindings`, `--tfds_data_dir`, `--seqio_additional_cache_dirs`).
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import flags
+
+from fnet_t5x.gin_root import gin_root
+
+# TensorFlow reads it at import: its start-up notes bury ours.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
+# Errors that the user's input causes and the user's input can mend.
+INPUT_ERRORS = (
+  ValueError,
+  KeyError,
+  OSError,
+  ImportError,
+  AttributeError,
+  SyntaxError,
+)
+
+
+def define_flags() -> None:
+  """Defines T5X's command-line flags."""
+  flags.DEFINE_multi_string(
+    'gin_file', [], 'Gin file; may be repeated, later files override.'
+  )
+  flags.DEFINE_multi_string(
+    'gin_bindings', [], 'One gin binding; --gin.NAME=VALUE is short for it.'
+  )
+  flags.DEFINE_list(
+    'gin_search_paths', ['.'], 'Folders to look for gin files in.'
+  )
+  flags.DEFINE_string(
+    'tfds_data_dir', None, 'Folder of TFDS datasets, for every task.'
+  )
+  flags.DEFINE_list(
+    'seqio_additional_cache_dirs', [], 'Folders holding cached tasks.'
+  )
+
+
+def rewrite_gin_args(args: Sequence[str]) -> list[str]:
+  """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`.
+
+  Raises:
+    ValueError: an argument starts with `--gin.` and has no `=`.
+  """
+  rewritten = []
+  for arg in args:
+    if arg.startswith('--gin.'):
+      name, equals, value = arg.removeprefix('--gin.').partition('=')
+      if not equals:
+        raise ValueError(f'{arg}: write --gin.NAME=VALUE')
+      arg = f'--gin_bindings={name} = {value}'
+    rewritten.append(arg)
+  return rewritten
+
+
+def one_line(error: BaseException) -> str:
+  """Returns an error's message as one line, without gin's call trail."""
+  message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+  message = message.split('\n  In call to configurable')[0]
+  message = ' '.join(message.split())
+  return message or type(error).__name__
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+  """Turns an input error inside the block into one line and exit code 1.
+
+  `FNET_T5X_TRACEBACK=1` shows the whole traceback instead.
+  """
+  try:
+    yield
+  except (flags.Error, *INPUT_ERRORS) as error:
+    if os.environ.get(TRACEBACK_VARIABLE):
+      raise
+    sys.stdout.flush()
+    sys.stderr.write(f'error: {one_line(error)}\n')
+    sys.stderr.write(f'({TRACEBACK_VARIABLE}=1 shows where it came from)\n')
+    sys.exit(2 if isinstance(error, flags.Error) else 1)
+  except KeyboardInterrupt:
+    sys.stderr.write('interrupted\n')
+    sys.exit(130)
+
+
+def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
+  """Parses gin files and bindings into gin's global configuration.
+
+  Raises:
+    ValueError: a binding names nothing that exists.
+    FileNotFoundError: no search path holds one of the files.
+  """
+  from fnet_t5x.runtime import gin_utils
+
+  gin_utils.parse_gin_flags(
+    [*flags.FLAGS.gin_search_paths, gin_root()], files, bindings
+  )
+
+
+def run(function: Callable[..., object], argv: Sequence[str]) -> int:
+  """Configures `function` from the command line by gin, and calls it.
+
+  Args:
+    function: an engine's `train`, `evaluate` or `infer`; gin files name it
+      through `import __main__ as ...`.
+    argv: the command line, its first word the program's name.
+
+  Returns:
+    The exit code.
+  """
+  define_flags()
+  rest = flags.FLAGS(rewrite_gin_args(argv))
+  if len(rest) > 1:
+    raise ValueError(f'no such argument: {" ".join(rest[1:])}')
+  if not flags.FLAGS.gin_file:
+    raise ValueError(
+      'no --gin_file given; for a first run: '
+      '--gin_file=gin/experiments/quickstart.gin'
+    )
+
+  import gin
+  import seqio
+
+  from fnet_t5x.compat import engine
+  from fnet_t5x.runtime import console
+
+  console.say(f'engine: {engine.engine_name()}')
+  if flags.FLAGS.tfds_data_dir:
+    seqio.set_tfds_data_dir_override(flags.FLAGS.tfds_data_dir)
+  seqio.add_global_cache_dirs(flags.FLAGS.seqio_additional_cache_dirs)
+
+  configured = gin.configurable(function)
+  parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
+  result = configured()
+  return result if isinstance(result, int) else 0

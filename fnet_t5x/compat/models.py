@@ -1,0 +1,8 @@
+"""Encoder-decoder models: loss, prediction, scoring."""
+
+from fnet_t5x.compat.engine import USES_T5X
+
+if USES_T5X:
+  from t5x.models import *  # noqa: F403
+else:
+  from fnet_t5x.runtime.models import *  # noqa: F403

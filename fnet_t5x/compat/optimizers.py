@@ -1,0 +1,8 @@
+"""Optimizers from optax."""
+
+from fnet_t5x.compat.engine import USES_T5X
+
+if USES_T5X:
+  from t5x.optimizers import *  # noqa: F403
+else:
+  from fnet_t5x.runtime.optimizers import *  # noqa: F403

@@ -1,0 +1,8 @@
+"""The training step and the loop over batches."""
+
+from fnet_t5x.compat.engine import USES_T5X
+
+if USES_T5X:
+  from t5x.trainer import *  # noqa: F403
+else:
+  from fnet_t5x.runtime.trainer import *  # noqa: F403

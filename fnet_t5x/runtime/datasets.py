@@ -1,0 +1,265 @@
+"""From a `DatasetConfig` to batches: SeqIO's pipelines, checked first."""
+
+import dataclasses
+import difflib
+import importlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import clu.data
+import jax
+import numpy as np
+import seqio
+import tensorflow as tf
+from clu.data import dataset_iterator
+
+from fnet_t5x.runtime import models
+
+Batch = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class DatasetConfig:
+  """A task or mixture, and how to turn it into batches (T5X's fields).
+
+  Attributes:
+    mixture_or_task_name: a registered SeqIO name, or the object itself.
+    task_feature_lengths: tokens of each feature after packing or padding;
+      None takes the longest of the split.
+    split: the split's name.
+    batch_size: examples a batch, over all devices.
+    shuffle: whether to shuffle examples.
+    seed: of shuffling and of the objective's randomness; None takes the time.
+    use_cached: read what SeqIO's caching job wrote.
+    pack: put several examples in one row.
+    trim_output_features: cut features that exceed their length.
+    use_custom_packing_ops: SeqIO's TensorFlow packing op.
+    use_memory_cache: keep evaluation batches in memory.
+    module: a module to import first, for its registrations.
+  """
+
+  mixture_or_task_name: str | seqio.Task | seqio.Mixture
+  task_feature_lengths: Mapping[str, int] | None
+  split: str
+  batch_size: int
+  shuffle: bool
+  seed: int | None
+  use_cached: bool = False
+  pack: bool = False
+  trim_output_features: bool = True
+  use_custom_packing_ops: bool = False
+  use_memory_cache: bool = True
+  module: str | None = None
+
+
+def get_mixture_or_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
+  """Returns the config's task or mixture, its module imported.
+
+  Raises:
+    ValueError: no such task, split or feature; a length or batch size that is
+      no positive number.
+  """
+  if cfg.module:
+    importlib.import_module(cfg.module)
+  provider = cfg.mixture_or_task_name
+  if isinstance(provider, str):
+    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if provider not in known:
+      close = difflib.get_close_matches(provider, known, n=3)
+      raise ValueError(
+        f'no task or mixture is called {provider!r}; '
+        f'{"close: " + ", ".join(close) if close else "registered: "}'
+        f'{"" if close else ", ".join(sorted(known)) or "none"}; import its '
+        'module in a gin file'
+      )
+    provider = seqio.get_mixture_or_task(provider)
+  if cfg.split not in provider.splits:
+    raise ValueError(
+      f'{provider.name} has no split {cfg.split!r}; it has '
+      f'{", ".join(sorted(provider.splits))}'
+    )
+  if cfg.batch_size < 1:
+    raise ValueError(f'BATCH_SIZE is {cfg.batch_size}; it must be at least 1')
+  lengths = cfg.task_feature_lengths or {}
+  for feature, length in lengths.items():
+    if feature not in provider.output_features:
+      raise ValueError(
+        f'TASK_FEATURE_LENGTHS names {feature!r}; {provider.name} has '
+        f'{", ".join(provider.output_features)}'
+      )
+    if length < 1:
+      raise ValueError(
+        f'TASK_FEATURE_LENGTHS[{feature!r}] is {length}; it must be at least 1'
+      )
+  missing = set(provider.output_features) - set(lengths)
+  if lengths and missing:
+    raise ValueError(
+      f'TASK_FEATURE_LENGTHS lacks {", ".join(sorted(missing))}, a feature of '
+      f'{provider.name}'
+    )
+  return provider
+
+
+def get_dataset(
+  cfg: DatasetConfig,
+  shard_id: int,
+  num_shards: int,
+  feature_converter_cls: Callable[..., seqio.FeatureConverter],
+  num_epochs: int | None = None,
+  continue_from_last_checkpoint: bool = False,
+) -> tf.data.Dataset:
+  """Returns batches of model features.
+
+  Args:
+    cfg: what to read.
+    shard_id: this host's shard of the data.
+    num_shards: shards in all; must divide the batch size.
+    feature_converter_cls: the model's, from task features to model features.
+    num_epochs: passes over the data; None for no end.
+    continue_from_last_checkpoint: T5X's argument; must be False here.
+
+  Raises:
+    ValueError: bad input, as `get_mixture_or_task` says.
+  """
+  if continue_from_last_checkpoint:
+    raise ValueError('continue_from_last_checkpoint is for T5X only')
+  provider = get_mixture_or_task(cfg)
+  if cfg.batch_size % num_shards:
+    raise ValueError(
+      f'batch size {cfg.batch_size} is not divisible by {num_shards} shards'
+    )
+  return seqio.get_dataset(
+    mixture_or_task_name=provider,
+    task_feature_lengths=cfg.task_feature_lengths,
+    dataset_split=cfg.split,
+    shuffle=cfg.shuffle,
+    num_epochs=num_epochs,
+    feature_converter=feature_converter_cls(
+      pack=cfg.pack, use_custom_packing_ops=cfg.use_custom_packing_ops
+    ),
+    shard_info=seqio.ShardInfo(index=shard_id, num_shards=num_shards),
+    use_cached=cfg.use_cached,
+    seed=int(time.time()) if cfg.seed is None else cfg.seed,
+    trim_output_features=cfg.trim_output_features,
+    batch_size=cfg.batch_size // num_shards,
+  )
+
+
+def get_training_eval_datasets(
+  cfg: DatasetConfig,
+  shard_id: int,
+  num_shards: int,
+  eval_steps: int,
+  feature_converter_cls: Callable[..., seqio.FeatureConverter],
+) -> Mapping[str, tf.data.Dataset]:
+  """Returns `eval_steps` batches for each task of a mixture, and for it.
+
+  The examples are repeated as often as it takes, as T5X does.
+  """
+  provider = get_mixture_or_task(cfg)
+  if cfg.batch_size % num_shards:
+    raise ValueError(
+      f'batch size {cfg.batch_size} is not divisible by {num_shards} shards'
+    )
+  tasks = [t for t in seqio.get_subtasks(provider) if cfg.split in t.splits]
+  if isinstance(provider, seqio.Mixture):
+    tasks.append(provider)
+  datasets = {}
+  for task in tasks:
+    single = dataclasses.replace(
+      cfg, mixture_or_task_name=task.name, batch_size=1
+    )
+    # A finite number of epochs, so that an empty split ends, and says so.
+    batches = (
+      get_dataset(
+        single, 0, 1, feature_converter_cls, eval_steps * cfg.batch_size
+      )
+      .unbatch()
+      .repeat()
+      .shard(num_shards, shard_id)
+      .batch(cfg.batch_size // num_shards, drop_remainder=True)
+      .take(eval_steps)
+    )
+    datasets[task.name] = batches.cache() if cfg.use_memory_cache else batches
+  return datasets
+
+
+def get_vocabulary(
+  cfg: DatasetConfig,
+) -> tuple[seqio.Vocabulary, seqio.Vocabulary]:
+  """Returns the vocabularies of a config's inputs and targets."""
+  features = get_mixture_or_task(cfg).output_features
+  targets = features['targets'].vocabulary
+  inputs = features['inputs'].vocabulary if 'inputs' in features else targets
+  return inputs, targets
+
+
+def verify_matching_vocabs(
+  cfg: DatasetConfig, model: models.BaseTransformerModel
+) -> None:
+  """Checks that the task and the model read and write the same pieces.
+
+  Raises:
+    ValueError: they do not.
+  """
+  ours = (model.input_vocabulary, model.output_vocabulary)
+  for feature, task_vocabulary, vocabulary in zip(
+    ('inputs', 'targets'), get_vocabulary(cfg), ours, strict=True
+  ):
+    if task_vocabulary != vocabulary:
+      raise ValueError(
+        f"the vocabulary of {cfg.mixture_or_task_name}'s {feature} "
+        f"({task_vocabulary}) is not the model's ({vocabulary}); set "
+        "VOCABULARY to the task's"
+      )
+
+
+class DeviceIterator(dataset_iterator.DatasetIterator):
+  """Batches on the mesh, from a checkpointable `tf.data` iterator.
+
+  Attributes:
+    element_spec: shapes and dtypes of a batch.
+  """
+
+  def __init__(self, dataset: tf.data.Dataset, sharding: jax.sharding.Sharding):
+    self._iterator = clu.data.TfDatasetIterator(dataset, checkpoint=True)
+    self._sharding = sharding
+
+  def __next__(self) -> Mapping[str, jax.Array]:
+    return jax.device_put(dict(next(self._iterator)), self._sharding)
+
+  def get_next(self) -> Mapping[str, jax.Array]:
+    return next(self)
+
+  def reset(self) -> None:
+    self._iterator.reset()
+
+  @property
+  def element_spec(self):
+    return self._iterator.element_spec
+
+  def save(self, filename) -> None:
+    """Writes the position, shuffle buffers included, to a file."""
+    self._iterator.save(filename)
+
+  def restore(self, filename) -> None:
+    """Continues from the position that `save` wrote."""
+    self._iterator.restore(filename)
+
+
+def first_batch(
+  iterator: Iterator[Mapping[str, jax.Array]], cfg: DatasetConfig
+) -> Mapping[str, jax.Array]:
+  """Returns a dataset's first batch.
+
+  Raises:
+    ValueError: the dataset is empty.
+  """
+  try:
+    return next(iterator)
+  except StopIteration:
+    raise ValueError(
+      f'{cfg.mixture_or_task_name}, split {cfg.split!r}, gives not one batch '
+      f'of {cfg.batch_size}: its corpus is empty or too short; check the '
+      'source, or lower BATCH_SIZE'
+    ) from None

@@ -1,0 +1,251 @@
+"""The training run: data, state, steps, reports, checkpoints, evaluation."""
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import seqio
+import tensorflow as tf
+from clu import metric_writers
+
+from fnet_t5x.runtime import (
+  checkpoints,
+  console,
+  datasets,
+  inference,
+  initialization,
+  models,
+  parameter_report,
+  partitioning,
+  reporting,
+  train_loop,
+)
+from fnet_t5x.runtime import trainer as trainer_lib
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+def train(
+  *,
+  model: models.BaseModel,
+  train_dataset_cfg: datasets.DatasetConfig,
+  train_eval_dataset_cfg: datasets.DatasetConfig | None,
+  infer_eval_dataset_cfg: datasets.DatasetConfig | None = None,
+  checkpoint_cfg: checkpoints.CheckpointConfig,
+  partitioner: partitioning.PjitPartitioner,
+  trainer_cls: Callable[..., trainer_lib.Trainer],
+  model_dir: str,
+  total_steps: int,
+  eval_steps: int,
+  eval_period: int,
+  relative_steps: int | None = None,
+  stats_period: int | None = None,
+  random_seed: int | None,
+  use_hardware_rng: bool = False,
+  summarize_config_fn: Callable[
+    [str, metric_writers.MetricWriter | None, int], None
+  ],
+  inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
+  run_eval_before_training: bool = False,
+) -> int:
+  """Trains a model; T5X's `train` with T5X's arguments.
+
+  Args:
+    model: gives loss and predictions.
+    train_dataset_cfg: what to train on.
+    train_eval_dataset_cfg: what to evaluate on with teacher forcing.
+    infer_eval_dataset_cfg: what to evaluate on with predictions and SeqIO's
+      metrics.
+    checkpoint_cfg: what to save, and what to start from where `model_dir`
+      holds no checkpoint.
+    partitioner: lays state and batches on the mesh.
+    trainer_cls: makes the trainer.
+    model_dir: for checkpoints, configuration and metrics.
+    total_steps: the step to stop at.
+    eval_steps: batches an evaluation.
+    eval_period: steps between evaluations.
+    relative_steps: stop so many steps after the start instead.
+    stats_period: steps between reports; None for `eval_period`.
+    random_seed: of initialisation and dropout; None takes the time.
+    use_hardware_rng: T5X's switch for TPUs' fast generator; False here.
+    summarize_config_fn: writes the configuration to `model_dir`.
+    inference_evaluator_cls: makes SeqIO's evaluator.
+    run_eval_before_training: also evaluate the initial state.
+
+  Returns:
+    The exit code: 0, or 143 where SIGTERM stopped the run; it has then saved.
+
+  Raises:
+    ValueError: bad input, or a loss that is no number.
+    OSError: `model_dir` is not writable.
+  """
+  if use_hardware_rng:
+    raise ValueError('USE_HARDWARE_RNG is for T5X; set it to False')
+  if random_seed is None:
+    random_seed = int(time.time())
+  init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(random_seed))
+
+  _check_writable(model_dir)
+  save_cfg = checkpoint_cfg.save
+  save_dataset = bool(save_cfg and save_cfg.save_dataset)
+  resume_step = checkpoints.latest_step(model_dir)
+  partitioner.get_data_layout(train_dataset_cfg.batch_size)
+  for cfg in (train_dataset_cfg, train_eval_dataset_cfg):
+    if cfg:
+      datasets.verify_matching_vocabs(cfg, model)
+
+  train_iter = datasets.DeviceIterator(
+    datasets.get_dataset(train_dataset_cfg, 0, 1, model.FEATURE_CONVERTER_CLS),
+    partitioner.get_shardings(partitioner.data_partition_spec),
+  )
+  initializer = initialization.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    {k: tuple(v.shape) for k, v in train_iter.element_spec.items()},
+    partitioner,
+    {k: v.dtype for k, v in train_iter.element_spec.items()},
+  )
+  if resume_step is not None:
+    restore = checkpoints.RestoreCheckpointConfig(path=model_dir)
+    train_state = initializer.from_checkpoint(
+      restore, init_rng, train_iter if save_dataset else None
+    )
+    console.say(f'resuming from {model_dir}, step {resume_step}')
+  elif checkpoint_cfg.restore and checkpoint_cfg.restore.path:
+    restore = checkpoint_cfg.restore
+    train_state = initializer.from_checkpoint(
+      restore, init_rng, train_iter if restore.restore_dataset else None
+    )
+    console.say(f'starting from {restore.path}, step {int(train_state.step)}')
+  else:
+    train_state = initializer.from_scratch(init_rng)
+  first_step = int(train_state.step)
+  if relative_steps:
+    total_steps = first_step + relative_steps
+  if total_steps < first_step:
+    raise ValueError(
+      f'TRAIN_STEPS is {total_steps}, but the checkpoint is at step '
+      f'{first_step}; raise TRAIN_STEPS, or take another MODEL_DIR'
+    )
+  parameters = parameter_report.log_model_info(
+    os.path.join(model_dir, 'model-info.txt'),
+    initializer.global_train_state_shape,
+    partitioner,
+  )
+  console.say(
+    f'{parameters:,} parameters on {jax.device_count()} '
+    f'{jax.devices()[0].device_kind} device(s), '
+    f'mesh {dict(partitioner.mesh.shape)}; model_dir {model_dir}'
+  )
+
+  trainer = trainer_cls(
+    model=model,
+    train_state=train_state,
+    partitioner=partitioner,
+    eval_names=(),
+    summary_dir=model_dir,
+    train_state_axes=initializer.train_state_axes,
+    rng=trainer_rng,
+  )
+  del train_state
+  reporter = reporting.Reporter(model_dir, total_steps, first_step)
+  summarize_config_fn(model_dir, reporter.summary_writer, first_step)
+  manager = None
+  if save_cfg and save_cfg.period:
+    manager = checkpoints.CheckpointManager(
+      model_dir, save_cfg.keep, create=True
+    )
+  run = train_loop.TrainLoop(
+    trainer=trainer,
+    reporter=reporter,
+    checkpoint_manager=manager,
+    save_cfg=save_cfg,
+    train_iter=train_iter,
+    eval_datasets=_eval_datasets(
+      train_eval_dataset_cfg, eval_steps, model, partitioner
+    ),
+    evaluator=inference.evaluator(
+      infer_eval_dataset_cfg,
+      inference_evaluator_cls,
+      model,
+      partitioner,
+      initializer.train_state_axes,
+      model_dir,
+    ),
+  )
+  with contextlib.closing(run), _on_sigterm(trainer):
+    if run_eval_before_training and resume_step is None:
+      run.evaluate()
+    if first_step == total_steps:
+      console.say(f'already at step {total_steps}: nothing to train')
+      return 0
+    run.save()
+    # Saved first: the position in the data must not count the batch taken.
+    first_batch = datasets.first_batch(train_iter, train_dataset_cfg)
+    start = time.perf_counter()
+    trainer.compile_train(first_batch)
+    console.say(
+      f'compiled the training step in {time.perf_counter() - start:.1f} s'
+    )
+    run.run(
+      itertools.chain([first_batch], train_iter),
+      total_steps,
+      stats_period=stats_period or eval_period or total_steps,
+      eval_period=eval_period,
+    )
+  if trainer.stop_training:
+    console.say(f'stopped by SIGTERM at step {int(trainer.train_state.step)}')
+    return _TERMINATED
+  return 0
+
+
+def _check_writable(model_dir: str) -> None:
+  """Raises OSError, with the path, where nothing can be written there."""
+  try:
+    tf.io.gfile.makedirs(model_dir)
+    probe = os.path.join(model_dir, f'.writable-{os.getpid()}')
+    with tf.io.gfile.GFile(probe, 'w') as f:
+      f.write('')
+    tf.io.gfile.remove(probe)
+  except tf.errors.OpError as error:
+    raise OSError(
+      f'MODEL_DIR {model_dir} cannot be written ({error.message}); name a '
+      'folder of yours'
+    ) from error
+
+
+def _eval_datasets(
+  cfg: datasets.DatasetConfig | None,
+  eval_steps: int,
+  model: models.BaseModel,
+  partitioner: partitioning.PjitPartitioner,
+) -> Mapping[str, tf.data.Dataset]:
+  if cfg is None:
+    return {}
+  partitioner.get_data_layout(cfg.batch_size)
+  return datasets.get_training_eval_datasets(
+    cfg, 0, 1, eval_steps, model.FEATURE_CONVERTER_CLS
+  )
+
+
+@contextlib.contextmanager
+def _on_sigterm(trainer: trainer_lib.Trainer) -> Iterator[None]:
+  """Lets SIGTERM end training after the step under way."""
+
+  def stop(signum, frame):
+    del signum, frame
+    trainer.stop_training = True
+
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = signal.signal(signal.SIGTERM, stop)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
