@@ -1,4 +1,4 @@
-"""`python -m fnet_t5x.eval --gin_file=...`: the eval run, by either engine."""
+"""`python -m fnet_t5x.eval --gin_file=...`: a run by either engine."""
 
 import sys
 

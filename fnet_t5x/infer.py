@@ -1,4 +1,4 @@
-"""`python -m fnet_t5x.infer --gin_file=...`: the infer run, by either engine."""
+"""`python -m fnet_t5x.infer --gin_file=...`: a run by either engine."""
 
 import sys
 

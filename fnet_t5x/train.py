@@ -1,4 +1,4 @@
-"""`python -m fnet_t5x.train --gin_file=...`: the train run, by either engine."""
+"""`python -m fnet_t5x.train --gin_file=...`: a run by either engine."""
 
 import sys
 

