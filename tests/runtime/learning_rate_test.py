@@ -1,0 +1,91 @@
+import json
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fnet_t5x.runtime import learning_rate
+
+GOLDEN = json.loads(
+  (pathlib.Path(__file__).parents[1] / 'golden/optimizer.json').read_text()
+)
+STEPS = [0, 1, 9, 10, 11, 25, 399, 400, 401, 5000]
+
+
+def values(**arguments):
+  schedule = jax.jit(learning_rate.create_learning_rate_scheduler(**arguments))
+  return [float(schedule(jnp.asarray(step))) for step in STEPS]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'closed_form'),
+  [
+    ({'factors': 'constant'}, lambda s: 0.5),
+    (
+      {'factors': 'constant * linear_warmup', 'warmup_steps': 10},
+      lambda s: 0.5 * min(1, s / 10),
+    ),
+    (
+      {'factors': 'rsqrt_decay', 'warmup_steps': 400},
+      lambda s: 1 / math.sqrt(max(s, 400)),
+    ),
+    (
+      {'factors': 'rsqrt_normalized_decay', 'warmup_steps': 400},
+      lambda s: math.sqrt(400 / max(s, 400)),
+    ),
+    (
+      {'factors': 'linear_decay', 'warmup_steps': 10, 'decay_factor': 1e-3},
+      lambda s: 0.5 * min(s / 10, 1 + 1e-3 * (10 - s)),
+    ),
+    (
+      {'factors': 'decay_every', 'steps_per_decay': 200},
+      lambda s: 0.5 ** (s // 200),
+    ),
+    (
+      {'factors': 'cosine_decay', 'warmup_steps': 0, 'steps_per_cycle': 401},
+      lambda s: (1 + math.cos(math.pi * (s / 401 % 1))) / 2,
+    ),
+    (
+      {'factors': 'rsqrt_decay', 'warmup_steps': 4, 'step_offset': 10},
+      lambda s: 1 / math.sqrt(max(s - 10, 4)),
+    ),
+  ],
+)
+def test_factors_equal_their_formulas(arguments, closed_form):
+  want = [max(closed_form(step), 1e-8) for step in STEPS]
+  np.testing.assert_allclose(values(**arguments), want, rtol=1e-6, atol=1e-7)
+
+
+def test_factors_multiply():
+  np.testing.assert_allclose(
+    values(base_learning_rate=2.0, warmup_steps=10),
+    [
+      max(2.0 * min(1, step / 10) / math.sqrt(max(step, 10)), 1e-8)
+      for step in STEPS
+    ],
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize('case', range(len(GOLDEN['schedules'])))
+def test_equals_t5x(case):
+  golden = GOLDEN['schedules'][case]
+  schedule = learning_rate.create_learning_rate_scheduler(**golden['arguments'])
+  got = [schedule(jnp.asarray(step)) for step in golden['steps']]
+  assert all(x.dtype == jnp.float32 and x.shape == () for x in got)
+  np.testing.assert_allclose(got, golden['learning_rates'], rtol=1e-6)
+
+
+def test_unknown_factor_is_named():
+  with pytest.raises(ValueError, match=r"'warmup' in 'constant \* warmup'"):
+    learning_rate.create_learning_rate_scheduler('constant * warmup')
+
+
+def test_no_warmup_to_divide_by_is_named():
+  with pytest.raises(ValueError, match=r"warmup_steps is 0.*'linear_warmup'"):
+    learning_rate.create_learning_rate_scheduler(
+      'constant * linear_warmup', warmup_steps=0
+    )
