@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -63,7 +65,7 @@ class MultiOptimizer(OptimizerDef):
   ) -> tuple[PyTree, OptimizerState]:
     """Returns (parameters, state) one step on."""
     flat, flat_grads = flatten_names(params), flatten_names(grads)
-    states = _states_of(state.param_states, flat)
+    states = _states_of(state.param_states, list(flat))
     new_params, new_states = dict(flat), dict(states)
     for (names, sub), hps in zip(
       self._parts(params), hyper_params, strict=True
@@ -93,7 +95,7 @@ class MultiOptimizer(OptimizerDef):
     """Returns `optimizer` with its arrays replaced by logical axes or None."""
     target = optimizer.target
     flat, axes = flatten_names(target), flatten_names(param_logical_axes)
-    states = _states_of(optimizer.state.param_states, flat)
+    states = _states_of(optimizer.state.param_states, list(flat))
     state_axes: Flat = dict.fromkeys(flat)
     for names, sub in self._parts(target):
       part = Optimizer(
@@ -136,20 +138,19 @@ def _take(like: PyTree, flat: Flat, names: Sequence[str]) -> PyTree:
   return unflatten_names(like, {name: flat[name] for name in names})
 
 
-def _states_of(param_states: PyTree, names: Flat) -> Flat:
-  return {name: _get(param_states, name.split('/')) for name in names}
-
-
-def _get(tree: PyTree, path: Sequence[str]) -> Any:
-  for key in path:
-    tree = tree[key]
-  return tree
+def _states_of(param_states: PyTree, names: Sequence[str]) -> Flat:
+  # Not `flatten_names`: a state may itself be a dict.
+  return {
+    name: functools.reduce(operator.getitem, name.split('/'), param_states)
+    for name in names
+  }
 
 
 def _by_parameter(
   sub: OptimizerDef, param_states: PyTree, names: Sequence[str]
 ) -> Flat:
-  states = flatten_names(param_states) if isinstance(param_states, dict) else {}
+  keyed = isinstance(param_states, Mapping)
+  states = flatten_names(param_states) if keyed else {}
   if set(states) != set(names):
     raise ValueError(
       f'MultiOptimizer cannot hold {type(sub).__name__}, which keeps no state '
