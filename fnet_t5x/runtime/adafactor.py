@@ -27,7 +27,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -56,35 +55,9 @@ __all__ = [
 PyTree = Any
 
 
-@flax.struct.dataclass
-class _AdafactorHyperParams:
-  """The arguments of `Adafactor`, in its order, less `dtype_momentum`."""
-
-  learning_rate: float | jax.Array | None
-  factored: bool
-  multiply_by_parameter_scale: bool | HParamMap
-  beta1: float | None
-  decay_rate: float
-  step_offset: int
-  clipping_threshold: float | None
-  weight_decay_rate: float | None
-  min_dim_size_to_factor: int
-  epsilon1: float
-  epsilon2: float
-  factor_map: Mapping[str, FactorRule] | HParamMap | None = None
-  logical_factor_rules: Mapping[str, FactorDim | str] | None = None
-  weight_decay_rate_lr_exponent: float | None = None
-  global_norm_clip_threshold: float | None = None
-  max_parameter_scale: float | None = None
-  skip_nan_updates: bool | None = False
-
-
-@flax.struct.dataclass
-class _AdafactorParamState:
-  v_row: jax.Array
-  v_col: jax.Array
-  v: jax.Array
-  m: jax.Array
+# T5X's names.
+_AdafactorHyperParams = adafactor_math.HyperParams
+_AdafactorParamState = adafactor_math.ParamState
 
 
 class Adafactor(optimizer_def.OptimizerDef):
@@ -248,14 +221,16 @@ class Adafactor(optimizer_def.OptimizerDef):
       update = adafactor_math.clip_rms(
         update, layout.averaged, hyper_params.clipping_threshold
       )
-    update *= _step_size(hyper_params, param, layout, path)
+    update *= adafactor_math.step_size(
+      hyper_params, param, layout.averaged, path
+    )
 
     momentum = adafactor_math.unused()
     if hyper_params.beta1 is not None:
       update = hyper_params.beta1 * state.m + (1 - hyper_params.beta1) * update
       momentum = update.astype(self.dtype_momentum)
 
-    decay = _weight_decay(hyper_params)
+    decay = adafactor_math.weight_decay(hyper_params)
     kept = param if decay is None else (1.0 - decay) * param
     new_param = (kept - update).astype(param.dtype)
     new_state = _AdafactorParamState(**moments, m=momentum)
@@ -345,33 +320,3 @@ class Adafactor(optimizer_def.OptimizerDef):
       ),
       target=optimizer_def.unflatten_names(target, axes),
     )
-
-
-def _step_size(
-  hyper_params: _AdafactorHyperParams,
-  param: jax.Array,
-  layout: factor_rules.Layout,
-  path: str,
-) -> adafactor_math.Scale:
-  relative = hyper_params.multiply_by_parameter_scale
-  if isinstance(relative, HParamMap):
-    relative = relative[path]
-  if not relative:
-    return hyper_params.learning_rate
-  return adafactor_math.relative_step_size(
-    hyper_params.learning_rate,
-    param,
-    layout.averaged,
-    hyper_params.epsilon2,
-    hyper_params.max_parameter_scale,
-  )
-
-
-def _weight_decay(
-  hyper_params: _AdafactorHyperParams,
-) -> float | jax.Array | None:
-  rate = hyper_params.weight_decay_rate
-  exponent = hyper_params.weight_decay_rate_lr_exponent
-  if not exponent:
-    return rate
-  return (rate or 1.0) * hyper_params.learning_rate**exponent

@@ -8,15 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fnet_t5x.runtime.factor_rules import Layout
+from fnet_t5x.runtime.factor_rules import (
+  FactorDim,
+  FactorRule,
+  HParamMap,
+  Layout,
+)
 
-# What the learning rate is multiplied with may be kept in pieces (one for each
-# of the stacked parameters), all its other dimensions being 1.
-Scale = float | Float[Array, '...']
+
+@flax.struct.dataclass
+class HyperParams:
+  """The arguments of `Adafactor`, in its order, less `dtype_momentum`."""
+
+  learning_rate: float | jax.Array | None
+  factored: bool
+  multiply_by_parameter_scale: bool | HParamMap
+  beta1: float | None
+  decay_rate: float
+  step_offset: int
+  clipping_threshold: float | None
+  weight_decay_rate: float | None
+  min_dim_size_to_factor: int
+  epsilon1: float
+  epsilon2: float
+  factor_map: Mapping[str, FactorRule] | HParamMap | None = None
+  logical_factor_rules: Mapping[str, FactorDim | str] | None = None
+  weight_decay_rate_lr_exponent: float | None = None
+  global_norm_clip_threshold: float | None = None
+  max_parameter_scale: float | None = None
+  skip_nan_updates: bool | None = False
+
+
+@flax.struct.dataclass
+class ParamState:
+  """Second moments (float32) and momentum of one parameter."""
+
+  v_row: jax.Array
+  v_col: jax.Array
+  v: jax.Array
+  m: jax.Array
 
 
 def unused() -> Float[Array, '1']:
@@ -103,23 +138,42 @@ def clip_rms(
   return update / jnp.maximum(1.0, rms(update, averaged) / threshold)
 
 
-def relative_step_size(
-  learning_rate: float | Float[Array, ''],
+def step_size(
+  hyper_params: HyperParams,
   param: Float[Array, '...'],
   averaged: tuple[int, ...],
-  least: float,
-  greatest: float | None,
-) -> Scale:
-  """Returns the step size relative to the parameter's RMS (section 8)."""
-  scale = jnp.maximum(rms(param, averaged), least)
-  if greatest is not None:
-    scale = jnp.minimum(scale, greatest)
-  return learning_rate * scale
+  path: str,
+) -> float | Float[Array, '...']:
+  """Returns the step size, by default relative to the parameter's RMS.
+
+  Section 8. Stacked parameters have one step size each: the result then has
+  the rank of `param`, with its dimensions `averaged` being 1.
+  """
+  relative = hyper_params.multiply_by_parameter_scale
+  if isinstance(relative, HParamMap):
+    relative = relative[path]
+  if not relative:
+    return hyper_params.learning_rate
+  scale = jnp.maximum(rms(param, averaged), hyper_params.epsilon2)
+  if hyper_params.max_parameter_scale is not None:
+    scale = jnp.minimum(scale, hyper_params.max_parameter_scale)
+  return hyper_params.learning_rate * scale
+
+
+def weight_decay(
+  hyper_params: HyperParams,
+) -> float | Float[Array, ''] | None:
+  """Returns the share of a parameter to take away, None for none."""
+  rate = hyper_params.weight_decay_rate
+  exponent = hyper_params.weight_decay_rate_lr_exponent
+  if not exponent:
+    return rate
+  return (rate or 1.0) * hyper_params.learning_rate**exponent
 
 
 def clip_global_norm(
   grads: Mapping[str, Float[Array, '...']], threshold: float
-) -> dict[str, jax.Array]:
+) -> dict[str, Float[Array, '...']]:
   """Returns `grads` with a joint norm of at most `threshold`.
 
   Pascanu, Mikolov & Bengio 2013, section 3.2.
