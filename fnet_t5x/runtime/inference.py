@@ -69,7 +69,7 @@ def get_infer_fn(
       filled = jax.tree.map(lambda x: _fill(x, batch_size), batch)
       result = jax.device_get(partitioned(train_state.params, filled, step_rng))
       indices.extend(index.tolist())
-      outputs.append(jax.tree.map(lambda x, n=len(index): x[:n], result))
+      outputs.append(_cut(result, len(index)))
     if not outputs:
       return []
     outputs = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
@@ -186,6 +186,10 @@ def evaluator(
     cfg, evaluator_cls, model, partitioner, train_state_axes, log_dir
   )
   return made if made.tasks else None
+
+
+def _cut(outputs: Any, size: int) -> Any:
+  return jax.tree.map(lambda x: x[:size], outputs)
 
 
 def _fill(x: np.ndarray, size: int) -> np.ndarray:

@@ -57,15 +57,14 @@ class TextGenerator:
     gin_utils.parse_gin_flags(['.'], [config], [], finalize_config=False)
     gin.parse_config(
       [
-        'text_generation._configured.model = %MODEL',
-        'text_generation._configured.task_feature_lengths = '
-        '%TASK_FEATURE_LENGTHS',
+        f'text_generation._configured.{name.lower()} = %{name}'
+        for name in ('MODEL', 'MIXTURE_OR_TASK_NAME', 'TASK_FEATURE_LENGTHS')
       ]
     )
-    model, lengths = _configured()
+    model, task_name, feature_lengths = _configured()
     self._model: models.EncoderDecoderModel = model
-    self.feature_lengths['inputs']: int = lengths['inputs']
-    self.feature_lengths['targets']: int = lengths['targets']
+    self.task_name: str = task_name
+    self.feature_lengths: Mapping[str, int] = feature_lengths
     # One text at a time has no batch to lay over several devices.
     partitioner = partitioning.PjitPartitioner(
       num_partitions=jax.device_count()
@@ -142,12 +141,13 @@ class TextGenerator:
       raise ValueError('the prompt is empty: give some text to continue')
     vocabulary = self._model.input_vocabulary
     tokens = [*vocabulary.encode(prompt), vocabulary.eos_id]
-    if len(tokens) > self.feature_lengths['inputs']:
+    length = self.feature_lengths['inputs']
+    if len(tokens) > length:
       raise ValueError(
         f'the prompt is {len(tokens)} tokens long, its end mark included, and '
-        f'the encoder was trained for {self.feature_lengths["inputs"]}: shorten it'
+        f'the encoder was trained for {length}: shorten it'
       )
-    padding = [0] * (self.feature_lengths['inputs'] - len(tokens))
+    padding = [0] * (length - len(tokens))
     return jnp.asarray([tokens + padding], jnp.int32)
 
   @functools.cached_property

@@ -171,7 +171,9 @@ def accumulate_grads_microbatched(
     return (rng, jax.tree.map(jnp.add, total, grads), metrics), None
 
   shapes = jax.eval_shape(lambda: grad_fn(params, part(0), dropout_rng))[0][1]
-  empty = {k: metrics_lib.shape_obj_to_defined_obj(v) for k, v in shapes.items()}
+  empty = {
+    k: metrics_lib.shape_obj_to_defined_obj(v) for k, v in shapes.items()
+  }
   zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
   (_, grads, metrics), _ = jax.lax.scan(
     add_part, (dropout_rng, zeros, empty), jnp.arange(num_microbatches)
