@@ -20,11 +20,13 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
   if name in names:
     return seqio.get_mixture_or_task(name)
   close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-  ours = sorted(DEFAULT_FEATURE_LENGTHS)
+  if close:
+    hint = f'did you mean {" or ".join(close)}?'
+  else:
+    hint = f'ours are {", ".join(sorted(DEFAULT_FEATURE_LENGTHS))};'
   raise ValueError(
-    f"unknown task or mixture '{name}' (MIXTURE_OR_TASK_NAME);"
-    f' {"did you mean" if close else "there are"}: {", ".join(close or ours)}?'
-    ' A task of your own must be imported in the gin file'
+    f"unknown task or mixture '{name}' (MIXTURE_OR_TASK_NAME): {hint} A task of"
+    ' your own must be imported in the gin file'
   )
 
 

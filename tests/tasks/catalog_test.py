@@ -11,9 +11,9 @@ def test_tasks_are_found_by_name():
 
 
 def test_unknown_task_lists_close_names():
-  with pytest.raises(ValueError, match=r'did you mean: fnet_sotu_prefix_lm'):
+  with pytest.raises(ValueError, match='did you mean fnet_sotu_prefix_lm'):
     catalog.get('sotu_prefix_lm')
-  with pytest.raises(ValueError, match=r'there are: .*fnet_sotu_span'):
+  with pytest.raises(ValueError, match=r'ours are .*fnet_sotu_span'):
     catalog.get('c4')
 
 
