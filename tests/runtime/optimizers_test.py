@@ -125,6 +125,16 @@ def test_moments_are_laid_out_like_their_parameters():
   assert got.state.step is None
 
 
+def test_moments_of_another_shape_are_replicated():
+  optimizer_def = optimizers.OptaxWrapper(
+    optax.adafactor(0.1, min_dim_size_to_factor=2)
+  )
+  optimizer = optimizer_def.create(PARAMS)
+  assert any(leaf.shape == (3,) for leaf in jax.tree.leaves(optimizer.state))
+  got = optimizer_def.derive_logical_axes(optimizer, AXES)
+  assert jax.tree.leaves(got.state) == []
+
+
 def test_masked_moments_are_laid_out_too():
   optimizer_def = optimizers.OptaxWrapper(
     optax.multi_transform(
