@@ -21,14 +21,14 @@ from fnet_t5x.layers.embedding import LearnedPositions, sinusoidal_positions
 from fnet_t5x.layers.fourier_mixing import FourierMixing
 from fnet_t5x.layers.linear_mixing import LinearMixing
 from fnet_t5x.layers.normalization import LayerNorm
-from fnet_t5x.networks import t5
+from fnet_t5x.networks import t5, t5_config, t5_encoder
 
 Mixing = Literal['fourier', 'attention', 'linear', 'none']
 Layout = Literal['top', 'bottom', 'middle', 'mixed']
 Positions = Literal['none', 'learned', 'sinusoidal']
 
-Tokens = t5.Tokens
-Activations = t5.Activations
+Tokens = t5_config.Tokens
+Activations = t5_config.Activations
 
 
 def mixing_layout(
@@ -184,11 +184,11 @@ class EncoderLayer(nn.Module):
         x = LinearMixing(cfg.max_encoder_length, cfg.dtype, name='linear')(
           x, batch.segment_ids, batch.positions
         )
-      x = inputs + t5.dropout(cfg)(x, deterministic=deterministic)
+      x = inputs + t5_config.dropout(cfg)(x, deterministic=deterministic)
 
     y = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(x)
-    y = t5.feed_forward(cfg)(y, deterministic=deterministic)
-    return x + t5.dropout(cfg)(y, deterministic=deterministic)
+    y = t5_config.feed_forward(cfg)(y, deterministic=deterministic)
+    return x + t5_config.dropout(cfg)(y, deterministic=deterministic)
 
 
 class Encoder(nn.Module):
@@ -227,11 +227,11 @@ class Encoder(nn.Module):
     )
     x = self.shared_embedding(encoder_input_tokens.astype(jnp.int32))
     x = self._add_positions(x, batch.positions)
-    x = t5.dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
+    x = t5_config.dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
     for i, mixing in enumerate(cfg.layer_mixing):
       name = f'layers_{i}'
       if mixing == 'attention':
-        layer = t5.EncoderLayer(cfg, name=name)
+        layer = t5_encoder.EncoderLayer(cfg, name=name)
         x = layer(x, batch.mask, batch.bias, deterministic)
       else:
         x = EncoderLayer(cfg, mixing, name=name)(x, batch, deterministic)
@@ -244,8 +244,8 @@ class Encoder(nn.Module):
     mask = bias = plan = None
     if 'attention' in cfg.layer_mixing:
       length = tokens.shape[-1]
-      mask = t5.encoder_attention_mask(tokens, segment_ids, cfg.dtype)
-      bias = t5.relative_position_biases(cfg)(length, length, True)
+      mask = t5_encoder.encoder_attention_mask(tokens, segment_ids, cfg.dtype)
+      bias = t5_config.relative_position_biases(cfg)(length, length, True)
     if segment_ids is None:
       segment_ids, positions = real.astype(jnp.int32), None
     else:

@@ -1,0 +1,95 @@
+"""T5's configuration, and the sublayers that it describes."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int, Num
+
+from fnet_t5x.layers.attention import MultiHeadDotProductAttention
+from fnet_t5x.layers.feed_forward import MlpBlock
+from fnet_t5x.layers.relative_position import RelativePositionBiases
+
+Tokens = Int[Array, 'batch length']
+Activations = Float[Array, 'batch length embed']
+Mask = Num[Array, 'batch 1 q_length kv_length']
+
+
+@struct.dataclass
+class T5Config:
+  """Sizes and choices of the network.
+
+  Attributes:
+    vocab_size: number of token ids.
+    dtype: of activations; parameters are float32.
+    emb_dim: the `embed` axis.
+    num_heads: attention heads of each layer.
+    num_encoder_layers: depth of the encoder.
+    num_decoder_layers: depth of the decoder.
+    head_dim: the `kv` axis.
+    mlp_dim: the `mlp` axis.
+    mlp_activations: see `feed_forward.MlpBlock`.
+    dropout_rate: of every dropout.
+    logits_via_embedding: whether the token embedding is the output layer too.
+    float32_attention_logits: whether attention logits are float32 always.
+    one_hot_embedding: see `embedding.Embed.one_hot`. None: a gather where JAX
+      runs on CPU, else one-hot.
+  """
+
+  vocab_size: int
+  dtype: jnp.dtype = jnp.float32
+  emb_dim: int = 512
+  num_heads: int = 8
+  num_encoder_layers: int = 6
+  num_decoder_layers: int = 6
+  head_dim: int = 64
+  mlp_dim: int = 2048
+  mlp_activations: Sequence[str] = ('relu',)
+  dropout_rate: float = 0.1
+  logits_via_embedding: bool = False
+  float32_attention_logits: bool = False
+  one_hot_embedding: bool | None = None
+
+
+def relative_position_biases(config: T5Config) -> RelativePositionBiases:
+  """The biases of a stack, shared by its layers."""
+  return RelativePositionBiases(
+    num_buckets=32,
+    max_distance=128,
+    num_heads=config.num_heads,
+    dtype=config.dtype,
+    embedding_init=nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform'),
+    name='relpos_bias',
+  )
+
+
+def attention(
+  config: T5Config, name: str, cross_attention: bool = False
+) -> MultiHeadDotProductAttention:
+  """An attention module of the configured size."""
+  return MultiHeadDotProductAttention(
+    num_heads=config.num_heads,
+    head_dim=config.head_dim,
+    dtype=config.dtype,
+    dropout_rate=config.dropout_rate,
+    float32_logits=config.float32_attention_logits,
+    cross_attention=cross_attention,
+    name=name,
+  )
+
+
+def feed_forward(config: T5Config) -> MlpBlock:
+  """A feed-forward block of the configured size."""
+  return MlpBlock(
+    intermediate_dim=config.mlp_dim,
+    activations=config.mlp_activations,
+    intermediate_dropout_rate=config.dropout_rate,
+    dtype=config.dtype,
+    name='mlp',
+  )
+
+
+def dropout(config: T5Config) -> nn.Dropout:
+  """Dropout with one mask for all positions of a row."""
+  return nn.Dropout(rate=config.dropout_rate, broadcast_dims=(-2,))

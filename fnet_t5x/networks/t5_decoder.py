@@ -1,0 +1,108 @@
+"""T5's decoder, which hybrids share."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fnet_t5x.layers.dense import DenseGeneral
+from fnet_t5x.layers.normalization import LayerNorm
+from fnet_t5x.networks.t5_config import (
+  Activations,
+  Mask,
+  T5Config,
+  Tokens,
+  attention,
+  dropout,
+  feed_forward,
+  relative_position_biases,
+)
+
+
+class DecoderLayer(nn.Module):
+  """Causal self-attention, attention to the encoder, feed-forward block."""
+
+  config: T5Config
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: Activations,
+    encoded: Float[Array, 'batch encoder_length embed'],
+    decoder_mask: Mask | None = None,
+    encoder_decoder_mask: Mask | None = None,
+    decoder_bias: Float[Array, '#batch heads q_length kv_length'] | None = None,
+    deterministic: bool = False,
+    decode: bool = False,
+    prefill_lengths: Int[Array, ' batch'] | None = None,
+  ) -> Activations:
+    """Applies the layer; see `Transformer.decode` for the cache."""
+    cfg = self.config
+    caching = {
+      'decode': decode,
+      'prefill_lengths': prefill_lengths,
+      'deterministic': deterministic,
+    }
+    x = LayerNorm(dtype=cfg.dtype, name='pre_self_attention_layer_norm')(inputs)
+    x = attention(cfg, 'self_attention')(
+      x, x, decoder_mask, decoder_bias, **caching
+    )
+    x = inputs + dropout(cfg)(x, deterministic=deterministic)
+
+    y = LayerNorm(dtype=cfg.dtype, name='pre_cross_attention_layer_norm')(x)
+    y = attention(cfg, 'encoder_decoder_attention', cross_attention=True)(
+      y, encoded, encoder_decoder_mask, **caching
+    )
+    y = x + dropout(cfg)(y, deterministic=deterministic)
+
+    z = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(y)
+    z = feed_forward(cfg)(z, deterministic=deterministic)
+    return y + dropout(cfg)(z, deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+  """A stack of decoder layers, and the output layer."""
+
+  config: T5Config
+  shared_embedding: nn.Module
+
+  @nn.compact
+  def __call__(
+    self,
+    encoded: Float[Array, 'batch encoder_length embed'],
+    decoder_input_tokens: Tokens,
+    decoder_mask: Mask | None = None,
+    encoder_decoder_mask: Mask | None = None,
+    deterministic: bool = False,
+    decode: bool = False,
+    prefill_lengths: Int[Array, ' batch'] | None = None,
+  ) -> Float[Array, 'batch length vocab']:
+    """Gives next-token logits; see `Transformer.decode`."""
+    cfg = self.config
+    length = decoder_input_tokens.shape[-1]
+    bias = relative_position_biases(cfg)(
+      length, length, False, decode=decode, prefill_lengths=prefill_lengths
+    )
+    x = self.shared_embedding(decoder_input_tokens.astype(jnp.int32))
+    x = dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
+    for i in range(cfg.num_decoder_layers):
+      x = DecoderLayer(cfg, name=f'layers_{i}')(
+        x,
+        encoded,
+        decoder_mask,
+        encoder_decoder_mask,
+        bias,
+        deterministic,
+        decode,
+        prefill_lengths,
+      )
+    x = LayerNorm(dtype=cfg.dtype, name='decoder_norm')(x)
+    x = dropout(cfg)(x, deterministic=deterministic)
+    if cfg.logits_via_embedding:
+      # The table has entries of size 1, an output kernel 1 / sqrt(embed).
+      return self.shared_embedding.attend(x) / jnp.sqrt(cfg.emb_dim)
+    return DenseGeneral(
+      cfg.vocab_size,
+      dtype=jnp.float32,  # the loss needs more than bfloat16's 8 bits
+      kernel_axes=('embed', 'vocab'),
+      name='logits_dense',
+    )(x)

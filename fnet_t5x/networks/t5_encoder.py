@@ -1,0 +1,100 @@
+"""T5's encoder."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fnet_t5x.layers import masks
+from fnet_t5x.layers.normalization import LayerNorm
+from fnet_t5x.networks.t5_config import (
+  Activations,
+  Mask,
+  T5Config,
+  Tokens,
+  attention,
+  dropout,
+  feed_forward,
+  relative_position_biases,
+)
+
+
+def encoder_attention_mask(
+  encoder_input_tokens: Tokens,
+  encoder_segment_ids: Tokens | None,
+  dtype: jnp.dtype,
+) -> Mask:
+  """Hides padding, and packed examples from one another."""
+  real = encoder_input_tokens > 0
+  mask = masks.make_attention_mask(real, real, dtype=dtype)
+  if encoder_segment_ids is None:
+    return mask
+  same_segment = masks.make_attention_mask(
+    encoder_segment_ids, encoder_segment_ids, jnp.equal, dtype=dtype
+  )
+  return masks.combine_masks(mask, same_segment, dtype=dtype)
+
+
+class EncoderLayer(nn.Module):
+  """Pre-norm self-attention, then a pre-norm feed-forward block."""
+
+  config: T5Config
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: Activations,
+    encoder_mask: Mask | None = None,
+    encoder_bias: Float[Array, '1 heads length length'] | None = None,
+    deterministic: bool = False,
+  ) -> Activations:
+    """Applies the layer."""
+    cfg = self.config
+    x = LayerNorm(dtype=cfg.dtype, name='pre_attention_layer_norm')(inputs)
+    x = attention(cfg, 'attention')(
+      x, x, encoder_mask, encoder_bias, deterministic=deterministic
+    )
+    x = inputs + dropout(cfg)(x, deterministic=deterministic)
+
+    y = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(x)
+    y = feed_forward(cfg)(y, deterministic=deterministic)
+    return x + dropout(cfg)(y, deterministic=deterministic)
+
+
+class Encoder(nn.Module):
+  """A stack of encoder layers."""
+
+  config: T5Config
+  shared_embedding: nn.Module
+
+  @nn.compact
+  def __call__(
+    self,
+    encoder_input_tokens: Tokens,
+    encoder_segment_ids: Tokens | None = None,
+    encoder_positions: Tokens | None = None,
+    deterministic: bool = False,
+  ) -> Activations:
+    """Encodes each row; `encoder_positions` are not used.
+
+    Args:
+      encoder_input_tokens: the inputs; 0 is padding.
+      encoder_segment_ids: number of the packed example each token is from.
+      encoder_positions: position of each token in its example.
+      deterministic: whether to leave dropout out.
+
+    Returns:
+      The encoded inputs.
+    """
+    del encoder_positions  # relative biases need none
+    cfg = self.config
+    length = encoder_input_tokens.shape[-1]
+    mask = encoder_attention_mask(
+      encoder_input_tokens, encoder_segment_ids, cfg.dtype
+    )
+    bias = relative_position_biases(cfg)(length, length, True)
+    x = self.shared_embedding(encoder_input_tokens.astype(jnp.int32))
+    x = dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
+    for i in range(cfg.num_encoder_layers):
+      x = EncoderLayer(cfg, name=f'layers_{i}')(x, mask, bias, deterministic)
+    x = LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)
+    return nn.Dropout(rate=cfg.dropout_rate)(x, deterministic=deterministic)
