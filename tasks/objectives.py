@@ -193,8 +193,8 @@ def prefix_lm(
 
   Args:
     dataset: examples with tokenized `targets`.
-    sequence_length: length by feature, EOS included. Give the targets the
-      inputs' length: what is longer is cut off.
+    sequence_length: length by feature, EOS included. Targets longer than
+      theirs are cut: at density 0.5 give them the inputs' length.
     output_features: the task's features.
     noise_density: expected share of the targets, at most 0.5 (all prefixes
       equally likely); less gives longer prefixes.
@@ -210,11 +210,17 @@ def prefix_lm(
       " 'inputs' in TASK_FEATURE_LENGTHS to at least"
       f' {2 + output_features["inputs"].add_eos}'
     )
-  if sequence_length['targets'] < sequence_length['inputs']:
+  shortest_prefix = max(
+    1, round((1 - 2 * noise_density) * (segment_length - 1))
+  )
+  longest = (
+    segment_length - shortest_prefix + output_features['targets'].add_eos
+  )
+  if sequence_length['targets'] < longest:
     logging.warning(
-      'prefix_lm: targets of up to %d tokens are cut to %d; give both features'
-      ' the same length to keep every token',
-      segment_length,
+      'prefix_lm: targets of up to %d tokens are cut to %d; raise their length'
+      ' in TASK_FEATURE_LENGTHS to keep every token',
+      longest,
       sequence_length['targets'],
     )
   dataset = chunking.select_random_chunk(dataset, feature_key='targets')
