@@ -10,7 +10,7 @@ many lengths is one batched FFT.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Int
+from jaxtyping import Array, Complex, Float, Int
 
 
 def convolution_size(length: int) -> int:
@@ -52,21 +52,22 @@ def make_chirp(
   return jnp.where(real, chirp, 0), jnp.fft.fft(circular)
 
 
-def bluestein(
+def bluestein_real(
   x: Complex[Array, 'batch length columns'],
   chirp: Complex[Array, 'batch length'],
   kernel: Complex[Array, 'batch size'],
-) -> Complex[Array, 'batch length columns']:
-  """Transforms each column of each row over that row's own length.
+) -> Float[Array, 'batch length columns']:
+  """Transforms each column of each row over that row's own length L.
 
-  Formula: y[b, n] = sum over m < L_b of x[b, m] exp(-2 pi i n m / L_b) for
-  n < L_b, and zero for n >= L_b; what x holds there is not read.
-  `chirp` and `kernel` are `make_chirp`'s.
-  Cost: two FFTs of `convolution_size(length)` a column.
+  Formula: y[b, n] = Re sum over m < L_b of x[b, m] exp(-2 pi i n m / L_b) for
+  n < L_b, and zero for n >= L_b; what x holds there is not read (it must be
+  finite). `chirp` and `kernel` are `make_chirp`'s.
+  Cost: two complex FFTs of `convolution_size(length)` a column.
   """
-  length = x.shape[1]
-  size = kernel.shape[1]
-  chirp = chirp[:, :, None]
-  spectrum = jnp.fft.fft(x * chirp, n=size, axis=1)
-  product = spectrum * kernel[:, :, None]
-  return jnp.fft.ifft(product, axis=1)[:, :length] * chirp
+  length, size = chirp.shape[1], kernel.shape[1]
+  chirp = chirp[:, None, :]
+  # Tokens go last once, rather than around each FFT.
+  columns = jnp.swapaxes(x, 1, 2) * chirp
+  spectrum = jnp.fft.fft(columns, n=size) * kernel[:, None, :]
+  y = (jnp.fft.ifft(spectrum)[..., :length] * chirp).real
+  return jnp.swapaxes(y, 1, 2)

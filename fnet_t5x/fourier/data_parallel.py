@@ -36,7 +36,7 @@ def map_rows(function: Callable, *operands):
   """Returns function(*operands), each device working on its own rows.
 
   Args:
-    function: from pytrees of arrays to an array; axis 0 of every array is the
+    function: from pytrees of arrays to another; axis 0 of every array is the
       batch, and rows do not depend on one another.
     *operands: the pytrees.
 

@@ -8,9 +8,14 @@ Method = Literal['auto', 'fft', 'matmul']
 Scale = Literal['ortho', 'none']
 Lengths = Literal['exact', 'padded']
 
-# Up to this many points a TPU multiplies by a matrix faster than it runs its
-# FFT (FNet's authors also drew the line here: arXiv 2105.03824, section 3).
-TPU_MATMUL_MAX = 4096
+# Where a matrix is the faster way, in points, by kind of transform and backend;
+# the FFT is faster above. 'whole' is one transform for all rows, 'rows' one of
+# its own length for each row, where the FFT is Bluestein's and costs four
+# times as much.
+_MATMUL_MAX = {
+  'whole': {'tpu': 4096},
+  'rows': {'cpu': 256, 'gpu': 512, 'tpu': 4096},
+}
 
 
 def check_choice(name: str, value: str, choices) -> None:
@@ -23,22 +28,32 @@ def check_choice(name: str, value: str, choices) -> None:
 
 
 def choose_method(
-  method: Method, points: int, backend: str | None = None
+  method: Method,
+  points: int,
+  *,
+  own_lengths: bool = False,
+  backend: str | None = None,
 ) -> Literal['fft', 'matmul']:
   """Resolves 'auto' for a transform of `points` points.
 
-  CPU: the FFT, at every length. TPU: matrices up to `TPU_MATMUL_MAX` points.
-  GPU and the rest: the FFT, in float32 (cuFFT has no bfloat16).
+  CPU: the FFT, but matrices for rows of their own length up to 256 tokens
+  (measured: `python -m fnet_t5x.benchmarks.mixing`). TPU: matrices up to 4096
+  points, where FNet's authors drew the line (arXiv 2105.03824, section 3). GPU:
+  the FFT, in float32 since cuFFT has no bfloat16; matrices for rows of their
+  own length up to 512 tokens, by counting operations, not yet measured. Any
+  other backend is treated as a GPU.
 
   Args:
     method: 'fft' and 'matmul' are returned as they are.
     points: the transform's length.
+    own_lengths: True where each row has its own length.
     backend: JAX's name of the platform; by default the one in use.
   """
   check_choice('method', method, Method)
   if method != 'auto':
     return method
+  limits = _MATMUL_MAX['rows' if own_lengths else 'whole']
   backend = backend or jax.default_backend()
-  if backend == 'tpu' and points <= TPU_MATMUL_MAX:
-    return 'matmul'
-  return 'fft'
+  if backend not in ('cpu', 'tpu'):
+    backend = 'gpu'
+  return 'matmul' if points <= limits.get(backend, 0) else 'fft'

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fnet_t5x.fourier import half_spectrum
-from fnet_t5x.fourier.bluestein import bluestein
+from fnet_t5x.fourier.bluestein import bluestein_real
 from fnet_t5x.fourier.data_parallel import map_rows
 from fnet_t5x.fourier.dft_matrix import dft_matrices
 from fnet_t5x.fourier.methods import Method, Scale, choose_method
@@ -60,7 +60,7 @@ def mix(
   With exact lengths, y at token n of a segment of L tokens is
   sum over the segment's m, and over k, of
   x[m, k] cos(2 pi (p_n p_m / L + k j / embed)) for feature j, times
-  1 / sqrt(L embed) for 'ortho'; on padding y is 0 and x is not read.
+  1 / sqrt(L embed) for 'ortho'; on padding y is 0, whatever finite x is there.
 
   Raises:
     ValueError: x is not [batch, length, embed] of the plan's length and batch.
@@ -111,74 +111,69 @@ def _mix_rows(x, plan):
 
 def _mix_whole(x, plan):
   tokens, embed = x.shape[-2:]
-  factor = (tokens * embed) ** -0.5 if plan.scale == 'ortho' else 1.0
-  over_embed = choose_method(plan.method, embed)
+  factor = _factor(tokens * embed, plan)
   over_length = choose_method(plan.method, tokens)
-  if over_embed == over_length == 'fft':
+  if over_length == choose_method(plan.method, embed) == 'fft':
     half = jnp.fft.rfftn(_widen(x), axes=(-2, -1)).real
-    return half_spectrum.mirror(half * factor, embed).astype(x.dtype)
-  cosine_part, sine_part = _transform_embed(x, over_embed)
+    return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
+  a, b = _transform_embed(x, plan)
   if over_length == 'fft':
-    half = jnp.fft.fft(jax.lax.complex(cosine_part, -sine_part), axis=-2).real
-    return half_spectrum.mirror(half * factor, embed).astype(x.dtype)
+    half = jnp.fft.fft(jax.lax.complex(a, -b), axis=-2).real
+    return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
   cosine, sine = dft_matrices(tokens, tokens, tokens, x.dtype)
-  even = _matmul('nm,bmk->bnk', cosine, cosine_part.astype(x.dtype))
-  odd = _matmul('nm,bmk->bnk', sine, sine_part.astype(x.dtype))
-  return half_spectrum.unfold(even * factor, odd * factor, embed).astype(
-    x.dtype
-  )
+  even = _matmul('nm,bmk->bnk', cosine, a) * factor
+  odd = _matmul('nm,bmk->bnk', sine, b) * factor
+  return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
 
 
 def _mix_segments(x, plan):
   embed = x.shape[-1]
-  factor = embed**-0.5 if plan.scale == 'ortho' else 1.0
-  cosine_part, sine_part = _transform_embed(
-    x, choose_method(plan.method, embed)
-  )
-  kind = plan.cosine.dtype
-  even = _matmul('bnm,bmk->bnk', plan.cosine, cosine_part.astype(kind))
-  odd = _matmul('bnm,bmk->bnk', plan.sine, sine_part.astype(kind))
-  return half_spectrum.unfold(even * factor, odd * factor, embed).astype(
-    x.dtype
-  )
+  a, b = _transform_embed(x, plan)
+  even = _matmul('bnm,bmk->bnk', plan.cosine, a) * _factor(embed, plan)
+  odd = _matmul('bnm,bmk->bnk', plan.sine, b) * _factor(embed, plan)
+  return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
 
 
 def _mix_bluestein(x, plan):
   embed = x.shape[-1]
-  factor = embed**-0.5 if plan.scale == 'ortho' else 1.0
-  cosine_part, sine_part = _transform_embed(
-    x, choose_method(plan.method, embed)
-  )
-  half = bluestein(
-    jax.lax.complex(cosine_part, -sine_part), plan.chirp, plan.kernel
-  ).real
-  return half_spectrum.mirror_rows(half * factor, embed, plan.lengths).astype(
-    x.dtype
-  )
+  a, b = _transform_embed(x, plan)
+  half = bluestein_real(jax.lax.complex(a, -b), plan.chirp, plan.kernel)
+  half = (half * _factor(embed, plan)).astype(x.dtype)
+  return half_spectrum.mirror_rows(half, embed, plan.lengths)
 
 
-def _transform_embed(x, method):
-  """Returns the real part of rfft(x) over embed, and minus the imaginary."""
+def _factor(points, plan):
+  # A plan for exact lengths already holds its rows' 1 / sqrt(length).
+  return points**-0.5 if plan.scale == 'ortho' else 1.0
+
+
+def _transform_embed(x, plan):
+  """Returns a, b: a - i b is the transform over embed, its first half."""
   embed = x.shape[-1]
-  if method == 'fft':
+  if choose_method(plan.method, embed) == 'fft':
     spectrum = jnp.fft.rfft(_widen(x))
     return spectrum.real, -spectrum.imag
   cosine, sine = dft_matrices(embed, embed // 2 + 1, embed, x.dtype)
   return (
-    _matmul('bmd,dk->bmk', x, cosine),
-    _matmul('bmd,dk->bmk', x, sine),
+    _matmul('dk,bmd->bmk', cosine, x),
+    _matmul('dk,bmd->bmk', sine, x),
   )
 
 
-def _matmul(subscripts, a, b):
-  # Float32 operands ask for float32 products, which TPUs and GPUs would
-  # otherwise round to bfloat16 or TF32.
-  kind = jnp.promote_types(a.dtype, jnp.float32)
-  precision = 'highest' if a.dtype == kind else 'default'
+def _matmul(subscripts, matrix, x):
+  """Multiplies in the matrix's type, adds in at least float32."""
+  total = jnp.promote_types(matrix.dtype, jnp.float32)
+  # TPUs and GPUs would otherwise round float32 operands to bfloat16 or TF32.
+  precision = 'highest' if matrix.dtype == total else 'default'
   return jnp.einsum(
-    subscripts, a, b, precision=precision, preferred_element_type=kind
+    subscripts,
+    matrix,
+    x.astype(matrix.dtype),
+    precision=precision,
+    preferred_element_type=total,
   )
 
 
 def _widen(x):
+  # FFTs exist in float32 and float64 only.
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from fnet_t5x.fourier.bluestein import make_chirp
+from fnet_t5x.fourier.data_parallel import map_rows
 from fnet_t5x.fourier.dft_matrix import segment_dft_matrices, segment_lengths
 from fnet_t5x.fourier.methods import (
   Lengths,
@@ -125,11 +126,16 @@ def make_mixing_plan(
   index = jnp.arange(tokens, dtype=jnp.int32)[None, :]
   row_lengths = jnp.max(jnp.where(real, index + 1, 0), axis=1)
   plan = dataclasses.replace(plan, lengths=row_lengths)
-  if choose_method(length_method or method, tokens) == 'matmul':
+  length_method = choose_method(
+    length_method or method, tokens, own_lengths=True
+  )
+  if length_method == 'matmul':
     mask = (index < row_lengths[:, None]).astype(jnp.int32)
     index = jnp.broadcast_to(index, mask.shape)
     return _with_matrices(plan, mask, index, dtype)
-  chirp, kernel = make_chirp(row_lengths, tokens)
+  chirp, kernel = map_rows(
+    functools.partial(make_chirp, length=tokens), row_lengths
+  )
   if scale == 'ortho':
     norm = jax.lax.rsqrt(jnp.maximum(row_lengths, 1).astype(jnp.float32))
     kernel = kernel * norm[:, None]
