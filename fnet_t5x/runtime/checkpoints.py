@@ -12,84 +12,42 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from clu.data import dataset_iterator
 from etils import epath
 from flax import traverse_util
 
 from fnet_t5x.runtime import train_state as train_state_lib
+from fnet_t5x.runtime.checkpoint_config import (
+  CheckpointConfig,
+  RestoreCheckpointConfig,
+  SaveCheckpointConfig,
+)
+
+__all__ = [
+  'CheckpointConfig',
+  'CheckpointManager',
+  'RestoreCheckpointConfig',
+  'SaveCheckpointConfig',
+  'latest_step',
+  'locate',
+]
 
 PREFIX = 'checkpoint'
 STATE = 'state'
 DATASET = 'dataset'
 _DATASET_FILE = 'train_ds-000-of-001'
-
-
-@dataclasses.dataclass
-class SaveCheckpointConfig:
-  """What to save, and how often (T5X's fields).
-
-  Attributes:
-    dtype: of the saved parameters, 'float32' or 'bfloat16'.
-    period: steps between checkpoints; None saves none.
-    keep: the number of latest checkpoints to keep; None keeps all.
-    save_dataset: also save the position in the training data.
-  """
-
-  dtype: str = 'float32'
-  period: int | None = None
-  keep: int | None = None
-  save_dataset: bool = False
-
-  def __post_init__(self):
-    _check_dtype('SaveCheckpointConfig', self.dtype)
-
-
-@dataclasses.dataclass
-class RestoreCheckpointConfig:
-  """Where to start from (T5X's fields).
-
-  Attributes:
-    path: a checkpoint (`mode='specific'`) or a folder of them (`'latest'`);
-      empty to start from scratch.
-    mode: 'specific' or 'latest'.
-    assignment_map: pairs of regular expressions, a parameter's name here and
-      its name in the checkpoint; None for the latter drops it.
-    fallback_to_scratch: initialise what the checkpoint lacks.
-    dtype: of the restored parameters; None for as saved.
-    restore_dataset: also restore the position in the training data.
-  """
-
-  path: str | Sequence[str] = ()
-  mode: str = 'latest'
-  assignment_map: Sequence[tuple[str, str | None]] | None = None
-  fallback_to_scratch: bool = False
-  dtype: str | None = None
-  restore_dataset: bool = False
-
-  def __post_init__(self):
-    _check_dtype('RestoreCheckpointConfig', self.dtype)
-    if self.mode not in ('specific', 'latest'):
-      raise ValueError(
-        f"RestoreCheckpointConfig.mode is {self.mode!r}; use 'specific' or "
-        "'latest'"
-      )
-    if not isinstance(self.path, str):
-      if len(self.path) > 1:
-        raise ValueError('RestoreCheckpointConfig.path names several paths')
-      self.path = self.path[0] if self.path else ''
-
-
-@dataclasses.dataclass
-class CheckpointConfig:
-  """How a run saves its checkpoints, and which one it starts from."""
-
-  save: SaveCheckpointConfig | None = None
-  restore: RestoreCheckpointConfig | None = None
+# Knows, on every file system, which checkpoints are whole.
+_STEPS = ocp.path.step.standard_name_format(step_prefix=PREFIX)
 
 
 class _DatasetHandler(ocp.CheckpointHandler):
-  """Saves and restores a dataset iterator's position."""
+  """Saves and restores a dataset iterator's position.
+
+  No asynchronous handler: the position is written before `save` returns, so
+  that the batches taken meanwhile do not move it.
+  """
 
   def save(self, directory: epath.Path, args: 'DatasetArgs') -> None:
     args.item.save(os.fspath(directory / _DATASET_FILE))
@@ -114,43 +72,57 @@ class CheckpointManager:
   def __init__(
     self, directory: str, keep: int | None = None, create: bool = False
   ):
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep,
-      step_prefix=PREFIX,
-      create=create,
-      cleanup_tmp_directories=create,
-      enable_async_checkpointing=True,
-    )
+    """Opens a directory.
+
+    Args:
+      directory: the model directory.
+      keep: the number of latest checkpoints to keep; None keeps all.
+      create: make the directory, and remove what a stopped run left half
+        written: for writers only.
+    """
+    if '://' not in directory:
+      directory = os.path.abspath(directory)
+    self._directory = epath.Path(directory)
     self._manager = ocp.CheckpointManager(
-      epath.Path(os.path.abspath(directory))
-      if '://' not in directory
-      else directory,
-      options=options,
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        step_prefix=PREFIX,
+        create=create,
+        cleanup_tmp_directories=create,
+        enable_async_checkpointing=True,
+      ),
       item_handlers={
         STATE: ocp.PyTreeCheckpointHandler(use_ocdbt=True),
         DATASET: _DatasetHandler(),
       },
     )
 
-  def latest_step(self) -> int | None:
-    """Returns the step of the last whole checkpoint, None if there is none."""
-    return self._manager.latest_step()
-
   def save(
     self,
     train_state: train_state_lib.TrainState,
-    dtype: str,
+    dtype: str | None,
     iterator: dataset_iterator.DatasetIterator | None = None,
   ) -> None:
-    """Starts to save; does nothing where the step is already saved."""
+    """Starts to save; does nothing where the step is already saved.
+
+    The state may be donated as soon as this returns: on an accelerator it is
+    copied to the host first, on CPU JAX does not give away memory that is
+    being read.
+
+    Args:
+      train_state: what to save.
+      dtype: of the saved parameters; None for theirs.
+      iterator: the dataset iterator whose position to save.
+    """
     step = int(train_state.step)
     if step in self._manager.all_steps():
       return
     state = train_state.state_dict()
     save_args = jax.tree.map(lambda _: ocp.SaveArgs(), state)
-    save_args['target'] = jax.tree.map(
-      lambda _: ocp.SaveArgs(dtype=jax.numpy.dtype(dtype)), state['target']
-    )
+    if dtype:
+      cast = ocp.SaveArgs(dtype=jnp.dtype(dtype))
+      save_args['target'] = jax.tree.map(lambda _: cast, state['target'])
     items = {STATE: ocp.args.PyTreeSave(state, save_args=save_args)}
     if iterator is not None:
       items[DATASET] = DatasetArgs(iterator)
@@ -174,12 +146,14 @@ class CheckpointManager:
       iterator: the dataset iterator to move to the saved position.
 
     Returns:
-      The state dict; with `fallback_to_scratch` it may lack leaves.
+      The state dict. It lacks what `cfg.assignment_map` drops, and with
+      `cfg.fallback_to_scratch` what the checkpoint lacks.
 
     Raises:
-      ValueError: the checkpoint is of another architecture.
+      ValueError: the checkpoint is of another architecture, or lacks the
+        position in the data.
     """
-    where = f'{self._manager.directory}/{PREFIX}_{step}'
+    where = self._directory / f'{PREFIX}_{step}'
     saved = _flat(self._manager.item_metadata(step)[STATE].tree)
     wanted = _flat(shapes.state_dict())
     placed = _flat(shardings.state_dict())
@@ -193,7 +167,7 @@ class CheckpointManager:
         continue
       dtype = wanted[name].dtype
       if cfg.dtype and name.startswith('target/'):
-        dtype = jax.numpy.dtype(cfg.dtype)
+        dtype = jnp.dtype(cfg.dtype)
       item[source] = jax.ShapeDtypeStruct(wanted[name].shape, dtype)
       restore_args[source] = ocp.ArrayRestoreArgs(
         sharding=placed[name], dtype=dtype, global_shape=wanted[name].shape
@@ -204,11 +178,21 @@ class CheckpointManager:
       )
     }
     if iterator is not None:
+      if not (where / DATASET).is_dir():
+        raise ValueError(
+          f'{where} holds no position in the training data; set '
+          'SaveCheckpointConfig.save_dataset and '
+          'RestoreCheckpointConfig.restore_dataset to False to start over'
+        )
       args[DATASET] = DatasetArgs(iterator)
     restored = _flat(
       self._manager.restore(step, args=ocp.args.Composite(**args))[STATE]
     )
     return _nested({n: restored[s] for n, s in sources.items() if s})
+
+  def latest_step(self) -> int | None:
+    """Returns the step of the last checkpoint, also one being written."""
+    return self._manager.latest_step()
 
   def wait_until_finished(self) -> None:
     """Returns when what is being saved is whole on disk."""
@@ -223,15 +207,16 @@ def locate(cfg: RestoreCheckpointConfig) -> tuple[str, int]:
   """Returns the directory and the step that a restore config points to.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
+    FileNotFoundError: there is no checkpoint, or not a whole one.
     ValueError: `mode='specific'` with a path that is no checkpoint's.
   """
   path = epath.Path(cfg.path)
   name = re.fullmatch(rf'{PREFIX}_(\d+)', path.name)
   if name:
-    if not (path / STATE).is_dir():
+    directory, step = os.fspath(path.parent), int(name[1])
+    if not path.is_dir() or step not in _steps(directory):
       raise FileNotFoundError(f'{path} is no checkpoint, or not a whole one')
-    return os.fspath(path.parent), int(name[1])
+    return directory, step
   if cfg.mode == 'specific':
     raise ValueError(
       f'{path} is no checkpoint: name one as .../{PREFIX}_<step>, or set '
@@ -245,19 +230,13 @@ def locate(cfg: RestoreCheckpointConfig) -> tuple[str, int]:
 
 def latest_step(directory: str) -> int | None:
   """Returns the last whole checkpoint's step in a directory, None if none."""
-  path = epath.Path(directory)
-  if not path.is_dir():
-    return None
-  names = (re.fullmatch(rf'{PREFIX}_(\d+)', p.name) for p in path.iterdir())
-  steps = [int(name[1]) for name in names if name]
-  return max(steps, default=None)
+  return max(_steps(directory), default=None)
 
 
-def _check_dtype(where: str, dtype: str | None) -> None:
-  if dtype not in (None, 'float32', 'bfloat16'):
-    raise ValueError(
-      f"{where}.dtype is {dtype!r}; use 'float32', 'bfloat16' or None"
-    )
+def _steps(directory: str) -> list[int]:
+  if not epath.Path(directory).is_dir():
+    return []
+  return [found.step for found in _STEPS.find_all(directory)]
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,31 +265,33 @@ def _source(
 
 
 def _check_same_architecture(
-  where: str,
+  where: epath.Path,
   wanted: Mapping[str, Any],
   saved: Mapping[str, Any],
   sources: Mapping[str, str | None],
 ) -> None:
-  missing = [n for n, s in sources.items() if s and s not in saved]
+  """Raises ValueError with the first difference and how many there are."""
+  missing = [s for s in sources.values() if s and s not in saved]
   used = set(sources.values())
   extra = [n for n in saved if n not in used and n.startswith('target/')]
   shaped = [
-    f'{n} is {tuple(saved[s].shape)} there and {tuple(wanted[n].shape)} here'
+    f'{s} is {tuple(saved[s].shape)} there and {tuple(wanted[n].shape)} here'
     for n, s in sources.items()
-    if s and s in saved and tuple(saved[s].shape) != tuple(wanted[n].shape)
+    if s in saved and tuple(saved[s].shape) != tuple(wanted[n].shape)
   ]
   mapped = any(n != s for n, s in sources.items())
   if not missing and not shaped and (mapped or not extra):
     return
-  detail = (
-    shaped[0]
-    if shaped
-    else f'it lacks {missing[0]}'
-    if missing
-    else f'it has {extra[0]} besides'
-  )
+  differences = [
+    *shaped,
+    *(f'it lacks {name}' for name in missing),
+    *(f'it has {name} besides' for name in extra),
+  ]
+  # The parameters' own differences explain those of their optimizer states.
+  first = next((d for d in differences if 'target/' in d), differences[0])
+  what = 'architecture' if 'target/' in first else 'optimizer'
   raise ValueError(
-    f'{where} was written by another architecture: {detail} '
+    f'{where} was written by another {what}: {first} '
     f'({len(missing)} missing, {len(extra)} left over, {len(shaped)} of '
     'another shape); use the gin file it was trained with, or another '
     'MODEL_DIR'

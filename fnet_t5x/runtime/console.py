@@ -3,7 +3,8 @@
 import rich.console
 import rich.progress
 
-_CONSOLE = rich.console.Console(highlight=False, soft_wrap=True)
+# A loss of `:100:` is no emoji, a path no markup.
+_CONSOLE = rich.console.Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(line: str) -> None:

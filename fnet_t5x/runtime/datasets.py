@@ -166,9 +166,7 @@ def get_training_eval_datasets(
     tasks.append(provider)
   datasets = {}
   for task in tasks:
-    single = dataclasses.replace(
-      cfg, mixture_or_task_name=task.name, batch_size=1
-    )
+    single = dataclasses.replace(cfg, mixture_or_task_name=task, batch_size=1)
     # A finite number of epochs, so that an empty split ends, and says so.
     batches = (
       get_dataset(

@@ -1,6 +1,5 @@
 """The evaluation run: loss and SeqIO's metrics of a checkpoint on a task."""
 
-import json
 import os
 from collections.abc import Callable, Mapping
 
@@ -17,6 +16,7 @@ from fnet_t5x.runtime import (
   initialization,
   models,
   partitioning,
+  reporting,
   train_loop,
 )
 from fnet_t5x.runtime import trainer as trainer_lib
@@ -58,6 +58,8 @@ def evaluate(
   lengths = dataset_cfg.task_feature_lengths
   if lengths is None:
     raise ValueError('TASK_FEATURE_LENGTHS is not set; give each feature one')
+  partitioner.get_data_layout(dataset_cfg.batch_size)
+  reporting.check_writable(output_dir, 'EVAL_OUTPUT_DIR')
   shapes = {
     name: (dataset_cfg.batch_size, length)
     for name, length in model.FEATURE_CONVERTER_CLS(pack=False)
@@ -106,7 +108,7 @@ def evaluate(
       results.setdefault(task, {}).update(metrics)
   with tf.io.gfile.GFile(os.path.join(output_dir, 'eval.jsonl'), 'a') as f:
     for task, metrics in results.items():
-      f.write(json.dumps({'step': step, 'task': task, **metrics}) + '\n')
+      f.write(reporting.json_line({'step': step, 'task': task, **metrics}))
       console.say(
         f'{task}: loss {metrics["cross_ent_per_target_token"]:.4f} '
         f'nats/target token, accuracy {metrics["accuracy"]:.3f}'

@@ -1,11 +1,13 @@
 """The inference run: predictions or scores of a task, as JSON lines."""
 
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -18,9 +20,12 @@ from fnet_t5x.runtime import (
   initialization,
   models,
   partitioning,
+  reporting,
 )
 
+Example = Mapping[str, Any]
 _MODES = ('predict', 'score', 'predict_with_aux')
+_TEXT = '_pretokenized'
 
 
 def infer(
@@ -39,8 +44,9 @@ def infer(
   """Writes predictions or scores; T5X's `infer` with T5X's arguments.
 
   Each line of `<task>-<mode>.jsonl-<shard>-of-<shards>` is an object with
-  `inputs` (the pretokenized features) and `prediction`, `score` or both with
-  `aux`. A run that was stopped goes on after its last whole chunk.
+  `inputs` (the pretokenized features, or decoded ones), and `prediction` or
+  `score`, and `aux` in mode 'predict_with_aux'. A run that was stopped goes on
+  after its last whole chunk.
 
   Args:
     mode: 'predict', 'score' or 'predict_with_aux'.
@@ -68,6 +74,7 @@ def infer(
   lengths = dataset_cfg.task_feature_lengths
   if lengths is None:
     raise ValueError('TASK_FEATURE_LENGTHS is not set; give each feature one')
+  reporting.check_writable(output_dir, 'INFER_OUTPUT_DIR')
   converter = model.FEATURE_CONVERTER_CLS(pack=False)
   shapes = {
     name: (dataset_cfg.batch_size, length)
@@ -101,19 +108,25 @@ def infer(
       shard_info=seqio.ShardInfo(shard_id, num_shards),
       use_cached=dataset_cfg.use_cached,
       seed=dataset_cfg.seed,
+      trim_output_features=dataset_cfg.trim_output_features,
     )
-    chunk_size = checkpoint_period * dataset_cfg.batch_size
-    vocabulary = task.output_features['targets'].vocabulary
     chunks = []
-    for chunk in range(_count(examples, chunk_size)):
-      chunks.append(f'{path}-chunk{chunk:05}')
+    for index, part in enumerate(
+      _chunks(examples, checkpoint_period * dataset_cfg.batch_size)
+    ):
+      # Of these examples by this checkpoint, or it is not what was asked for.
+      chunks.append(f'{path}-step{train_state.step}-{index}x{len(part)}')
       if tf.io.gfile.exists(chunks[-1]):
         continue
-      part = examples.skip(chunk * chunk_size).take(chunk_size)
-      rng = jax.random.fold_in(jax.random.PRNGKey(0), chunk)
-      outputs = infer_fn(converter(part, lengths).enumerate(), train_state, rng)
-      _write(chunks[-1], _lines(part, outputs, mode, vocabulary))
-      console.say(f'{name}: chunk {chunk} written')
+      outputs = infer_fn(
+        converter(_dataset(part, examples.element_spec), lengths).enumerate(),
+        train_state,
+        jax.random.fold_in(jax.random.PRNGKey(0), index),
+      )
+      _write(chunks[-1], _lines(part, outputs, mode, task.output_features))
+      console.say(f'{name}: chunk {index} written')
+    if not chunks:
+      raise ValueError(f'{task.name}, split {dataset_cfg.split!r}, is empty')
     _write(path, _joined(chunks))
     for chunk in chunks:
       tf.io.gfile.remove(chunk)
@@ -122,44 +135,65 @@ def infer(
   return written
 
 
-def _count(examples: tf.data.Dataset, chunk_size: int) -> int:
-  total = sum(1 for _ in examples)
-  return -(-total // chunk_size)
+def _chunks(examples: tf.data.Dataset, size: int) -> Iterator[list[Example]]:
+  """Yields lists of `size` examples; the last may be shorter."""
+  iterator = examples.as_numpy_iterator()
+  while part := list(itertools.islice(iterator, size)):
+    yield part
+
+
+def _dataset(examples: Sequence[Example], element_spec) -> tf.data.Dataset:
+  """The examples as a dataset: read once, so a random task stays the same."""
+  return tf.data.Dataset.from_generator(
+    lambda: iter(examples), output_signature=element_spec
+  )
 
 
 def _lines(
-  examples: tf.data.Dataset,
+  examples: Sequence[Example],
   outputs: Any,
   mode: str,
-  vocabulary: seqio.Vocabulary,
+  features: Mapping[str, seqio.Feature],
 ) -> Iterator[str]:
   """One JSON line for each example and its output, in order."""
   pairs, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, {})
-  for position, (example, (index, output)) in enumerate(
-    zip(examples.as_numpy_iterator(), pairs, strict=True)
-  ):
-    if position != index:
-      raise RuntimeError(f'output {index} came at position {position}')
-    row: dict[str, Any] = {
-      'inputs': {
-        name: _plain(value)
-        for name, value in example.items()
-        if name.endswith('_pretokenized')
-      }
-    }
+  for example, (index, output) in zip(examples, pairs, strict=True):
+    row: dict[str, Any] = {'inputs': _inputs(example, features)}
     if mode == 'score':
       row['score'] = output
     else:
-      row['prediction'] = vocabulary.decode(output)
+      row['prediction'] = _text(output, features['targets'].vocabulary)
     if auxiliary:
       row['aux'] = {name: values[index] for name, values in auxiliary.items()}
     yield json.dumps(row) + '\n'
 
 
+def _inputs(
+  example: Example, features: Mapping[str, seqio.Feature]
+) -> Mapping[str, Any]:
+  """The pretokenized features; text of the tokens where a task keeps none."""
+  kept = {k: _plain(v) for k, v in example.items() if k.endswith(_TEXT)}
+  return kept or {
+    name: feature.vocabulary.decode(example[name].tolist())
+    for name, feature in features.items()
+  }
+
+
+def _text(output: list, vocabulary: seqio.Vocabulary) -> Any:
+  """Text of token ids, or of each decode where the model returns them all."""
+  if output and isinstance(output[0], list):
+    return [_text(decode, vocabulary) for decode in output]
+  return vocabulary.decode(output)
+
+
 def _plain(value: Any) -> Any:
   if isinstance(value, bytes):
     return value.decode('utf-8')
-  return value.tolist()
+  if isinstance(value, (np.ndarray, np.generic)):
+    return _plain(value.tolist())
+  if isinstance(value, list):
+    return [_plain(item) for item in value]
+  return value
 
 
 def _joined(paths: Sequence[str]) -> Iterator[str]:

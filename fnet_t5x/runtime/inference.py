@@ -96,7 +96,7 @@ def padded_batches(
   whole = datasets.get_dataset(
     dataclasses.replace(
       cfg,
-      mixture_or_task_name=task.name,
+      mixture_or_task_name=task,
       batch_size=1,
       pack=False,
       shuffle=False,
@@ -108,7 +108,7 @@ def padded_batches(
   )
   for batch in whole.unbatch().batch(cfg.batch_size).as_numpy_iterator():
     yield {
-      name: np.pad(x, [(0, cfg.batch_size - len(x)), (0, 0)])
+      name: np.pad(x, [(0, cfg.batch_size - len(x)), *[(0, 0)] * (x.ndim - 1)])
       for name, x in batch.items()
     }
 

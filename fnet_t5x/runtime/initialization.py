@@ -1,9 +1,11 @@
 """A train state on the mesh: from scratch, or from a checkpoint."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 
-import flax
 import jax
+from clu.data import dataset_iterator
+from flax import traverse_util
 
 from fnet_t5x.runtime import checkpoints, optimizers, partitioning
 from fnet_t5x.runtime import train_state as train_state_lib
@@ -56,29 +58,36 @@ class TrainStateInitializer:
     self,
     cfg: checkpoints.RestoreCheckpointConfig,
     init_rng: jax.Array | None = None,
-    iterator=None,
+    iterator: dataset_iterator.DatasetIterator | None = None,
   ) -> train_state_lib.TrainState:
     """Returns the state that a checkpoint holds.
 
     Args:
       cfg: which checkpoint, and how.
-      init_rng: for what the checkpoint lacks, with `fallback_to_scratch`.
+      init_rng: for what the checkpoint does not give, by `assignment_map` or
+        `fallback_to_scratch`.
       iterator: the dataset iterator to move to the saved position.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
-      ValueError: it is of another architecture.
+      ValueError: it is of another architecture, or leaves something to
+        initialise without `init_rng`.
     """
     directory, step = checkpoints.locate(cfg)
-    manager = checkpoints.CheckpointManager(directory)
     shapes = self.global_train_state_shape
     axes = self.train_state_axes.state_dict()
     shardings = shapes.restore_state(self._partitioner.get_shardings(axes))
-    restored = manager.restore(step, shapes, shardings, cfg, iterator)
-    manager.close()
-    if cfg.fallback_to_scratch:
+    manager = checkpoints.CheckpointManager(directory)
+    with contextlib.closing(manager):
+      restored = manager.restore(step, shapes, shardings, cfg, iterator)
+    flat = traverse_util.flatten_dict(restored, sep='/')
+    wanted = traverse_util.flatten_dict(shapes.state_dict(), sep='/')
+    if absent := wanted.keys() - flat.keys():
+      if init_rng is None:
+        raise ValueError(
+          f'{cfg.path} gives no {min(absent)}, and there is no seed to '
+          'initialise it from'
+        )
       scratch = self.from_scratch(init_rng).state_dict()
-      flat = flax.traverse_util.flatten_dict(scratch)
-      flat.update(flax.traverse_util.flatten_dict(restored))
-      restored = flax.traverse_util.unflatten_dict(flat)
-    return shapes.restore_state(restored)
+      flat = traverse_util.flatten_dict(scratch, sep='/') | flat
+    return shapes.restore_state(traverse_util.unflatten_dict(flat, sep='/'))

@@ -4,7 +4,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import jax
 import tensorflow as tf
@@ -13,6 +14,8 @@ from clu import metric_writers
 from fnet_t5x.runtime import console, peak_flops
 
 METRICS_FILE = 'metrics.jsonl'
+TRAIN = 'train'
+T = TypeVar('T')
 
 
 class Reporter:
@@ -22,19 +25,56 @@ class Reporter:
     summary_writer: TensorBoard's, for texts and timings.
   """
 
-  def __init__(self, model_dir: str, total_steps: int, first_step: int):
+  def __init__(
+    self,
+    model_dir: str,
+    total_steps: int,
+    first_step: int,
+    resumed: bool = False,
+  ):
+    """Opens `metrics.jsonl`.
+
+    Args:
+      model_dir: where it is.
+      total_steps: the step to stop at.
+      first_step: the step to start from.
+      resumed: whether the run goes on: rows up to `first_step` stay, those of
+        steps that are now taken again go. A run that starts keeps none.
+    """
     self._path = os.path.join(model_dir, METRICS_FILE)
     self._total_steps = total_steps
     self._first_step = first_step
-    self._start = time.perf_counter()
+    self._start: float | None = None
     self._writers: dict[str, metric_writers.MetricWriter] = {}
     self._model_dir = model_dir
-    _forget_after(self._path, first_step)
+    rows = read_metrics(model_dir) if resumed else []
+    rows = [row for row in rows if row['step'] <= first_step]
+    self._reported = {(row['collection'], row['step']) for row in rows}
+    # Written anew even where no row goes: a line that a kill cut off must not
+    # run into the next one.
+    with tf.io.gfile.GFile(self._path + '.tmp', 'w') as f:
+      f.write(''.join(json.dumps(row) + '\n' for row in rows))
+    tf.io.gfile.rename(self._path + '.tmp', self._path, overwrite=True)
     self._bar = console.progress(total_steps, first_step)
 
   @property
   def summary_writer(self) -> metric_writers.MetricWriter:
-    return self._writer('train')
+    return self._writer(TRAIN)
+
+  def has_trained(self) -> bool:
+    """Whether any training step is reported."""
+    return any(collection == TRAIN for collection, _ in self._reported)
+
+  def has(self, collection: str, step: int) -> bool:
+    """Whether a collection's report of a step is written."""
+    return (collection, step) in self._reported
+
+  def watch(self, batches: Iterator[T]) -> Iterator[T]:
+    """Yields the batches, and moves the progress bar by one for each."""
+    for batch in batches:
+      yield batch
+      if self._bar:
+        self._bar.advance(self._bar.task_ids[0])
 
   def train(
     self,
@@ -50,33 +90,48 @@ class Reporter:
       flops_per_step: for the rate of arithmetic; None leaves it out.
     """
     values = dict(values)
+    if self._start is None:
+      # Not when the run began: compiling says nothing about the time left.
+      self._start = time.perf_counter() - values['timing/seconds']
     steps_per_second = values['timing/steps_per_second']
     rate = f'{steps_per_second:.2f} steps/s'
     if flops_per_step:
       flops = flops_per_step * steps_per_second
       values['timing/tflops_per_second'] = flops / 1e12
       rate += f', {_flops_rate(flops)}'
-    self._write('train', step, values)
+    self._write(TRAIN, step, values)
     console.say(
-      f'step {step:>{len(str(self._total_steps))}}/{self._total_steps}  '
-      f'loss {values["loss"]:.4f}  '
+      f'{self._at(step)}  loss {values["loss"]:.4f}  '
       f'accuracy {values["accuracy"]:.3f}  '
       f'lr {values["learning_rate/current"]:.2e}  '
       f'{values["timing/target_tokens_per_second"]:,.0f} target tokens/s, '
       f'{rate}, {_duration(self._seconds_left(step))} left'
     )
-    if self._bar:
-      self._bar.update(self._bar.task_ids[0], completed=step)
 
-  def eval(self, step: int, task: str, values: Mapping[str, float]) -> None:
-    """Reports an evaluation of one task, with teacher forcing."""
-    self._write(f'training_eval/{task}', step, values)
+  def eval(
+    self, step: int, collection: str, values: Mapping[str, float]
+  ) -> None:
+    """Reports an evaluation with teacher forcing.
+
+    Args:
+      step: the number of steps taken so far.
+      collection: a kind of evaluation and a task, 'training_eval/my_task'.
+      values: T5X's metrics by name.
+    """
+    self._write(collection, step, values)
     console.say(
-      f'step {step:>{len(str(self._total_steps))}}/{self._total_steps}  '
-      f'{task}: validation loss '
+      f'{self._at(step)}  {os.path.basename(collection)}: validation loss '
       f'{values["cross_ent_per_target_token"]:.4f} nats/target token  '
       f'accuracy {values["accuracy"]:.3f}'
     )
+
+  def inference_eval(
+    self, step: int, collection: str, values: Mapping[str, float]
+  ) -> None:
+    """Reports a task's own metrics; arguments as `eval`'s."""
+    self._write(collection, step, values)
+    shown = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+    console.say(f'{self._at(step)}  {os.path.basename(collection)}: {shown}')
 
   def close(self) -> None:
     """Writes what is pending."""
@@ -85,10 +140,12 @@ class Reporter:
     for writer in self._writers.values():
       writer.close()
 
+  def _at(self, step: int) -> str:
+    return f'step {step:>{len(str(self._total_steps))}}/{self._total_steps}'
+
   def _seconds_left(self, step: int) -> float:
-    done = step - self._first_step
     elapsed = time.perf_counter() - self._start
-    return (self._total_steps - step) * elapsed / max(done, 1)
+    return (self._total_steps - step) * elapsed / (step - self._first_step)
 
   def _writer(self, collection: str) -> metric_writers.MetricWriter:
     if collection not in self._writers:
@@ -102,14 +159,24 @@ class Reporter:
   ) -> None:
     self._writer(collection).write_scalars(step, values)
     self._writer(collection).flush()
-    row = {'step': step, 'collection': collection, **values}
     with tf.io.gfile.GFile(self._path, 'a') as f:
-      # NaN is no JSON: a reader of this file must not trip over a bad step.
-      finite = {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v
-        for k, v in row.items()
-      }
-      f.write(json.dumps(finite) + '\n')
+      f.write(json_line({'step': step, 'collection': collection, **values}))
+    self._reported.add((collection, step))
+
+
+def json_line(row: Mapping[str, object]) -> str:
+  """Returns a row of numbers as a line of JSON.
+
+  NaN and infinity are no JSON, and become null: a reader must not trip over a
+  bad step.
+  """
+  finite = {
+    name: None
+    if isinstance(value, float) and not math.isfinite(value)
+    else value
+    for name, value in row.items()
+  }
+  return json.dumps(finite) + '\n'
 
 
 def read_metrics(model_dir: str) -> list[dict]:
@@ -124,23 +191,34 @@ def read_metrics(model_dir: str) -> list[dict]:
     return [row for line in f if (row := _parse(line)) is not None]
 
 
+def check_writable(folder: str, name: str) -> None:
+  """Makes a folder, and checks that files can be written there.
+
+  Args:
+    folder: its path.
+    name: what a gin file calls it, for the message.
+
+  Raises:
+    OSError: nothing can be written there.
+  """
+  try:
+    tf.io.gfile.makedirs(folder)
+    probe = os.path.join(folder, f'.writable-{os.getpid()}')
+    with tf.io.gfile.GFile(probe, 'w') as f:
+      f.write('')
+    tf.io.gfile.remove(probe)
+  except tf.errors.OpError as error:
+    raise OSError(
+      f'{name} {folder} cannot be written ({error.message}); name a folder of '
+      'yours'
+    ) from error
+
+
 def _parse(line: str) -> dict | None:
   try:
     return json.loads(line)
   except json.JSONDecodeError:
     return None
-
-
-def _forget_after(path: str, step: int) -> None:
-  """Drops rows of steps that a resumed run takes again."""
-  rows = read_metrics(os.path.dirname(path))
-  if not rows:
-    return
-  with tf.io.gfile.GFile(path + '.tmp', 'w') as f:
-    for row in rows:
-      if row['step'] <= step:
-        f.write(json.dumps(row) + '\n')
-  tf.io.gfile.rename(path + '.tmp', path, overwrite=True)
 
 
 def _flops_rate(flops: float) -> str:

@@ -90,7 +90,7 @@ def train(
     random_seed = int(time.time())
   init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(random_seed))
 
-  _check_writable(model_dir)
+  reporting.check_writable(model_dir, 'MODEL_DIR')
   save_cfg = checkpoint_cfg.save
   save_dataset = bool(save_cfg and save_cfg.save_dataset)
   resume_step = checkpoints.latest_step(model_dir)
@@ -153,7 +153,9 @@ def train(
     rng=trainer_rng,
   )
   del train_state
-  reporter = reporting.Reporter(model_dir, total_steps, first_step)
+  reporter = reporting.Reporter(
+    model_dir, total_steps, first_step, resumed=resume_step is not None
+  )
   summarize_config_fn(model_dir, reporter.summary_writer, first_step)
   manager = None
   if save_cfg and save_cfg.period:
@@ -177,10 +179,13 @@ def train(
       initializer.train_state_axes,
       model_dir,
     ),
+    total_steps=total_steps,
+    stats_period=stats_period or eval_period or total_steps,
+    eval_period=eval_period,
   )
-  with contextlib.closing(run), _on_sigterm(trainer):
-    if run_eval_before_training and resume_step is None:
-      run.evaluate()
+  # Closed while SIGTERM is still caught: a checkpoint may be half written.
+  with _on_sigterm(trainer), contextlib.closing(run):
+    run.make_up(run_eval_before_training)
     if first_step == total_steps:
       console.say(f'already at step {total_steps}: nothing to train')
       return 0
@@ -192,31 +197,11 @@ def train(
     console.say(
       f'compiled the training step in {time.perf_counter() - start:.1f} s'
     )
-    run.run(
-      itertools.chain([first_batch], train_iter),
-      total_steps,
-      stats_period=stats_period or eval_period or total_steps,
-      eval_period=eval_period,
-    )
+    run.run(itertools.chain([first_batch], train_iter))
   if trainer.stop_training:
     console.say(f'stopped by SIGTERM at step {int(trainer.train_state.step)}')
     return _TERMINATED
   return 0
-
-
-def _check_writable(model_dir: str) -> None:
-  """Raises OSError, with the path, where nothing can be written there."""
-  try:
-    tf.io.gfile.makedirs(model_dir)
-    probe = os.path.join(model_dir, f'.writable-{os.getpid()}')
-    with tf.io.gfile.GFile(probe, 'w') as f:
-      f.write('')
-    tf.io.gfile.remove(probe)
-  except tf.errors.OpError as error:
-    raise OSError(
-      f'MODEL_DIR {model_dir} cannot be written ({error.message}); name a '
-      'folder of yours'
-    ) from error
 
 
 def _eval_datasets(

@@ -14,6 +14,7 @@ from fnet_t5x.runtime import (
   reporting,
 )
 from fnet_t5x.runtime import metrics as metrics_lib
+from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime import trainer as trainer_lib
 
 
@@ -21,7 +22,10 @@ class TrainLoop:
   """Trains, and reports, evaluates and saves when each is due.
 
   A period counts from step 0, not from where a run started, so that a run
-  that was stopped reports, evaluates and saves at the same steps.
+  that was stopped reports, evaluates and saves at the same steps. Where two
+  are due a report comes first, then the checkpoint, then the evaluation: a
+  checkpoint thus has all reports of its steps, and an evaluation that was cut
+  off is made up for when the run goes on.
   """
 
   def __init__(
@@ -33,6 +37,9 @@ class TrainLoop:
     train_iter: datasets.DeviceIterator,
     eval_datasets: Mapping[str, tf.data.Dataset],
     evaluator: inference.InferenceEvaluator | None,
+    total_steps: int,
+    stats_period: int,
+    eval_period: int,
   ):
     self._trainer = trainer
     self._reporter = reporter
@@ -41,28 +48,25 @@ class TrainLoop:
     self._train_iter = train_iter
     self._eval_datasets = eval_datasets
     self._evaluator = evaluator
+    self._total_steps = total_steps
+    self._stats_period = stats_period
+    self._eval_period = eval_period
+    self._save_period = save_cfg.period if checkpoint_manager else 0
     self._step = int(trainer.train_state.step)
 
-  def run(
-    self,
-    batches: Iterator[trainer_lib.Batch],
-    total_steps: int,
-    stats_period: int,
-    eval_period: int,
-  ) -> None:
-    """Trains to `total_steps`, or until the trainer is told to stop.
+  def run(self, batches: Iterator[trainer_lib.Batch]) -> None:
+    """Trains to the last step, or until the trainer is told to stop.
 
     Raises:
       ValueError: the loss is no number; the last checkpoint is kept.
     """
-    save_period = self._save_cfg.period if self._manager else 0
-    while self._step < total_steps and not self._trainer.stop_training:
+    batches = self._reporter.watch(batches)
+    while self._step < self._total_steps and not self._trainer.stop_training:
+      periods = (self._stats_period, self._eval_period, self._save_period)
       boundary = min(
-        _next(self._step, period)
-        for period in (stats_period, eval_period, save_period, total_steps)
-        if period
+        self._total_steps,
+        *(_next(self._step, period) for period in periods if period),
       )
-      boundary = min(boundary, total_steps)
       try:
         metrics, taken = self._trainer.train(batches, boundary - self._step)
       except StopIteration:
@@ -70,26 +74,37 @@ class TrainLoop:
           f'the training data ended after step {self._step}; let it repeat '
           '(num_epochs None), or lower TRAIN_STEPS'
         ) from None
-      self._step += taken
       if not taken:
         break
+      self._step += taken
       values = scalars(metrics)
       self._reporter.train(self._step, values, self._trainer.flops_per_step)
       self._check_finite(values)
-      last = self._step == total_steps
-      if save_period and (last or self._step % save_period == 0):
+      if self._is_due(self._save_period):
         self.save()
-      if eval_period and (last or self._step % eval_period == 0):
+      if self._is_due(self._eval_period):
         self.evaluate()
-    if self._manager:
-      self.save()
+    self.save()
+
+  def make_up(self, run_eval_before_training: bool) -> None:
+    """Evaluates where a run starts, or was cut off before it had."""
+    if self._reporter.has_trained():
+      due = self._is_due(self._eval_period)
+    else:
+      due = run_eval_before_training
+    if due:
+      self.evaluate()
 
   def save(self) -> None:
-    """Starts to save, unless the step is saved or a parameter is no number."""
+    """Starts to save, unless the step is saved.
+
+    Raises:
+      ValueError: a parameter is no number; nothing is saved.
+    """
     if self._manager is None:
       return
-    if not _all_finite(self._trainer.train_state.params):
-      self._stop_not_a_number('a parameter')
+    if not _all_finite(self._trainer.train_state):
+      self._stop_not_a_number('a parameter or optimizer state')
     self._manager.save(
       self._trainer.train_state,
       self._save_cfg.dtype,
@@ -97,23 +112,49 @@ class TrainLoop:
     )
 
   def evaluate(self) -> None:
-    """Evaluates with teacher forcing, then with predictions."""
+    """Evaluates with teacher forcing, then with predictions.
+
+    What is reported is not evaluated again. SIGTERM leaves the rest out: the
+    run makes up for it when it goes on.
+    """
     for task, batches in self._eval_datasets.items():
+      collection = f'training_eval/{task}'
+      if self._reporter.has(collection, self._step):
+        continue
+      if self._trainer.stop_training:
+        return
       metrics = self._trainer.eval(batches.as_numpy_iterator())
       if not metrics:
         raise ValueError(
           f'{task}: the evaluation split gives not one batch; check the '
           'corpus, or lower BATCH_SIZE'
         )
-      self._reporter.eval(self._step, task, scalars(metrics))
-    if self._evaluator:
-      self._evaluator.evaluate(self._trainer.train_state)
+      self._reporter.eval(self._step, collection, scalars(metrics))
+    tasks = [f'inference_eval/{task.name}' for task in self._inferred_tasks()]
+    if all(self._reporter.has(task, self._step) for task in tasks):
+      return
+    if self._trainer.stop_training:
+      return
+    results = self._evaluator.evaluate(self._trainer.train_state)
+    for task, values in results.items():
+      self._reporter.inference_eval(
+        self._step, f'inference_eval/{task}', values
+      )
 
   def close(self) -> None:
     """Waits for checkpoints and summaries."""
-    self._reporter.close()
-    if self._manager:
-      self._manager.close()
+    try:
+      self._reporter.close()
+    finally:
+      if self._manager:
+        self._manager.close()
+
+  def _inferred_tasks(self):
+    return self._evaluator.tasks if self._evaluator else ()
+
+  def _is_due(self, period: int | None) -> bool:
+    last = self._step == self._total_steps
+    return bool(period) and (last or self._step % period == 0)
 
   def _check_finite(self, values: Mapping[str, float]) -> None:
     for name in ('loss', 'grad_norm'):
@@ -122,9 +163,11 @@ class TrainLoop:
 
   def _stop_not_a_number(self, what: str) -> None:
     kept = 'no checkpoint was saved'
-    if self._manager and self._manager.latest_step() is not None:
+    if self._manager:
+      # A checkpoint still being written counts only when it is whole.
       self._manager.wait_until_finished()
-      kept = f'the checkpoint of step {self._manager.latest_step()} is kept'
+      if self._manager.latest_step() is not None:
+        kept = f'the checkpoint of step {self._manager.latest_step()} is kept'
     raise ValueError(
       f'{what} is no finite number at step {self._step}: stopped; {kept}. '
       'Lower the learning rate, or look at the data'
@@ -144,6 +187,6 @@ def _next(step: int, period: int) -> int:
 
 
 @jax.jit
-def _all_finite(params) -> jax.Array:
-  leaves = jax.tree.leaves(params)
+def _all_finite(train_state: train_state_lib.TrainState) -> jax.Array:
+  leaves = jax.tree.leaves((train_state.params, train_state.param_states))
   return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))

@@ -96,6 +96,8 @@ class Trainer:
       self.train_state, update = self._train_step(
         self.train_state, next(batches)
       )
+      # Two steps under way keep a device busy; more would make a stop wait.
+      jax.block_until_ready(metrics)
       metrics = update if metrics is None else _merge(metrics, update)
       taken += 1
     if metrics is None:
