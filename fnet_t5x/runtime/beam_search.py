@@ -118,6 +118,16 @@ def beam_init(
   )
 
 
+# What an example keeps when it is full; the rest of its cache is not read.
+_PER_EXAMPLE = (
+  'live_logprobs',
+  'live_seqs',
+  'finished_scores',
+  'finished_seqs',
+  'finished_flags',
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Search:
   """The two functions of the search's loop, and what does not change in it.
@@ -146,8 +156,6 @@ class _Search:
 
   def goes_on(self, state: BeamState) -> Array:
     """Whether another step is allowed and can still change the result."""
-    shortest_prompt = jnp.min(state.initial_index)
-    has_room = state.cur_index + shortest_prompt < self.buffer_length - 1
     out_of_steps = (self.max_decode_step > 0) & (
       state.cur_index >= self.max_decode_step
     )
@@ -158,14 +166,37 @@ class _Search:
     worst_finished = jnp.where(
       state.finished_flags, state.finished_scores[:, :1], NEG_INF
     )
-    settled = jnp.all(worst_finished > best_live)
+    settled = jnp.all(worst_finished > best_live, axis=1)
     all_unlikely = (state.cur_index > 0) & jnp.all(
       best_live < self.min_log_prob / penalty
     )
-    return has_room & ~out_of_steps & ~settled & ~all_unlikely
+    unsettled = jnp.any(self._has_room(state) & ~settled)
+    return unsettled & ~out_of_steps & ~all_unlikely
+
+  def _has_room(self, state):
+    """Which examples [batch] may still grow."""
+    return state.initial_index + state.cur_index < self.buffer_length - 1
 
   def step(self, state: BeamState) -> BeamState:
-    """Grows every live beam by one token."""
+    """Grows live beams by one token, in the examples that have room for it."""
+    grown = self._grow(state)
+    if not self.prefilled:
+      return grown
+    # An example with a longer prompt is full before the others. It must not
+    # grow on, or its neighbours would decide what it returns.
+    has_room = self._has_room(state)
+
+    def keep(old, new):
+      return jnp.where(has_room.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return grown.replace(
+      **{
+        name: keep(getattr(state, name), getattr(grown, name))
+        for name in _PER_EXAMPLE
+      }
+    )
+
+  def _grow(self, state):
     batch, beam, _ = state.live_seqs.shape
     logits, cache = self._call_network(state)
     log_probs = jax.nn.log_softmax(logits) + state.live_logprobs[:, :, None]
@@ -262,10 +293,11 @@ def beam_search(
 ]:
   """Finds likely sequences, keeping `num_decodes` candidates an example.
 
-  Prompts of different lengths that were prefilled share one loop, which ends
-  by the shortest: sequences may be cut at `max_decode_len` although their
-  scores are of the whole, and those that never reached EOS are returned only
-  for examples in which no sequence did.
+  Sequences that never reached EOS are returned only for examples in which no
+  sequence did. Prefilled prompts of different lengths share one loop; an
+  example stops at `max_decode_len`, whatever its neighbours do, with what the
+  search finds when prompts are fed token by token. (T5X's grows on until the
+  shortest prompt's example is full, and cuts the others.)
 
   Args:
     inputs: a 0, then the prompt, then zeros. Prompts cost no log-probability.

@@ -188,8 +188,12 @@ class EncoderDecoderModel(BaseTransformerModel):
     encoder_input_tokens: Int[Array, 'batch length'],
     decoder_input_tokens: Int[Array, 'batch target_length'],
     prefill_decoder_prompt: bool = False,
+    prompt_with_targets: bool = True,
   ) -> tuple[PyTree, Int[Array, ' batch'] | None]:
     """Makes the decoder's cache, filled with the prompts if asked.
+
+    The prefill also projects the encoder's output, once for all steps; so it
+    is made without prompts too, over one position that is then decoded anew.
 
     Args:
       params: parameters of the network.
@@ -197,6 +201,7 @@ class EncoderDecoderModel(BaseTransformerModel):
       encoder_input_tokens: the encoder's input, for its padding mask.
       decoder_input_tokens: a 0, the prompt, then zeros.
       prefill_decoder_prompt: whether to run the prompts through the decoder.
+      prompt_with_targets: whether there are prompts at all.
 
     Returns:
       The cache, and the index of each row's last prompt token (0: no prompt),
@@ -214,13 +219,16 @@ class EncoderDecoderModel(BaseTransformerModel):
     if not prefill_decoder_prompt:
       return variables['cache'], None
 
-    prompt_lengths = jnp.sum(decoder_input_tokens != 0, axis=1)
+    prompts = decoder_input_tokens
+    if not prompt_with_targets:
+      prompts = prompts[:, :1]
+    prompt_lengths = jnp.sum(prompts != 0, axis=1)
     _, variables = self.module.apply(
       {'params': params, 'cache': variables['cache']},
       encoded=encoded_inputs,
       encoder_input_tokens=encoder_input_tokens,
-      decoder_input_tokens=decoder_input_tokens,
-      decoder_target_tokens=jnp.ones_like(decoder_input_tokens),
+      decoder_input_tokens=prompts,
+      decoder_target_tokens=jnp.ones_like(prompts),
       mutable=['cache'],
       enable_dropout=False,
       prefill=True,
@@ -302,6 +310,7 @@ class EncoderDecoderModel(BaseTransformerModel):
       encoder_input_tokens=encoder_tokens,
       decoder_input_tokens=prompts,
       prefill_decoder_prompt=self._prefills(),
+      prompt_with_targets=prompt_with_targets,
     )
     if initial_index is not None:
       decoder_params['initial_index'] = initial_index
