@@ -1,0 +1,53 @@
+"""Training on eight devices, on every mesh, is training on one."""
+
+import numpy as np
+import pytest
+import small_runs
+
+from fnet_t5x.runtime import partitioning, train_loop
+
+STEPS = 4
+
+
+def losses(partitioner, num_microbatches=None):
+  """Loss and gradient norm of each step, then the loss of an evaluation."""
+  batches = [small_runs.packed_batch(seed) for seed in range(STEPS)]
+  trainer = small_runs.make_trainer(
+    small_runs.make_model(dropout_rate=0.1, z_loss=1e-4),
+    partitioner,
+    batches[0],
+    num_microbatches,
+  )
+  values = []
+  for batch in batches:
+    metrics, _ = trainer.train(iter([batch]), 1)
+    step = train_loop.scalars(metrics)
+    values += [step['loss'], step['grad_norm']]
+  evaluation = train_loop.scalars(trainer.eval(batches))
+  return [*values, evaluation['cross_ent_per_target_token']]
+
+
+@pytest.fixture(scope='module')
+def on_one_device():
+  values = losses(small_runs.one_device())
+  # Each step must have changed the network, or the next ones prove nothing.
+  assert len({round(x, 3) for x in values}) == len(values)
+  return values
+
+
+@pytest.mark.parametrize(
+  ('num_partitions', 'mesh'), [(1, (8, 1)), (2, (4, 2)), (8, (1, 8))]
+)
+def test_mesh_trains_as_one_device(on_one_device, num_partitions, mesh):
+  partitioner = partitioning.PjitPartitioner(num_partitions=num_partitions)
+  assert tuple(partitioner.mesh.shape.values()) == mesh
+  np.testing.assert_allclose(losses(partitioner), on_one_device, rtol=1e-4)
+
+
+def test_mesh_trains_in_microbatches_as_one_device():
+  partitioner = partitioning.PjitPartitioner(num_partitions=2)
+  np.testing.assert_allclose(
+    losses(partitioner, num_microbatches=2),
+    losses(small_runs.one_device(), num_microbatches=2),
+    rtol=1e-4,
+  )

@@ -1,0 +1,222 @@
+"""A task, a hybrid and configs small enough to train in a test.
+
+The task needs no corpus and no vocabulary file: its texts are made up, its
+vocabulary is bytes.
+"""
+
+import random
+
+import jax
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from fnet_t5x.networks import fnet_t5
+from fnet_t5x.runtime import (
+  adafactor,
+  checkpoints,
+  datasets,
+  decoding,
+  initialization,
+  learning_rate,
+  models,
+  partitioning,
+  trainer,
+)
+
+TASK = 'small_runs_echo'
+LENGTHS = {'inputs': 24, 'targets': 16}
+VOCABULARY = seqio.ByteVocabulary()
+VALIDATION_EXAMPLES = 13
+# The next multiple of eight, so that it divides over every mesh.
+VOCAB_SIZE = 264
+
+
+def _examples(split, shuffle_files, seed=None):
+  """Words, and their first letters."""
+  del shuffle_files, seed
+  rng = random.Random(split)
+  count = {'train': 50, 'validation': VALIDATION_EXAMPLES}[split]
+  rows = []
+  for _ in range(count):
+    words = [
+      ''.join(rng.choices('abcdef', k=rng.randint(1, 4)))
+      for _ in range(rng.randint(1, 4))
+    ]
+    rows.append((' '.join(words), ''.join(word[0] for word in words)))
+  inputs, targets = zip(*rows, strict=True)
+  return tf.data.Dataset.from_tensor_slices(
+    {'inputs': list(inputs), 'targets': list(targets)}
+  )
+
+
+def mean_score(targets, scores):
+  """A SeqIO metric, so that an evaluator has work."""
+  return {'mean_score': float(sum(scores)) / len(targets)}
+
+
+def register() -> seqio.Task:
+  """Returns the task, registered once a process."""
+  if TASK not in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.add(
+      TASK,
+      source=seqio.FunctionDataSource(
+        _examples,
+        splits=('train', 'validation'),
+        num_input_examples={'train': 50, 'validation': VALIDATION_EXAMPLES},
+      ),
+      preprocessors=[
+        seqio.preprocessors.tokenize,
+        seqio.preprocessors.append_eos,
+      ],
+      output_features={
+        name: seqio.Feature(VOCABULARY, add_eos=True)
+        for name in ('inputs', 'targets')
+      },
+      metric_fns=[mean_score],
+    )
+  return seqio.TaskRegistry.get(TASK)
+
+
+def dataset_config(split='train', **changes) -> datasets.DatasetConfig:
+  register()
+  return datasets.DatasetConfig(
+    **{
+      'mixture_or_task_name': TASK,
+      'task_feature_lengths': LENGTHS,
+      'split': split,
+      'batch_size': 8,
+      'shuffle': split == 'train',
+      'seed': 3,
+      **changes,
+    }
+  )
+
+
+def make_model(
+  loss_normalizing_factor='NUM_REAL_TARGET_TOKENS', z_loss=0.0, **network
+) -> models.EncoderDecoderModel:
+  """A hybrid: a Fourier layer, an attention layer, a decoder of one layer."""
+  config = fnet_t5.FNetT5Config(
+    **{
+      'vocab_size': VOCAB_SIZE,
+      'emb_dim': 16,
+      'num_heads': 8,
+      'head_dim': 4,
+      'mlp_dim': 32,
+      'mlp_activations': ('gelu', 'linear'),
+      'num_encoder_layers': 2,
+      'num_decoder_layers': 1,
+      'dropout_rate': 0.0,
+      'encoder_mixing': ('fourier', 'attention'),
+      'max_encoder_length': 32,
+      **network,
+    }
+  )
+  return models.EncoderDecoderModel(
+    module=fnet_t5.Transformer(config=config),
+    input_vocabulary=VOCABULARY,
+    output_vocabulary=VOCABULARY,
+    optimizer_def=adafactor.Adafactor(
+      logical_factor_rules=adafactor.standard_logical_factor_rules()
+    ),
+    decode_fn=decoding.beam_search,
+    loss_normalizing_factor=loss_normalizing_factor,
+    z_loss=z_loss,
+  )
+
+
+def one_device() -> partitioning.PjitPartitioner:
+  """A partitioner over the first device alone."""
+  partitioner = partitioning.PjitPartitioner(num_partitions=1)
+  partitioner.mesh = jax.sharding.Mesh(
+    np.asarray(jax.devices()[:1]).reshape(1, 1), ('data', 'model')
+  )
+  return partitioner
+
+
+def packed_batch(seed: int, rows: int = 8) -> dict[str, np.ndarray]:
+  """Rows of three packed examples of random lengths, and padding."""
+  rng = np.random.default_rng(seed)
+  batch = {}
+  for name, length in (('encoder_input', 24), ('decoder_target', 16)):
+    tokens, ids, positions = np.zeros((3, rows, length), np.int32)
+    for row in range(rows):
+      start = 0
+      for segment in (1, 2, 3):
+        stop = start + rng.integers(2, length // 3 + 1)
+        tokens[row, start : stop - 1] = rng.integers(3, 20, stop - start - 1)
+        tokens[row, stop - 1] = VOCABULARY.eos_id
+        ids[row, start:stop] = segment
+        positions[row, start:stop] = np.arange(stop - start)
+        start = stop
+    side = name.split('_')[0]
+    batch |= {
+      f'{name}_tokens': tokens,
+      f'{side}_segment_ids': ids,
+      f'{side}_positions': positions,
+    }
+  targets = batch['decoder_target_tokens']
+  shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+  batch['decoder_input_tokens'] = np.where(
+    batch['decoder_positions'] == 0, 0, shifted
+  )
+  batch['decoder_loss_weights'] = (targets != 0).astype(np.int32)
+  return batch
+
+
+def make_trainer(
+  model, partitioner, batch, num_microbatches=None, learning_rate_fn=None
+) -> trainer.Trainer:
+  """A trainer with a fresh state, for batches like this one."""
+  initializer = initialization.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    {name: x.shape for name, x in batch.items()},
+    partitioner,
+    {name: x.dtype for name, x in batch.items()},
+  )
+  return trainer.Trainer(
+    model=model,
+    train_state=initializer.from_scratch(jax.random.PRNGKey(0)),
+    partitioner=partitioner,
+    eval_names=(),
+    summary_dir=None,
+    train_state_axes=initializer.train_state_axes,
+    rng=jax.random.PRNGKey(1),
+    learning_rate_fn=learning_rate_fn or (lambda step: 0.01),
+    num_microbatches=num_microbatches,
+  )
+
+
+def train_arguments(model_dir, model=None, save=None, **changes) -> dict:
+  """Arguments of `train`: twelve steps on the task."""
+
+  def trainer_cls(**kwargs):
+    return trainer.Trainer(
+      learning_rate_fn=learning_rate.create_learning_rate_scheduler(
+        factors='constant', base_learning_rate=0.01
+      ),
+      num_microbatches=None,
+      **kwargs,
+    )
+
+  return {
+    'model': model or make_model(),
+    'train_dataset_cfg': dataset_config(pack=True),
+    'train_eval_dataset_cfg': dataset_config('validation', pack=True),
+    'checkpoint_cfg': checkpoints.CheckpointConfig(
+      save=save
+      or checkpoints.SaveCheckpointConfig(period=5, keep=2, save_dataset=True)
+    ),
+    'partitioner': one_device(),
+    'trainer_cls': trainer_cls,
+    'model_dir': str(model_dir),
+    'total_steps': 12,
+    'eval_steps': 2,
+    'eval_period': 6,
+    'stats_period': 1,
+    'random_seed': 0,
+    'summarize_config_fn': lambda *_: None,
+    **changes,
+  }
