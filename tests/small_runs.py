@@ -4,12 +4,15 @@ The task needs no corpus and no vocabulary file: its texts are made up, its
 vocabulary is bytes.
 """
 
+import functools
 import random
 
+import flax.linen as nn
 import jax
 import numpy as np
 import seqio
 import tensorflow as tf
+from flax.linen import partitioning as flax_partitioning
 
 from fnet_t5x.networks import fnet_t5
 from fnet_t5x.runtime import (
@@ -18,7 +21,6 @@ from fnet_t5x.runtime import (
   datasets,
   decoding,
   initialization,
-  learning_rate,
   models,
   partitioning,
   trainer,
@@ -93,6 +95,35 @@ def dataset_config(split='train', **changes) -> datasets.DatasetConfig:
   )
 
 
+class Bigram(nn.Module):
+  """The next token by the last one: compiles in no time."""
+
+  @nn.compact
+  def __call__(
+    self,
+    encoder_input_tokens,
+    decoder_input_tokens,
+    decoder_target_tokens,
+    enable_dropout=True,
+    **unused_kwargs,
+  ):
+    del encoder_input_tokens, decoder_target_tokens
+    table = flax_partitioning.param_with_axes(
+      'table',
+      nn.initializers.normal(0.1),
+      (VOCAB_SIZE, VOCAB_SIZE),
+      axes=('embed', 'vocab'),
+    )
+    return nn.Dropout(0.1)(
+      table[decoder_input_tokens], deterministic=not enable_dropout
+    )
+
+
+def bigram_model(**loss) -> models.EncoderDecoderModel:
+  """A model of `Bigram`, for what does not depend on the network."""
+  return _model(Bigram(), **loss)
+
+
 def make_model(
   loss_normalizing_factor='NUM_REAL_TARGET_TOKENS', z_loss=0.0, **network
 ) -> models.EncoderDecoderModel:
@@ -113,16 +144,23 @@ def make_model(
       **network,
     }
   )
+  return _model(
+    fnet_t5.Transformer(config=config),
+    loss_normalizing_factor=loss_normalizing_factor,
+    z_loss=z_loss,
+  )
+
+
+def _model(module, **loss) -> models.EncoderDecoderModel:
   return models.EncoderDecoderModel(
-    module=fnet_t5.Transformer(config=config),
+    module=module,
     input_vocabulary=VOCABULARY,
     output_vocabulary=VOCABULARY,
     optimizer_def=adafactor.Adafactor(
       logical_factor_rules=adafactor.standard_logical_factor_rules()
     ),
     decode_fn=decoding.beam_search,
-    loss_normalizing_factor=loss_normalizing_factor,
-    z_loss=z_loss,
+    **loss,
   )
 
 
@@ -189,20 +227,16 @@ def make_trainer(
   )
 
 
-def train_arguments(model_dir, model=None, save=None, **changes) -> dict:
-  """Arguments of `train`: twelve steps on the task."""
-
-  def trainer_cls(**kwargs):
-    return trainer.Trainer(
-      learning_rate_fn=learning_rate.create_learning_rate_scheduler(
-        factors='constant', base_learning_rate=0.01
-      ),
-      num_microbatches=None,
-      **kwargs,
-    )
-
+def train_arguments(
+  model_dir,
+  save=None,
+  trainer_cls=trainer.Trainer,
+  learning_rate_fn=lambda step: 0.1,
+  **changes,
+) -> dict:
+  """Arguments of `train`: twelve steps of a bigram model on the task."""
   return {
-    'model': model or make_model(),
+    'model': bigram_model(loss_normalizing_factor='NUM_REAL_TARGET_TOKENS'),
     'train_dataset_cfg': dataset_config(pack=True),
     'train_eval_dataset_cfg': dataset_config('validation', pack=True),
     'checkpoint_cfg': checkpoints.CheckpointConfig(
@@ -210,7 +244,9 @@ def train_arguments(model_dir, model=None, save=None, **changes) -> dict:
       or checkpoints.SaveCheckpointConfig(period=5, keep=2, save_dataset=True)
     ),
     'partitioner': one_device(),
-    'trainer_cls': trainer_cls,
+    'trainer_cls': functools.partial(
+      trainer_cls, learning_rate_fn=learning_rate_fn, num_microbatches=None
+    ),
     'model_dir': str(model_dir),
     'total_steps': 12,
     'eval_steps': 2,

@@ -146,11 +146,14 @@ class BaseTransformerModel(BaseModel):
       z_loss=z_loss,
       segment_ids=_segment_ids(batch),
     )
-    # Weighted by token over batches, whatever the loss is divided by: the one
-    # number that runs, engines and a unigram model can be compared by.
+    # Plain nats per target token, whatever the loss smooths, adds or divides
+    # by: the one number that runs, engines and a unigram model can be compared
+    # by. Where the loss is plain too, XLA computes both at once.
+    target_weights = batch.get('decoder_loss_weights', targets != 0)
+    token_losses, _ = losses.cross_entropy_with_ids(logits, targets)
     metrics['cross_ent_per_target_token'] = clu_metrics.Average(
-      total=(loss - z_loss) * (1.0 if factor is None else factor),
-      count=targets.size if weights is None else jnp.sum(weights),
+      total=jnp.sum(token_losses * target_weights),
+      count=jnp.sum(target_weights),
     )
     return loss, metrics
 

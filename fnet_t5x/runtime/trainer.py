@@ -210,7 +210,7 @@ def _train_step(
     **metrics,
     'learning_rate': average(jnp.asarray([learning_rate])),
     'learning_rate/current': last(jnp.asarray([learning_rate])),
-    'grad_norm': average(optax.global_norm(grads)[None]),
+    'grad_norm': average(optax.tree.norm(grads)[None]),
   }
 
 

@@ -1,0 +1,217 @@
+"""Runs from start to end: what they leave, how they stop and go on."""
+
+import json
+import math
+import os
+import re
+import signal
+
+import jax.numpy as jnp
+import pytest
+import small_runs
+
+from fnet_t5x import command_line
+from fnet_t5x.runtime import (
+  checkpoints,
+  partitioning,
+  reporting,
+  train,
+  trainer,
+)
+
+STEPS = range(1, 13)
+
+
+class TerminatedTrainer(trainer.Trainer):
+  """Receives SIGTERM during step 8, when the run is in the midst of it."""
+
+  def train(self, batches, num_steps):
+    def terminated():
+      for batch in batches:
+        if int(self.train_state.step) == 7:
+          os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
+
+    return super().train(terminated(), num_steps)
+
+
+class KilledError(Exception):
+  pass
+
+
+class KilledTrainer(trainer.Trainer):
+  """Dies in the evaluation after step 6."""
+
+  def eval(self, batches):
+    if int(self.train_state.step) == 6:
+      raise KilledError
+    return super().eval(batches)
+
+
+def run(model_dir, **changes) -> int:
+  return train.train(**small_runs.train_arguments(model_dir, **changes))
+
+
+def without_times(rows):
+  return [
+    {k: v for k, v in row.items() if not k.startswith('timing/')}
+    for row in rows
+  ]
+
+
+def saved_steps(model_dir):
+  return sorted(
+    int(path.name.removeprefix('checkpoint_'))
+    for path in model_dir.glob('checkpoint_*')
+  )
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """The folder of a run never stopped."""
+  model_dir = tmp_path_factory.mktemp('whole')
+  assert run(model_dir) == 0
+  return model_dir
+
+
+def test_run_reports_each_step_and_evaluation_once(whole):
+  rows = reporting.read_metrics(whole)
+  train_rows = [r for r in rows if r['collection'] == 'train']
+  assert [r['step'] for r in train_rows] == list(STEPS)
+  evals = [r for r in rows if r['collection'] != 'train']
+  task = f'training_eval/{small_runs.TASK}'
+  assert [(r['step'], r['collection']) for r in evals] == [
+    (6, task),
+    (12, task),
+  ]
+  assert train_rows[-1]['loss'] < train_rows[0]['loss']
+  for row in rows:
+    assert all(math.isfinite(v) for k, v in row.items() if k != 'collection')
+  for name in (
+    'accuracy',
+    'grad_norm',
+    'learning_rate',
+    'learning_rate/current',
+    'timing/target_tokens_per_second',
+    'timing/tflops_per_second',
+    'cross_ent_per_target_token',
+  ):
+    assert name in train_rows[0], name
+  assert train_rows[0]['learning_rate'] == pytest.approx(0.1)
+
+
+def test_run_keeps_the_last_checkpoints(whole):
+  assert saved_steps(whole) == [10, 12]
+
+
+def test_run_says_plain_lines(tmp_path, capfd):
+  run(tmp_path, total_steps=2)
+  out = capfd.readouterr().out
+  assert '\x1b' not in out and '\r' not in out
+  assert re.search(
+    r'^step 1/2  loss \d+\.\d{4}  accuracy \d\.\d{3}  lr 1\.00e-01  '
+    r'[\d,]+ target tokens/s, [\d.]+ steps/s, \S+ TFLOP/s, \d+m\d\ds left$',
+    out,
+    re.M,
+  ), out
+  assert 'validation loss' in out
+
+
+def test_terminated_run_saves_and_goes_on_bit_for_bit(whole, tmp_path):
+  handler = signal.getsignal(signal.SIGTERM)
+  assert run(tmp_path, trainer_cls=TerminatedTrainer) == 143
+  assert signal.getsignal(signal.SIGTERM) == handler
+  assert saved_steps(tmp_path)[-1] == 8
+  assert run(tmp_path) == 0
+  rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
+  assert without_times(rows[0]) == without_times(rows[1])
+
+
+def test_evaluation_cut_off_is_made_up_for(whole, tmp_path):
+  save = checkpoints.SaveCheckpointConfig(period=6, save_dataset=True)
+  with pytest.raises(KilledError):
+    run(tmp_path, save=save, trainer_cls=KilledTrainer)
+  assert run(tmp_path, save=save) == 0
+  rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
+  assert without_times(rows[0]) == without_times(rows[1])
+
+
+def test_finished_run_does_not_train_again(whole, capfd):
+  before = (whole / 'metrics.jsonl').read_text()
+  assert run(whole) == 0
+  assert 'nothing to train' in capfd.readouterr().out
+  assert (whole / 'metrics.jsonl').read_text() == before
+  with pytest.raises(ValueError, match='TRAIN_STEPS is 3, but .* step 12'):
+    run(whole, total_steps=3)
+
+
+def test_run_starts_over_where_nothing_was_saved(tmp_path):
+  changes = {
+    'total_steps': 2,
+    'save': checkpoints.SaveCheckpointConfig(period=None),
+    'run_eval_before_training': True,
+  }
+  run(tmp_path, **changes)
+  first = reporting.read_metrics(tmp_path)
+  run(tmp_path, **changes)
+  assert [r['step'] for r in first] == [0, 1, 2, 2]
+  second = reporting.read_metrics(tmp_path)
+  assert without_times(second) == without_times(first)
+
+
+@pytest.mark.parametrize(
+  ('poisoned_update', 'stopped_at', 'what'),
+  [
+    # After the sixth update step 7's loss is NaN: the loss tells.
+    (5, 7, r'the loss \(nan\)'),
+    # The fifth update is saved at once: the parameters tell.
+    (4, 5, 'a parameter or optimizer state'),
+  ],
+)
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
+  tmp_path, capsys, poisoned_update, stopped_at, what
+):
+  def learning_rate(step):
+    return jnp.where(step == poisoned_update, jnp.nan, 0.1)
+
+  with (
+    pytest.raises(SystemExit) as stop,
+    command_line.one_line_errors(),
+  ):
+    run(tmp_path, learning_rate_fn=learning_rate)
+  assert stop.value.code == 1
+  kept = 5 if stopped_at > 5 else 0
+  line = capsys.readouterr().err.splitlines()[0]
+  assert re.fullmatch(
+    rf'error: {what} is no finite number at step {stopped_at}: stopped; the '
+    rf'checkpoint of step {kept} is kept\..*',
+    line,
+  )
+  assert saved_steps(tmp_path)[-1] == kept
+  # Every line is JSON, the one with the NaN too.
+  rows = [json.loads(x) for x in (tmp_path / 'metrics.jsonl').open()]
+  assert rows[-1]['step'] == stopped_at
+
+
+def test_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r'Batch size \(12\) must be divisible'):
+    run(
+      tmp_path,
+      train_dataset_cfg=small_runs.dataset_config(batch_size=12),
+      partitioner=partitioning.PjitPartitioner(num_partitions=1),
+    )
+
+
+def test_unwritable_model_dir_is_one_line(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(OSError, match='MODEL_DIR .*cannot be written') as error:
+    run(tmp_path / 'file' / 'model')
+  assert '\n' not in str(error.value)
+
+
+def test_checkpoint_of_another_architecture_stays_untouched(tmp_path, whole):
+  before = {p: p.read_bytes() for p in whole.rglob('*') if p.is_file()}
+  with pytest.raises(ValueError, match='written by another architecture'):
+    run(whole, model=small_runs.make_model())
+  after = {p: p.read_bytes() for p in whole.rglob('*') if p.is_file()}
+  assert after == before
