@@ -217,27 +217,3 @@ def top_k_increasing(
 ) -> Int[Array, 'batch k']:
   """Indices of the k largest scores, the largest last."""
   return jnp.flip(lax.top_k(scores, k)[1], axis=1)
-
-
-def _shift_rows(tokens, shifts):
-  """Moves row i `shifts[i]` places to the right (left if < 0), filling 0s."""
-  length = tokens.shape[1]
-  source = jnp.arange(length)[None, :] - shifts[:, None]
-  inside = (source >= 0) & (source < length)
-  moved = jnp.take_along_axis(tokens, jnp.clip(source, 0, length - 1), axis=1)
-  return jnp.where(inside, moved, 0)
-
-
-def _right_align_prompts(
-  prompts: Int[Array, 'batch length'],
-) -> Int[Array, 'batch length']:
-  """Moves each row right until it ends in its last token that is not 0."""
-  last = jnp.max((prompts != 0) * jnp.arange(prompts.shape[1])[None, :], axis=1)
-  return _shift_rows(prompts, prompts.shape[1] - 1 - last)
-
-
-def _left_align_prompts(
-  prompts: Int[Array, 'batch length'],
-) -> Int[Array, 'batch length']:
-  """Moves each row left until it starts with its first token that is not 0."""
-  return _shift_rows(prompts, -jnp.argmax(prompts != 0, axis=1))

@@ -7,24 +7,16 @@ import flax.core
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from fnet_t5x.runtime.beam_search import (
-  BeamState,
-  TokensToLogits,
-  beam_init,
-  beam_search,
-  brevity_penalty,
-)
+from fnet_t5x.runtime.beam_search import TokensToLogits, beam_search
+from fnet_t5x.runtime.beam_state import BeamState, beam_init, brevity_penalty
 from fnet_t5x.runtime.beam_utils import (
   NEG_INF,
   NEG_INF_VALUE,
   Cache,
   DecodingState,
-  _left_align_prompts,
-  _right_align_prompts,
   add_beam_dim,
   cache_gather_beams,
   cache_map,
@@ -35,7 +27,11 @@ from fnet_t5x.runtime.beam_utils import (
   top_k_two_stage,
   unflatten_beam_dim,
 )
-from fnet_t5x.runtime.logit_masks import topk_mask, topp_mask
+from fnet_t5x.runtime.token_choice import (
+  MIN_TEMPERATURE,
+  choose_tokens,
+  is_traced,
+)
 
 __all__ = [
   'MIN_TEMPERATURE',
@@ -46,8 +42,6 @@ __all__ = [
   'LogitCallbackFn',
   'SamplingLoopState',
   'StateCallbackFn',
-  '_left_align_prompts',
-  '_right_align_prompts',
   'add_beam_dim',
   'beam_init',
   'beam_search',
@@ -63,8 +57,6 @@ __all__ = [
   'unflatten_beam_dim',
 ]
 
-# Temperatures up to this one mean greedy decoding.
-MIN_TEMPERATURE = np.array(1e-4)
 # Columns behind the last output: one for the leading 0 that the output drops,
 # one into which rows that are through write while they wait for the others.
 _SPARE_COLUMNS = 2
@@ -221,7 +213,7 @@ def _temperature_sample_single_trial(
   logit_callback_fn: LogitCallbackFn | None = None,
 ) -> tuple[Int[Array, 'rows length'], Float[Array, ' rows']]:
   """`temperature_sample` of rows, one sample each, in the rows' order."""
-  if not (_is_traced(topk) or _is_traced(topp)) and topk and topp:
+  if not (is_traced(topk) or is_traced(topp)) and topk and topp:
     raise ValueError(
       f'topk={topk} and topp={topp}: set at most one of the two, the other to 0'
     )
@@ -230,7 +222,7 @@ def _temperature_sample_single_trial(
   # Where each row must stop at the latest.
   limits = jnp.full((rows,), length)
   if max_decode_steps is not None:
-    if not _is_traced(max_decode_steps) and max_decode_steps > length:
+    if not is_traced(max_decode_steps) and max_decode_steps > length:
       raise ValueError(
         f'max_decode_steps={max_decode_steps} is more than the length of the'
         f' decoder inputs, {length}'
@@ -268,7 +260,7 @@ def _temperature_sample_single_trial(
       cache = flax.core.freeze(cache)
     if logit_callback_fn is not None:
       logits = logit_callback_fn(logits, state)
-    token, log_prob = _choose(
+    token, log_prob = choose_tokens(
       choice_rng,
       jnp.asarray(logits),
       temperature,
@@ -319,58 +311,3 @@ def _temperature_sample_single_trial(
   if state_callback_fn is not None:
     state = state_callback_fn(state)
   return state.sequences[:, 1:-1], state.log_prob
-
-
-def _is_traced(value) -> bool:
-  return isinstance(value, jax.core.Tracer)
-
-
-def _choose(rng, logits, temperature, num_decodes, **options):
-  """Next tokens [rows] and their log-probabilities [rows]."""
-  temperature = jnp.asarray(temperature)
-  choose = functools.partial(_choose_at_one_temperature, rng, **options)
-  if temperature.ndim == 0:
-    return choose(logits, temperature)
-  # One temperature an example. All rows share the noise that one row gets.
-  tokens, log_probs = jax.vmap(choose)(
-    logits[:, None, :], jnp.repeat(temperature, num_decodes)
-  )
-  return tokens[:, 0], log_probs[:, 0]
-
-
-def _choose_at_one_temperature(
-  rng, logits, temperature, *, topk, topp, rescale_log_probs
-):
-  """`_choose` with a scalar temperature."""
-
-  def log_prob_of(token, scaled_logits):
-    log_probs = jax.nn.log_softmax(
-      scaled_logits if rescale_log_probs else logits
-    )
-    return jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
-
-  scaled = logits / jnp.maximum(temperature, MIN_TEMPERATURE)
-
-  def sample():
-    masked = scaled
-    if _is_traced(topk):
-      masked = jnp.where(topk > 0, topk_mask(masked, topk, NEG_INF), masked)
-    elif topk:
-      masked = topk_mask(masked, topk, NEG_INF)
-    if _is_traced(topp) or topp:
-      masked = topp_mask(masked, topp, NEG_INF)
-    token = jax.random.categorical(rng, masked).astype(jnp.int32)
-    return token, log_prob_of(token, masked).astype(jnp.float32)
-
-  def take_best():
-    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    if rescale_log_probs:
-      return token, jnp.zeros(token.shape, jnp.float32)
-    return token, log_prob_of(token, logits).astype(jnp.float32)
-
-  greedy = temperature <= MIN_TEMPERATURE
-  if not _is_traced(topk) and topk == 1:
-    # One candidate needs no noise; only tied ones draw lots.
-    peaks = jnp.max(scaled, axis=-1, keepdims=True)
-    greedy = greedy | jnp.all(jnp.sum(scaled == peaks, axis=-1) == 1)
-  return lax.cond(greedy, take_best, sample)

@@ -66,7 +66,8 @@ def topp_mask(
 
   def covers_p(threshold):
     kept = jnp.where(probs >= threshold, probs, 0.0)
-    return jnp.sum(kept, axis=-1, keepdims=True) >= p
+    # p > 0, because no threshold fails to cover nothing.
+    return (jnp.sum(kept, axis=-1, keepdims=True) >= p) & (p > 0)
 
   threshold = _largest_where((*logits.shape[:-1], 1), covers_p)
   return jnp.where(
