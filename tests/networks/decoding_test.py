@@ -1,0 +1,220 @@
+"""The decoder: causal, and the same by steps with a cache as all at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+LENGTH = 6
+NETWORKS = ['t5', 'hybrid']
+
+
+def batch_of(random_tokens):
+  inputs = random_tokens(3, 8).at[1, 5:].set(0)
+  targets = random_tokens(3, LENGTH, seed=1)
+  shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
+  return inputs, shifted, targets
+
+
+def apply_jitted(module, **options):
+  return jax.jit(
+    functools.partial(module.apply, enable_dropout=False, **options)
+  )
+
+
+def decoding_calls(module):
+  """The calls of a generation: encode, make a cache, prefill, step."""
+  cached = {'mutable': ['cache'], 'method': module.decode}
+  return (
+    apply_jitted(module, method=module.encode),
+    apply_jitted(module, decode=True, mutable=['cache']),
+    apply_jitted(module, prefill=True, **cached),
+    apply_jitted(module, decode=True, max_decode_length=LENGTH, **cached),
+  )
+
+
+def generate(module, params, batch, prompt_lengths, prompt_width):
+  """Logits by prefill, unless its width is 0, and steps; NaN where none."""
+  encode, make_cache, prefill, step = decoding_calls(module)
+  inputs, shifted, targets = batch
+  rows = jnp.arange(inputs.shape[0])
+  encoded = encode({'params': params}, inputs)
+  ones = [jnp.ones_like(tokens) for tokens in batch]
+  cache = make_cache({'params': params}, *ones)[1]
+  logits = np.full((*targets.shape, 31), np.nan)
+  position = np.asarray(prompt_lengths)
+  if prompt_width:
+    out, cache = prefill(
+      {'params': params, **cache},
+      encoded,
+      inputs,
+      shifted[:, :prompt_width],
+      jnp.ones_like(shifted[:, :prompt_width]),
+      prefill_lengths=jnp.asarray(position),
+    )
+    for row, length in enumerate(position):
+      logits[row, :length] = out[row, :length]
+    encoded = jnp.full_like(encoded, jnp.nan)  # no step may read it
+  while (position < LENGTH).any():
+    # A row that is done goes on with anything, as in a real batch.
+    token = shifted[rows, np.minimum(position, LENGTH - 1)][:, None]
+    out, cache = step(
+      {'params': params, **cache}, encoded, inputs, token, token
+    )
+    for row, index in enumerate(position):
+      if index < LENGTH:
+        logits[row, index] = out[row, 0]
+    position = position + 1
+  return logits, cache
+
+
+@pytest.mark.parametrize(
+  ('prompt_lengths', 'prompt_width'),
+  [
+    ((0, 0, 0), 0),
+    ((0, 0, 0), 1),
+    ((4, 0, 2), 4),
+    ((3, 6, 1), LENGTH),
+  ],
+  ids=['no prefill', 'no prompt', 'short prompts', 'full width'],
+)
+@pytest.mark.parametrize('name', NETWORKS)
+def test_steps_equal_teacher_forcing(
+  build, random_tokens, name, prompt_lengths, prompt_width
+):
+  module, params = build(name)
+  batch = batch_of(random_tokens)
+  want = apply_jitted(module)({'params': params}, *batch)
+  got, _ = generate(module, params, batch, prompt_lengths, prompt_width)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_an_example_decodes_alike_in_any_batch(build, random_tokens):
+  module, params = build('hybrid')
+  batch = batch_of(random_tokens)
+  together, _ = generate(module, params, batch, (2, 0, 1), 2)
+  alone = [tokens[1:2] for tokens in batch]
+  got, _ = generate(module, params, alone, (0,), 2)
+  np.testing.assert_allclose(got[0], together[1], rtol=1e-4, atol=1e-4)
+
+
+def test_the_cache_has_batch_first_and_projects_the_inputs_once(
+  build, random_tokens
+):
+  module, params = build('t5')
+  cache = generate(module, params, batch_of(random_tokens), (0,) * 3, 1)[1]
+  shapes = jax.tree.map(jnp.shape, cache['cache']['decoder'])
+  past, inputs = (3, 2, LENGTH, 8), (3, 2, 8, 8)
+  assert shapes == {
+    'relpos_bias': {'cached_bias': (2, LENGTH), 'cache_index': (3,)},
+    'layers_0': {
+      'self_attention': {
+        'cached_key': past,
+        'cached_value': past,
+        'cache_index': (3,),
+      },
+      'encoder_decoder_attention': {
+        'cached_cross_key': inputs,
+        'cached_cross_value': inputs,
+      },
+    },
+  }
+
+
+def test_beams_may_share_the_cross_attention_cache(build, random_tokens):
+  module, params = build('t5')
+  encode, make_cache, prefill, step = decoding_calls(module)
+  inputs, shifted, _ = batch_of(random_tokens)
+  encoded = encode({'params': params}, inputs)
+  start = jnp.zeros((3, 1), jnp.int32)
+  cache = make_cache({'params': params}, *[jnp.ones_like(shifted)] * 3)[1]
+  _, cache = prefill(
+    {'params': params, **cache},
+    encoded,
+    inputs,
+    start,
+    start,
+    prefill_lengths=jnp.zeros(3, jnp.int32),
+  )
+
+  def expand(path, leaf):
+    name = path[-1].key
+    shared = name.startswith('cached_cross') or name == 'cached_bias'
+    return leaf if shared else jnp.repeat(leaf, 2, axis=0)
+
+  wide = jax.tree_util.tree_map_with_path(expand, cache)
+  inputs_wide = jnp.repeat(inputs, 2, axis=0)
+  tokens = jnp.arange(2, 8).reshape(6, 1)
+  got, _ = step(
+    {'params': params, **wide}, encoded, inputs_wide, tokens, tokens
+  )
+  for beam in range(2):
+    one = tokens[beam::2]
+    want, _ = step({'params': params, **cache}, encoded, inputs, one, one)
+    np.testing.assert_allclose(got[beam::2], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_the_decoder_is_causal(build, random_tokens, name):
+  module, params = build(name)
+  inputs, shifted, targets = batch_of(random_tokens)
+  embedding = params['token_embedder']['embedding']
+
+  # Each target position reads its own copy of the embedding table, so that
+  # a gradient with respect to a copy is one with respect to a position.
+  def logits_at(index, tables):
+    tokens = shifted[:1] + 31 * jnp.arange(LENGTH)[None, :]
+    table = jnp.concatenate([embedding, *tables])
+    wide = params | {'token_embedder': {'embedding': table}}
+    config = module.config.replace(
+      vocab_size=31 * (LENGTH + 1), logits_via_embedding=False
+    )
+    wide['decoder'] = params['decoder'] | {
+      'logits_dense': {
+        'kernel': jnp.tile(
+          params['decoder']['logits_dense']['kernel'], (1, LENGTH + 1)
+        )
+      }
+    }
+    out = type(module)(config).apply(
+      {'params': wide},
+      inputs[:1],
+      tokens + 31,
+      targets[:1],
+      enable_dropout=False,
+    )
+    return jnp.sum(jnp.square(out[0, index]))
+
+  tables = [embedding] * LENGTH
+  gradient = jax.jit(jax.grad(logits_at, argnums=1))
+  for index in range(LENGTH):
+    reach = [float(jnp.abs(g).max()) for g in gradient(index, tables)]
+    assert all(value > 1e-6 for value in reach[: index + 1])
+    assert all(value == 0 for value in reach[index + 1 :])
+
+
+def test_cached_calls_that_cannot_be_right(build, random_tokens):
+  module, params = build('t5')
+  inputs, shifted, targets = batch_of(random_tokens)
+  encoded = jnp.zeros((3, 8, 16))
+
+  def decode(**options):
+    module.apply(
+      {'params': params},
+      encoded,
+      inputs,
+      shifted,
+      targets,
+      enable_dropout=False,
+      method=module.decode,
+      **options,
+    )
+
+  with pytest.raises(ValueError, match='packed inputs'):
+    decode(decode=True, encoder_segment_ids=jnp.ones_like(inputs))
+  with pytest.raises(ValueError, match='two calls'):
+    decode(decode=True, prefill=True)
+  with pytest.raises(ValueError, match='needs prefill_lengths'):
+    decode(prefill=True)
