@@ -18,7 +18,7 @@ def unfold(
 ) -> Float[Array, 'batch length embed']:
   """Returns features 0..embed - 1 from the two sums over tokens."""
   tail = jax.lax.rev(_copied(even + odd, embed), (2,))
-  return jnp.concatenate([even - odd, tail], axis=2)
+  return _join(even - odd, tail, embed)
 
 
 def mirror(
@@ -26,16 +26,15 @@ def mirror(
 ) -> Float[Array, 'batch length embed']:
   """Returns features 0..embed - 1 from 0..embed // 2, whole rows."""
   copied = _copied(half, embed)
-  # Token 0 is its own mirror image; the others turn around in one pass, which
-  # on CPU takes half the time of a flip and a roll.
-  tail = jnp.concatenate(
-    [
-      jax.lax.rev(copied[:, :1], (2,)),
-      jax.lax.rev(copied[:, 1:], (1, 2)),
-    ],
-    axis=1,
+  # Token 0 is its own mirror image; the others turn around.
+  first = jax.lax.rev(copied[:, :1], (2,))
+  others = jax.lax.rev(copied[:, 1:], (1, 2))
+  tokens, start = half.shape[1:]
+  return (
+    _place(half, (0, 0), tokens, embed)
+    + _place(first, (0, start), tokens, embed)
+    + _place(others, (1, start), tokens, embed)
   )
-  return jnp.concatenate([half, tail], axis=2)
 
 
 def mirror_rows(
@@ -59,9 +58,31 @@ def mirror_rows(
     return jnp.concatenate([row[:1], turned])
 
   tail = jax.lax.rev(jax.vmap(turn)(copied, lengths), (2,))
-  return jnp.concatenate([half, tail], axis=2)
+  return _join(half, tail, embed)
 
 
 def _copied(half, embed):
   """The features that occur twice: all but 0, and embed / 2 if even."""
   return half[..., 1 : (embed - 1) // 2 + 1]
+
+
+def _join(half, tail, embed):
+  tokens, start = half.shape[1:]
+  return _place(half, (0, 0), tokens, embed) + _place(
+    tail, (0, start), tokens, embed
+  )
+
+
+def _place(block, corner, tokens, embed):
+  """Pads a block to [batch, tokens, embed] with zeros around it.
+
+  A sum of padded blocks compiles to one loop, on CPU twice as fast as their
+  concatenation.
+  """
+  (first, start), (height, width) = corner, block.shape[1:]
+  edges = (
+    (0, 0, 0),
+    (first, tokens - first - height, 0),
+    (start, embed - start - width, 0),
+  )
+  return jax.lax.pad(block, jnp.zeros((), block.dtype), edges)
