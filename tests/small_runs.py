@@ -98,6 +98,8 @@ def dataset_config(split='train', **changes) -> datasets.DatasetConfig:
 class Bigram(nn.Module):
   """The next token by the last one: compiles in no time."""
 
+  dropout_rate: float = 0.1
+
   @nn.compact
   def __call__(
     self,
@@ -114,14 +116,14 @@ class Bigram(nn.Module):
       (VOCAB_SIZE, VOCAB_SIZE),
       axes=('embed', 'vocab'),
     )
-    return nn.Dropout(0.1)(
+    return nn.Dropout(self.dropout_rate)(
       table[decoder_input_tokens], deterministic=not enable_dropout
     )
 
 
-def bigram_model(**loss) -> models.EncoderDecoderModel:
+def bigram_model(dropout_rate=0.1, **loss) -> models.EncoderDecoderModel:
   """A model of `Bigram`, for what does not depend on the network."""
-  return _model(Bigram(), **loss)
+  return _model(Bigram(dropout_rate), **loss)
 
 
 def make_model(

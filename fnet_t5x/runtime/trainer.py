@@ -27,8 +27,8 @@ class Trainer:
 
   Attributes:
     train_state: parameters, optimizer state and step, on the mesh.
-    flops_per_step: of the compiled training step, by the compiler's count;
-      None before `compile_train`, or where it does not say.
+    flops_per_step: of the compiled training step on all devices, by the
+      compiler's count; None before `compile_train`, or where it does not say.
     stop_training: set it, from a signal handler say, and `train` returns
       after the step under way.
   """
@@ -59,6 +59,7 @@ class Trainer:
       data_partition_spec=spec,
     )
     self._partitioner = partitioner
+    self._num_microbatches = num_microbatches
     self._train_step = partitioner.partition(
       train_step,
       in_axis_resources=(train_state_axes, spec),
@@ -77,8 +78,11 @@ class Trainer:
       self._train_step, self.train_state, batch
     )
     analysis = self._train_step.cost_analysis() or {}
-    flops = analysis.get('flops', 0.0)
-    self.flops_per_step = flops * jax.device_count() if flops > 0 else None
+    # The compiler counts one device, and the body of a loop once. (What is
+    # outside the loop, the optimizer, is small beside the microbatches.)
+    flops = analysis.get('flops', 0.0) * self._partitioner.mesh.size
+    flops *= self._num_microbatches or 1
+    self.flops_per_step = flops if flops > 0 else None
 
   def train(
     self, batches: Iterator[Batch], num_steps: int
