@@ -240,17 +240,11 @@ def _steps(directory: str) -> list[int]:
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-  return traverse_util.flatten_dict(_plain(tree), sep='/')
+  return traverse_util.flatten_dict(tree, sep='/')
 
 
 def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
   return traverse_util.unflatten_dict(tree, sep='/')
-
-
-def _plain(tree: Any) -> Any:
-  if isinstance(tree, Mapping):
-    return {str(key): _plain(value) for key, value in tree.items()}
-  return tree
 
 
 def _source(
@@ -271,28 +265,30 @@ def _check_same_architecture(
   sources: Mapping[str, str | None],
 ) -> None:
   """Raises ValueError with the first difference and how many there are."""
-  missing = [s for s in sources.values() if s and s not in saved]
+  mapped = any(name != source for name, source in sources.items())
   used = set(sources.values())
-  extra = [n for n in saved if n not in used and n.startswith('target/')]
-  shaped = [
-    f'{s} is {tuple(saved[s].shape)} there and {tuple(wanted[n].shape)} here'
-    for n, s in sources.items()
-    if s in saved and tuple(saved[s].shape) != tuple(wanted[n].shape)
-  ]
-  mapped = any(n != s for n, s in sources.items())
-  if not missing and not shaped and (mapped or not extra):
-    return
-  differences = [
-    *shaped,
-    *(f'it lacks {name}' for name in missing),
-    *(f'it has {name} besides' for name in extra),
-  ]
-  # The parameters' own differences explain those of their optimizer states.
-  first = next((d for d in differences if 'target/' in d), differences[0])
-  what = 'architecture' if 'target/' in first else 'optimizer'
-  raise ValueError(
-    f'{where} was written by another {what}: {first} '
-    f'({len(missing)} missing, {len(extra)} left over, {len(shaped)} of '
-    'another shape); use the gin file it was trained with, or another '
-    'MODEL_DIR'
-  )
+  # Parameters first: what their optimizer states lack follows from them.
+  for what, prefix in (('architecture', 'target/'), ('optimizer', '')):
+    pairs = [(n, s) for n, s in sources.items() if s and s.startswith(prefix)]
+    missing = [f'it lacks {s}' for _, s in pairs if s not in saved]
+    extra = [
+      f'it has {name} besides'
+      for name in saved
+      if name.startswith('target/') and name not in used and not mapped
+    ]
+    shaped = [
+      f'{s} is {_shape(saved[s])} there and {_shape(wanted[n])} here'
+      for n, s in pairs
+      if s in saved and _shape(saved[s]) != _shape(wanted[n])
+    ]
+    if differences := [*shaped, *missing, *extra]:
+      raise ValueError(
+        f'{where} was written by another {what}: {differences[0]} '
+        f'({len(missing)} missing, {len(extra)} left over, {len(shaped)} of '
+        'another shape); use the gin file it was trained with, or another '
+        'MODEL_DIR'
+      )
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+  return tuple(array.shape)

@@ -1,0 +1,337 @@
+"""Checkpoints: whole or not at all, and refused by another architecture."""
+
+import contextlib
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_runs
+from flax import traverse_util
+
+from fnet_t5x.runtime import (
+  checkpoints,
+  initialization,
+  optimizers,
+  partitioning,
+)
+from fnet_t5x.runtime.checkpoints import (
+  RestoreCheckpointConfig,
+  SaveCheckpointConfig,
+)
+
+
+def make_initializer(model, partitioner=None):
+  batch = small_runs.packed_batch(seed=0)
+  return initialization.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    {name: x.shape for name, x in batch.items()},
+    partitioner or small_runs.one_device(),
+    {name: x.dtype for name, x in batch.items()},
+  )
+
+
+def save(directory, *states, dtype='float32', keep=None):
+  manager = checkpoints.CheckpointManager(str(directory), keep, create=True)
+  with contextlib.closing(manager):
+    for state in states:
+      manager.save(state, dtype)
+
+
+def flat(state):
+  return traverse_util.flatten_dict(jax.device_get(state.state_dict()), sep='/')
+
+
+def assert_equal(actual, expected):
+  assert actual.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+@pytest.fixture(scope='module')
+def initializer():
+  return make_initializer(small_runs.make_model())
+
+
+@pytest.fixture(scope='module')
+def state(initializer):
+  state = initializer.from_scratch(jax.random.PRNGKey(1))
+  return state.replace_step(jnp.asarray(7, jnp.int32))
+
+
+@pytest.fixture(scope='module')
+def saved(state, tmp_path_factory):
+  directory = tmp_path_factory.mktemp('saved')
+  save(directory, state)
+  return directory
+
+
+@pytest.mark.parametrize('num_partitions', [1, 2, 8])
+def test_checkpoint_restores_on_any_mesh(saved, state, num_partitions):
+  partitioner = partitioning.PjitPartitioner(num_partitions)
+  initializer = make_initializer(small_runs.make_model(), partitioner)
+  restored = initializer.from_checkpoint(
+    RestoreCheckpointConfig(path=str(saved))
+  )
+  assert_equal(flat(restored), flat(state))
+  expected = partitioner.get_shardings(initializer.train_state_axes.params)
+  for array, sharding in zip(
+    jax.tree.leaves(restored.params), jax.tree.leaves(expected), strict=True
+  ):
+    assert array.sharding.is_equivalent_to(sharding, array.ndim)
+
+
+def test_inference_takes_parameters_alone(saved, state):
+  model = small_runs.make_model()
+  model.optimizer_def = None
+  restored = make_initializer(model).from_checkpoint(
+    RestoreCheckpointConfig(path=f'{saved}/checkpoint_7', mode='specific')
+  )
+  assert int(restored.step) == 7
+  expected = {k: v for k, v in flat(state).items() if k.startswith('target/')}
+  assert_equal(
+    {k: v for k, v in flat(restored).items() if k != 'state/step'}, expected
+  )
+
+
+def test_donated_state_is_saved_as_it_was(tmp_path):
+  """Steps go on while Orbax writes: they must not write into what it reads."""
+  params = {
+    f'x{i}': jax.random.normal(jax.random.PRNGKey(i), (512, 1024))
+    for i in range(16)
+  }
+  expected = {name: np.array(x, copy=True) for name, x in params.items()}
+
+  class State:
+    def __init__(self, step, params):
+      self.step, self.params = step, params
+
+    def state_dict(self):
+      return {'target': self.params, 'state': {'step': self.step}}
+
+    def restore_state(self, state_dict):
+      return State(state_dict['state']['step'], state_dict['target'])
+
+  step = jax.jit(
+    lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0
+  )
+  manager = checkpoints.CheckpointManager(str(tmp_path), create=True)
+  with contextlib.closing(manager):
+    state = State(jnp.asarray(1, jnp.int32), params)
+    shapes = jax.eval_shape(state.state_dict)
+    manager.save(state, 'float32')
+    del state
+    for _ in range(5):
+      params = step(params)
+    jax.block_until_ready(params)
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  manager = checkpoints.CheckpointManager(str(tmp_path))
+  with contextlib.closing(manager):
+    restored = manager.restore(
+      1,
+      State(shapes['state']['step'], shapes['target']),
+      State(sharding, dict.fromkeys(params, sharding)),
+      RestoreCheckpointConfig(path=str(tmp_path)),
+    )
+  assert_equal(jax.device_get(restored['target']), expected)
+
+
+def test_half_written_checkpoint_is_none(saved, state, tmp_path):
+  half = tmp_path / 'checkpoint_9.orbax-checkpoint-tmp'
+  (half / 'state').mkdir(parents=True)
+  assert checkpoints.latest_step(str(tmp_path)) is None
+  with pytest.raises(FileNotFoundError, match='holds no checkpoint_<step>'):
+    checkpoints.locate(RestoreCheckpointConfig(path=str(tmp_path)))
+  # Only a run that writes may clean up.
+  checkpoints.CheckpointManager(str(tmp_path)).close()
+  assert half.is_dir()
+  save(tmp_path, state)
+  assert not half.exists()
+  assert checkpoints.latest_step(str(tmp_path)) == 7
+
+
+def test_latest_step_does_not_see_a_checkpoint_being_written(state, tmp_path):
+  """Until all is on disk the checkpoint before it is the last one."""
+  save(tmp_path, state)
+
+  class Looking:
+    def save(self, filename):
+      seen.append(checkpoints.latest_step(str(tmp_path)))
+      pathlib.Path(filename).write_text('here')
+
+  seen = []
+  manager = checkpoints.CheckpointManager(str(tmp_path), create=True)
+  with contextlib.closing(manager):
+    manager.save(
+      state.replace_step(jnp.asarray(8, jnp.int32)), 'float32', Looking()
+    )
+  assert seen == [7]
+  assert checkpoints.latest_step(str(tmp_path)) == 8
+
+
+def test_last_checkpoints_are_kept(state, tmp_path):
+  states = [
+    state.replace_step(jnp.asarray(step, jnp.int32)) for step in (1, 2, 3)
+  ]
+  save(tmp_path, *states, keep=2)
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    'checkpoint_2',
+    'checkpoint_3',
+  ]
+  assert checkpoints.locate(RestoreCheckpointConfig(path=str(tmp_path))) == (
+    str(tmp_path),
+    3,
+  )
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', None])
+def test_parameters_are_saved_and_restored_in_a_dtype(
+  initializer, state, tmp_path, dtype
+):
+  save(tmp_path, state, dtype=dtype)
+  restored = initializer.from_checkpoint(
+    RestoreCheckpointConfig(path=str(tmp_path))
+  )
+  for ours, theirs in zip(
+    jax.tree.leaves(restored.params), jax.tree.leaves(state.params), strict=True
+  ):
+    assert ours.dtype == jnp.float32
+    expected = theirs.astype(dtype or 'float32').astype('float32')
+    np.testing.assert_array_equal(ours, expected)
+  narrow = initializer.from_checkpoint(
+    RestoreCheckpointConfig(path=str(tmp_path), dtype='bfloat16')
+  )
+  assert {x.dtype for x in jax.tree.leaves(narrow.params)} == {
+    jnp.dtype('bfloat16')
+  }
+  assert all(
+    x.dtype != 'bfloat16' for x in jax.tree.leaves(narrow.param_states)
+  )
+
+
+@pytest.mark.parametrize(
+  ('network', 'first'),
+  [
+    (
+      {'mlp_dim': 64},
+      r'target/decoder/layers_0/mlp/wi_0/kernel is \(16, 32\) there and '
+      r'\(16, 64\) here \(0 missing, 0 left over, [1-9]\d* of another shape\)',
+    ),
+    (
+      {'encoder_mixing': ('attention', 'attention')},
+      r'it lacks target/encoder/layers_0/attention/key/kernel '
+      r'\(5 missing, 1 left over, 0 of another shape\)',
+    ),
+    (
+      {'num_decoder_layers': 0},
+      r'it has target/decoder/layers_0/\S+ besides '
+      r'\(0 missing, [1-9]\d* left over, 0 of another shape\)',
+    ),
+  ],
+)
+def test_another_architecture_is_one_line(saved, network, first):
+  initializer = make_initializer(small_runs.make_model(**network))
+  with pytest.raises(ValueError, match='another architecture') as error:
+    initializer.from_checkpoint(RestoreCheckpointConfig(path=str(saved)))
+  assert re.fullmatch(
+    rf'\S+checkpoint_7 was written by another architecture: {first}; use the '
+    'gin file it was trained with, or another MODEL_DIR',
+    str(error.value),
+  ), str(error.value)
+
+
+def test_another_optimizer_is_one_line(saved):
+  model = small_runs.make_model()
+  model.optimizer_def = optimizers.adamw(0.01)
+  with pytest.raises(
+    ValueError, match=r'by another optimizer: it lacks state/param_states/'
+  ):
+    make_initializer(model).from_checkpoint(
+      RestoreCheckpointConfig(path=str(saved))
+    )
+
+
+# The checkpoint's encoder layer 1 attends; here layer 0 does, and 1 mixes.
+TURNED = {'encoder_mixing': ('attention', 'fourier')}
+
+
+def test_assignment_map_renames_and_drops(saved, state):
+  initializer = make_initializer(small_runs.make_model(**TURNED))
+  cfg = RestoreCheckpointConfig(
+    path=str(saved),
+    assignment_map=[
+      (
+        r'(.*)/encoder/layers_0/attention/(.*)',
+        r'\1/encoder/layers_1/attention/\2',
+      ),
+      (
+        r'(.*)/encoder/layers_0/pre_attention_layer_norm/(.*)',
+        r'\1/encoder/layers_1/pre_attention_layer_norm/\2',
+      ),
+      (r'.*/encoder/layers_1/.*', None),
+    ],
+  )
+  rng = jax.random.PRNGKey(2)
+  restored = flat(initializer.from_checkpoint(cfg, rng))
+  before, fresh = flat(state), flat(initializer.from_scratch(rng))
+  kernel = 'target/encoder/layers_{}/attention/query/kernel'
+  np.testing.assert_array_equal(
+    restored[kernel.format(0)], before[kernel.format(1)]
+  )
+  dropped = 'target/encoder/layers_1/mlp/wi_0/kernel'
+  np.testing.assert_array_equal(restored[dropped], fresh[dropped])
+  assert not np.array_equal(restored[dropped], before[dropped])
+  assert restored['state/step'] == 7
+  with pytest.raises(ValueError, match='no seed to initialise it from'):
+    initializer.from_checkpoint(cfg)
+
+
+def test_fallback_to_scratch_initialises_what_is_lacking(saved, state):
+  initializer = make_initializer(small_runs.make_model(**TURNED))
+  cfg = RestoreCheckpointConfig(path=str(saved), fallback_to_scratch=True)
+  rng = jax.random.PRNGKey(2)
+  restored = flat(initializer.from_checkpoint(cfg, rng))
+  before, fresh = flat(state), flat(initializer.from_scratch(rng))
+  for name, value in restored.items():
+    source = before if name in before else fresh
+    np.testing.assert_array_equal(value, source[name], err_msg=name)
+  assert any(name not in before for name in restored)
+
+
+@pytest.mark.parametrize(
+  ('name', 'mode', 'error', 'message'),
+  [
+    ('', 'specific', ValueError, 'is no checkpoint: name one as'),
+    ('checkpoint_8', 'specific', FileNotFoundError, 'is no checkpoint'),
+    ('checkpoint_8', 'latest', FileNotFoundError, 'is no checkpoint'),
+    ('nowhere', 'latest', FileNotFoundError, 'holds no checkpoint_<step>'),
+  ],
+)
+def test_missing_checkpoint_is_one_line(saved, name, mode, error, message):
+  path = f'{saved}/{name}' if name else str(saved)
+  with pytest.raises(error, match=message) as caught:
+    checkpoints.locate(RestoreCheckpointConfig(path=path, mode=mode))
+  assert path in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_configs_refuse_what_they_do_not_know():
+  with pytest.raises(ValueError, match="dtype is 'float17'"):
+    SaveCheckpointConfig(dtype='float17')
+  with pytest.raises(ValueError, match="dtype is 'float17'"):
+    RestoreCheckpointConfig(dtype='float17')
+  with pytest.raises(ValueError, match="mode is 'all'"):
+    RestoreCheckpointConfig(mode='all')
+  with pytest.raises(ValueError, match='path names 2 checkpoints'):
+    RestoreCheckpointConfig(path=['a', 'b'])
+  assert RestoreCheckpointConfig(path=['a']).path == 'a'
+  assert RestoreCheckpointConfig(path=[]).path == ''
+
+
+def test_missing_position_in_the_data_is_one_line(saved, initializer):
+  with pytest.raises(ValueError, match='holds no position in the training'):
+    initializer.from_checkpoint(
+      RestoreCheckpointConfig(path=str(saved)), iterator=object()
+    )

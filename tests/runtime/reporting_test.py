@@ -1,0 +1,183 @@
+"""`metrics.jsonl` survives kills, and reports read well."""
+
+import io
+import json
+import re
+
+import pytest
+import rich.console
+
+from fnet_t5x.runtime import console, peak_flops, reporting
+
+VALUES = {
+  'loss': 2.5,
+  'accuracy': 0.25,
+  'learning_rate/current': 0.01,
+  'timing/seconds': 2.0,
+  'timing/steps_per_second': 4.0,
+  'timing/target_tokens_per_second': 12345.0,
+}
+EVALUATION = {'cross_ent_per_target_token': 2.0, 'accuracy': 0.5}
+
+
+def lines(model_dir):
+  return (model_dir / 'metrics.jsonl').read_text().splitlines()
+
+
+def write(model_dir, *rows):
+  (model_dir / 'metrics.jsonl').write_text(
+    ''.join(json.dumps(row) + '\n' for row in rows)
+  )
+
+
+def row(step, collection='train', **values):
+  return {'step': step, 'collection': collection, **values}
+
+
+def test_each_report_is_a_line(tmp_path):
+  reporter = reporting.Reporter(tmp_path, total_steps=10, first_step=0)
+  reporter.train(5, VALUES, flops_per_step=1e12)
+  reporter.eval(5, 'training_eval/my_task', EVALUATION)
+  reporter.inference_eval(5, 'inference_eval/my_task', {'bleu': 30.0})
+  reporter.close()
+  assert reporting.read_metrics(tmp_path) == [
+    row(5, **VALUES, **{'timing/tflops_per_second': 4.0}),
+    row(5, 'training_eval/my_task', **EVALUATION),
+    row(5, 'inference_eval/my_task', bleu=30.0),
+  ]
+  for collection in ('train', 'training_eval/my_task'):
+    assert list((tmp_path / collection).glob('events.out.tfevents.*'))
+
+
+@pytest.mark.parametrize('kept', [[], [row(1), row(2)]])
+def test_torn_line_harms_no_other(tmp_path, kept):
+  write(tmp_path, *kept)
+  with (tmp_path / 'metrics.jsonl').open('a') as f:
+    f.write('{"step": 3, "coll')
+  assert reporting.read_metrics(tmp_path) == kept
+  reporter = reporting.Reporter(tmp_path, 10, first_step=2, resumed=True)
+  reporter.train(3, VALUES, None)
+  reporter.close()
+  assert [json.loads(line) for line in lines(tmp_path)] == [
+    *kept,
+    row(3, **VALUES),
+  ]
+
+
+def test_last_line_without_its_end_counts(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text(json.dumps(row(1)))
+  reporter = reporting.Reporter(tmp_path, 10, first_step=1, resumed=True)
+  reporter.train(2, VALUES, None)
+  reporter.close()
+  assert [json.loads(line)['step'] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_steps_that_are_taken_again_are_forgotten(tmp_path):
+  rows = [row(step) for step in (1, 2, 3)]
+  write(tmp_path, *rows, row(2, 'training_eval/task'))
+  reporter = reporting.Reporter(tmp_path, 10, first_step=2, resumed=True)
+  assert reporting.read_metrics(tmp_path) == [
+    *rows[:2],
+    row(2, 'training_eval/task'),
+  ]
+  assert reporter.has('training_eval/task', 2)
+  assert not reporter.has('train', 3)
+  assert reporter.has_trained()
+
+
+def test_run_that_starts_forgets_all(tmp_path):
+  write(tmp_path, row(0, 'training_eval/task'), row(1))
+  reporter = reporting.Reporter(tmp_path, 10, first_step=0)
+  assert reporting.read_metrics(tmp_path) == []
+  assert not reporter.has_trained()
+
+
+def test_run_without_metrics_has_no_rows(tmp_path):
+  assert reporting.read_metrics(tmp_path) == []
+
+
+def test_nan_is_null(tmp_path):
+  reporter = reporting.Reporter(tmp_path, 10, 0)
+  reporter.train(1, {**VALUES, 'loss': float('nan')}, None)
+  reporter.close()
+  (line,) = lines(tmp_path)
+  assert 'NaN' not in line
+  assert json.loads(line)['loss'] is None
+
+
+def test_line_tells_the_rate_and_the_time_left(tmp_path, monkeypatch, capfd):
+  clock = iter([100.0, 100.0, 103.0])
+  monkeypatch.setattr(reporting.time, 'perf_counter', lambda: next(clock))
+  monkeypatch.setattr(reporting.jax, 'device_count', lambda: 2)
+  monkeypatch.setattr(reporting.peak_flops, 'peak_flops', lambda kind: 1e13)
+  reporter = reporting.Reporter(tmp_path, total_steps=1500, first_step=100)
+  # Two seconds for eight steps: it started at 98, and 1392 steps are left.
+  reporter.train(108, VALUES, flops_per_step=1e12)
+  # Then five seconds for ten.
+  reporter.train(110, VALUES, flops_per_step=None)
+  first, second = capfd.readouterr().out.splitlines()
+  assert first == (
+    'step  108/1500  loss 2.5000  accuracy 0.250  lr 1.00e-02  '
+    '12,345 target tokens/s, 4.00 steps/s, 4 TFLOP/s (20% of peak), '
+    '5m48s left'
+  )
+  assert second.endswith('4.00 steps/s, 11m35s left')
+
+
+def test_long_times_show_hours():
+  assert reporting._duration(59.6) == '1m00s'
+  assert reporting._duration(3 * 3600 + 125) == '3h02m'
+
+
+def test_bar_moves_on_a_terminal_only(monkeypatch, capfd):
+  assert console.progress(10, 0) is None
+  console.say('a [b]path[/b] :100: ' + 'x' * 200)
+  assert capfd.readouterr().out == 'a [b]path[/b] :100: ' + 'x' * 200 + '\n'
+
+  screen = io.StringIO()
+  terminal = rich.console.Console(file=screen, force_terminal=True, width=80)
+  monkeypatch.setattr(console, '_CONSOLE', terminal)
+  bar = console.progress(10, 4)
+  bar.advance(bar.task_ids[0])
+  bar.refresh()
+  console.say('a line')
+  bar.stop()
+  text = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', screen.getvalue())
+  assert '5/10' in text
+  assert 'a line' in text
+
+
+def test_watching_batches_moves_the_bar(tmp_path, monkeypatch):
+  screen = io.StringIO()
+  terminal = rich.console.Console(file=screen, force_terminal=True, width=80)
+  monkeypatch.setattr(console, '_CONSOLE', terminal)
+  reporter = reporting.Reporter(tmp_path, total_steps=9, first_step=3)
+  batches = reporter.watch(iter('abcd'))
+  # A batch that was asked for is a step begun, not one done.
+  assert [next(batches) for _ in range(3)] == ['a', 'b', 'c']
+  assert reporter._bar.tasks[0].completed == 5
+  reporter.close()
+
+
+def test_unwritable_folder_is_one_line(tmp_path):
+  (tmp_path / 'file').write_text('')
+  folder = str(tmp_path / 'file' / 'folder')
+  with pytest.raises(OSError, match='OUTPUT_DIR') as error:
+    reporting.check_writable(folder, 'OUTPUT_DIR')
+  assert folder in str(error.value) and '\n' not in str(error.value)
+  reporting.check_writable(str(tmp_path / 'new'), 'OUTPUT_DIR')
+  assert not list((tmp_path / 'new').iterdir())
+
+
+@pytest.mark.parametrize(
+  ('kind', 'tera'),
+  [
+    ('TPU v4', 275),
+    ('TPU v5 lite', 197),
+    ('NVIDIA H100 80GB HBM3', 989),
+    ('NVIDIA A100-SXM4-40GB', 312),
+    ('cpu', None),
+  ],
+)
+def test_peak_flops_of_known_chips(kind, tera):
+  assert peak_flops.peak_flops(kind) == (tera and tera * 1e12)
