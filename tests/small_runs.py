@@ -110,6 +110,8 @@ class Bigram(nn.Module):
     **unused_kwargs,
   ):
     del encoder_input_tokens, decoder_target_tokens
+    # Float where a run gives no types: T5X initialises so.
+    decoder_input_tokens = decoder_input_tokens.astype(int)
     table = flax_partitioning.param_with_axes(
       'table',
       nn.initializers.normal(0.1),

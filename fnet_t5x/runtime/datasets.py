@@ -241,8 +241,19 @@ class DeviceIterator(dataset_iterator.DatasetIterator):
     self._iterator.save(filename)
 
   def restore(self, filename) -> None:
-    """Continues from the position that `save` wrote."""
-    self._iterator.restore(filename)
+    """Continues from the position that `save` wrote.
+
+    Raises:
+      ValueError: another pipeline wrote it.
+    """
+    try:
+      self._iterator.restore(filename)
+    except tf.errors.OpError as error:
+      raise ValueError(
+        f"{filename}: this position in the data is not of this run's "
+        'dataset; keep the task, its options and lengths as they were, or set '
+        'SaveCheckpointConfig.save_dataset = False to start the data over'
+      ) from error
 
 
 def first_batch(
