@@ -7,14 +7,12 @@ The flags are T5X's (`--gin_file`, `--gin.NAME=VALUE`, `--gin_search_paths`,
 import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
 
 from fnet_t5x.gin_root import gin_root
-
-# TensorFlow reads it at import: its start-up notes bury ours.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
 # Errors that the user's input causes and the user's input can mend.
@@ -106,16 +104,12 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
   )
 
 
-def run(function: Callable[..., object], argv: Sequence[str]) -> int:
-  """Configures `function` from the command line by gin, and calls it.
+def start(argv: Sequence[str]) -> None:
+  """Reads the command line and imports TensorFlow: what must come first.
 
-  Args:
-    function: an engine's `train`, `evaluate` or `infer`; gin files name it
-      through `import __main__ as ...`.
-    argv: the command line, its first word the program's name.
-
-  Returns:
-    The exit code.
+  Raises:
+    ValueError: an argument that there is not, no gin file, or no such engine.
+    FileNotFoundError: a gin file that no search path holds.
   """
   define_flags()
   rest = flags.FLAGS(rewrite_gin_args(argv))
@@ -126,14 +120,61 @@ def run(function: Callable[..., object], argv: Sequence[str]) -> int:
       'no --gin_file given; for a first run: '
       '--gin_file=gin/experiments/quickstart.gin'
     )
-
-  import gin
-  import seqio
-
   from fnet_t5x.compat import engine
+
+  import_tensorflow()
   from fnet_t5x.runtime import console
 
   console.say(f'engine: {engine.engine_name()}')
+
+
+def import_tensorflow() -> None:
+  """Imports TensorFlow without its start-up notes, and keeps it off GPUs.
+
+  It reads data here and nothing else; what it takes of a GPU, JAX lacks. Its
+  libraries write notes while they load, before they read TF_CPP_MIN_LOG_LEVEL:
+  they are held back, and shown if the import fails.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  with _stderr_held_back():
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401
+
+    tf.config.set_visible_devices([], 'GPU')
+
+
+@contextlib.contextmanager
+def _stderr_held_back() -> Iterator[None]:
+  """Drops what the block writes to standard error, unless it raises."""
+  sys.stderr.flush()
+  kept = os.dup(2)
+  with tempfile.TemporaryFile() as held:
+    os.dup2(held.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      held.seek(0)
+      os.write(kept, held.read())
+      raise
+    finally:
+      sys.stderr.flush()
+      os.dup2(kept, 2)
+      os.close(kept)
+
+
+def run(function: Callable[..., object]) -> int:
+  """Configures `function` by gin from the command line, and calls it.
+
+  Args:
+    function: an engine's `train`, `evaluate` or `infer`; gin files name it
+      through `import __main__ as ...`.
+
+  Returns:
+    The exit code.
+  """
+  import gin
+  import seqio
+
   if flags.FLAGS.tfds_data_dir:
     seqio.set_tfds_data_dir_override(flags.FLAGS.tfds_data_dir)
   seqio.add_global_cache_dirs(flags.FLAGS.seqio_additional_cache_dirs)

@@ -6,7 +6,8 @@ from fnet_t5x import command_line
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
+    command_line.start(sys.argv)
     # Gin files reach the engine's function as `__main__.evaluate`, as T5X's do.
     from fnet_t5x.compat.eval import evaluate
 
-    sys.exit(command_line.run(evaluate, sys.argv))
+    sys.exit(command_line.run(evaluate))

@@ -286,7 +286,7 @@ def _check_same_architecture(
         f'{where} was written by another {what}: {differences[0]} '
         f'({len(missing)} missing, {len(extra)} left over, {len(shaped)} of '
         'another shape); use the gin file it was trained with, or another '
-        'MODEL_DIR'
+        'MODEL_DIR or checkpoint'
       )
 
 

@@ -239,21 +239,30 @@ class DeviceIterator(dataset_iterator.DatasetIterator):
   def save(self, filename) -> None:
     """Writes the position, shuffle buffers included, to a file."""
     self._iterator.save(filename)
+    with tf.io.gfile.GFile(f'{filename}.spec', 'w') as f:
+      f.write(str(self.element_spec))
 
   def restore(self, filename) -> None:
     """Continues from the position that `save` wrote.
 
     Raises:
-      ValueError: another pipeline wrote it.
+      ValueError: the position is one in another dataset.
     """
+    # Compared first: TensorFlow can wait for ever on a position that holds
+    # batches of another size.
+    with tf.io.gfile.GFile(f'{filename}.spec') as f:
+      same = f.read() == str(self.element_spec)
     try:
-      self._iterator.restore(filename)
-    except tf.errors.OpError as error:
-      raise ValueError(
-        f"{filename}: this position in the data is not of this run's "
-        'dataset; keep the task, its options and lengths as they were, or set '
-        'SaveCheckpointConfig.save_dataset = False to start the data over'
-      ) from error
+      if same:
+        self._iterator.restore(filename)
+        return
+    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError):
+      pass
+    raise ValueError(
+      f"{filename}: this position in the data is not of this run's dataset; "
+      'keep the task, its options, lengths and BATCH_SIZE as they were, or set '
+      'SaveCheckpointConfig.save_dataset = False to start the data over'
+    )
 
 
 def first_batch(

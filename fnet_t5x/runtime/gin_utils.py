@@ -1,9 +1,12 @@
 """Parsing gin files, and keeping a run's configuration beside its results."""
 
+import contextlib
 import difflib
+import inspect
+import logging as python_logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import gin
 import tensorflow as tf
@@ -24,7 +27,8 @@ def parse_gin_flags(
 
   Raises:
     FileNotFoundError: no search path holds one of the files.
-    ValueError: a binding names no configurable, parameter or macro.
+    ValueError: a binding names no configurable, parameter or macro, a file or
+      binding is no gin, or a macro that is used has no value.
   """
   for path in gin_search_paths:
     gin.add_config_file_search_path(path)
@@ -34,25 +38,11 @@ def parse_gin_flags(
         f'gin file {name!r} is in none of {", ".join(gin_search_paths)}; '
         'name one of the gin/ folder, or add --gin_search_paths'
       )
-  try:
-    gin.parse_config_files_and_bindings(
-      gin_files,
-      [],
-      skip_unknown=skip_unknown,
-      finalize_config=False,
-    )
-    known = macros_set() | macros_used()
-    for binding in gin_bindings:
-      _check_macro(binding, sorted(known))
-    gin.parse_config(gin_bindings, skip_unknown=skip_unknown)
-  except OSError as error:
-    # gin's message lists its readers; the missing include is all one needs.
-    raise FileNotFoundError(f'gin include not found: {error}') from error
-  except SyntaxError as error:
-    raise ValueError(
-      f'gin syntax, {error.filename or "in a binding"}'
-      f' line {error.lineno}: {error.msg}'
-    ) from error
+  for name in gin_files:
+    _parse_file(name, gin_search_paths, skip_unknown)
+  known = sorted(macros_set() | macros_used())
+  for binding in gin_bindings:
+    _parse_binding(binding, known, skip_unknown)
   missing = sorted(macros_used() - macros_set())
   if missing:
     raise ValueError(
@@ -67,12 +57,14 @@ def parse_gin_flags(
 
 def macros_set() -> set[str]:
   """Returns the macros that the parsed configuration gives a value."""
-  return set(re.findall(r'^([A-Z][A-Z0-9_]*)\s*=', gin.config_str(), re.M))
+  return set(re.findall(r'^(\w+)\s*=', gin.config_str(), re.M))
 
 
 def macros_used() -> set[str]:
   """Returns the macros that the parsed configuration refers to."""
-  return set(re.findall(r'%([A-Z][A-Z0-9_]*)\b', gin.config_str()))
+  config = re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", '', _code())
+  # A name with a dot is a constant, such as %gin.REQUIRED.
+  return set(re.findall(r'%(\w+)\b(?!\.)', config))
 
 
 def summarize_gin_config(
@@ -98,13 +90,118 @@ def _exists(name: str, search_paths: Sequence[str]) -> bool:
   )
 
 
-def _check_macro(binding: str, known: Sequence[str]) -> None:
-  """Refuses a macro that no gin file declares: gin would ignore a typo."""
-  name = binding.split('=')[0].strip()
-  if not re.fullmatch(r'[A-Z][A-Z0-9_]*', name) or name in known:
-    return
-  close = difflib.get_close_matches(name, known, n=3)
-  hint = f'; did you mean {", ".join(close)}?' if close else ''
-  raise ValueError(
-    f'--gin.{name}: no gin file of this run has the macro {name}{hint}'
+def _code() -> str:
+  """Returns the parsed configuration without comments."""
+  return re.sub(r'^\s*#.*$', '', gin.config_str(), flags=re.M)
+
+
+def _parse_file(
+  name: str, search_paths: Sequence[str], skip_unknown: bool | Sequence[str]
+) -> None:
+  try:
+    with _gin_log_off():
+      gin.parse_config_file(name, skip_unknown=skip_unknown)
+  except OSError as error:
+    include = re.search(r'Unable to open file: (.*?)\. Searched', str(error))
+    where = re.search(r'In file "(.*?)", line (\d+)', str(error))
+    if not include or not where:
+      raise
+    raise FileNotFoundError(
+      f'{where[1]}, line {where[2]}: includes {include[1]!r}, which is in none '
+      f'of {", ".join(search_paths)}; correct the name, or add '
+      '--gin_search_paths'
+    ) from error
+  except SyntaxError as error:
+    line = ' '.join((error.text or '').split())
+    raise ValueError(
+      f'{error.filename or name}, line {error.lineno}: not gin: {line!r} '
+      f'({_first_line(error.msg)}); correct that line'
+    ) from error
+  except ImportError as error:
+    raise ValueError(
+      f'{name}: {_one_line(error)}; install what it imports, or correct the '
+      'name'
+    ) from error
+  except ValueError as error:
+    unknown = _unknown(error)
+    if not unknown:
+      raise
+    raise ValueError(
+      f'{_one_line(error)}: correct the name{unknown}, or import its module in '
+      'that file'
+    ) from error
+
+
+def _parse_binding(
+  binding: str, known: Sequence[str], skip_unknown: bool | Sequence[str]
+) -> None:
+  name, _, value = (part.strip() for part in binding.partition('='))
+  # Gin takes any name without a dot for a new macro: a typo would be ignored.
+  if re.fullmatch(r'\w+', name) and name not in known:
+    raise ValueError(
+      f'--gin.{name}: no gin file of this run has the macro {name}'
+      f'{_close(name, known) or "; correct the name"}'
+    )
+  try:
+    gin.parse_config(binding, skip_unknown=skip_unknown)
+  except SyntaxError as error:
+    raise ValueError(
+      f'--gin.{name}={value}: {value or "nothing"} is no gin value; text needs '
+      f'quotes: --gin.{name}="\'...\'"'
+    ) from error
+  except ValueError as error:
+    unknown = _unknown(error)
+    if unknown is None:
+      raise
+    raise ValueError(
+      f'--gin.{name}: {_first_line(str(error)).rstrip(".")}'
+      f'{unknown or "; correct the name, or import its module in a gin file"}'
+    ) from error
+
+
+def _unknown(error: ValueError) -> str | None:
+  """Returns close names for the one that gin does not know.
+
+  None where the error is another; empty where nothing is close.
+  """
+  parameter = re.search(
+    r"Configurable '(.*?)' doesn't have a parameter named '(.*?)'", str(error)
   )
+  if parameter:
+    function = gin.get_configurable(parameter[1])
+    return _close(parameter[2], list(inspect.signature(function).parameters))
+  configurable = re.search(r"No configurable matching '(.*?)'", str(error))
+  if configurable:
+    bound = re.findall(r'^([\w./]+)\.\w+\s*=', _code(), re.M)
+    names = {name.rsplit('/', 1)[-1] for name in bound}
+    # The command line does not know a file's `import ... as ...`.
+    last = configurable[1].rsplit('.', 1)[-1]
+    same = sorted(n for n in names if n.rsplit('.', 1)[-1] == last)
+    if same:
+      return f'; did you mean {", ".join(same)}?'
+    return _close(configurable[1], sorted(names))
+  return None
+
+
+def _close(name: str, known: Sequence[str]) -> str:
+  close = difflib.get_close_matches(name, known, n=3)
+  return f'; did you mean {", ".join(close)}?' if close else ''
+
+
+def _first_line(text: str) -> str:
+  return text.strip().splitlines()[0] if text.strip() else ''
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split())
+
+
+@contextlib.contextmanager
+def _gin_log_off() -> Iterator[None]:
+  """Keeps gin from logging each place where an include is not."""
+  before = python_logging.root.manager.disable
+  python_logging.disable(python_logging.ERROR)
+  try:
+    yield
+  finally:
+    python_logging.disable(before)

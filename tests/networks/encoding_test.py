@@ -41,7 +41,7 @@ def test_padding_changes_nothing(build, random_tokens, name, choices):
     assert_close(encode(padded)[:, :7], want)
 
 
-@pytest.mark.parametrize('name', ['fourier', 'hybrid', 'linear'])
+@pytest.mark.parametrize('name', ['hybrid', 'linear'])
 def test_padding_changes_little_in_bfloat16(build, random_tokens, name):
   encode = encoder(*build(name, dtype=jnp.bfloat16))
   tokens = random_tokens(2, 7)
@@ -66,7 +66,7 @@ def test_packing_changes_nothing(build, random_tokens, name, choices):
     assert_close(got[:, 5:9], encode(other))
 
 
-@pytest.mark.parametrize('name', MIXINGS)
+@pytest.mark.parametrize('name', ['hybrid', 'linear'])
 def test_neighbours_change_nothing(build, random_tokens, name):
   encode = encoder(*build(name))
   tokens = random_tokens(3, 7).at[1, 4:].set(0)

@@ -6,7 +6,7 @@ import pytest
 
 from fnet_t5x.networks import fnet_t5, t5
 
-MIXINGS = ['attention', 'fourier', 'hybrid', 'linear', 'none']
+MIXINGS = ['fourier', 'hybrid', 'linear', 'none']
 
 
 @pytest.mark.parametrize(

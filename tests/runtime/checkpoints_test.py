@@ -238,7 +238,7 @@ def test_another_architecture_is_one_line(saved, network, first):
     initializer.from_checkpoint(RestoreCheckpointConfig(path=str(saved)))
   assert re.fullmatch(
     rf'\S+checkpoint_7 was written by another architecture: {first}; use the '
-    'gin file it was trained with, or another MODEL_DIR',
+    'gin file it was trained with, or another MODEL_DIR or checkpoint',
     str(error.value),
   ), str(error.value)
 

@@ -47,6 +47,8 @@ def test_position_of_another_dataset_is_refused(tmp_path):
   before = iterator()
   next(before)
   before.save(str(tmp_path / 'position'))
+  with pytest.raises(ValueError, match='position in the data'):
+    iterator(batch_size=4).restore(str(tmp_path / 'position'))
   other = iterator(shuffle=False)
   with pytest.raises(ValueError, match='position in the data') as error:
     other.restore(str(tmp_path / 'position'))

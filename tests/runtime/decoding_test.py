@@ -1,7 +1,6 @@
 """Decoding: golden decodes of T5X, exhaustive search, counted samples."""
 
 import functools
-import importlib.util
 import itertools
 import json
 import pathlib
@@ -10,23 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import decoding as golden
 
 from fnet_t5x.runtime import decoding
 from fnet_t5x.runtime.logit_masks import topk_mask, topp_mask
 
 EOS = 1
-
-
-def load_golden(name):
-  """The recorder tests/golden/<name>.py as a module, and what it recorded."""
-  path = pathlib.Path(__file__).parents[1] / 'golden' / f'{name}.py'
-  spec = importlib.util.spec_from_file_location(f'golden_{name}', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module, json.loads(path.with_suffix('.json').read_text())
-
-
-golden, RECORDED = load_golden('decoding')
+RECORDED = json.loads(
+  pathlib.Path(golden.__file__).with_suffix('.json').read_text()
+)
 
 
 @pytest.mark.parametrize('case', golden.CASES)

@@ -1,0 +1,231 @@
+"""Times token mixing: `python -m fnet_t5x.benchmarks.mixing`.
+
+For each length, one table section: our Fourier mixing in all its ways, FNet's
+own way (`vmap(fftn)(x).real`, differentiated by JAX), and T5's self-attention
+sublayer; forward, and forward with backward. A number in brackets says how
+many times faster than FNet's own way, in the same run.
+"""
+
+import argparse
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from fnet_t5x.benchmarks import report
+from fnet_t5x.benchmarks.timing import speedup, time_in_turns
+from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
+from fnet_t5x.layers.attention import MultiHeadDotProductAttention
+
+LENGTHS = (128, 256, 512, 1024, 2048, 4096)
+BASELINE = "FNet's own way"
+
+
+class Case(NamedTuple):
+  """A function to time.
+
+  Attributes:
+    function: of the activations and `arguments`.
+    arguments: whose gradients are taken too if `trained`.
+    trained: whether the arguments are parameters.
+    backward: whether the backward pass is timed.
+  """
+
+  function: Callable[..., Any]
+  arguments: tuple = ()
+  trained: bool = False
+  backward: bool = True
+
+
+def ragged_lengths(batch: int, length: int) -> np.ndarray:
+  """Returns row lengths from half of `length` to all but one token."""
+  fractions = (np.arange(batch) + 0.5) / batch
+  return np.maximum((length * (1 + fractions) / 2).astype(np.int32), 1)
+
+
+def attention_case(x: Float[Array, 'batch length embed']) -> Case:
+  """Returns T5's self-attention sublayer with a relative position bias."""
+  embed, length = x.shape[2], x.shape[1]
+  head_dim = min(64, embed)
+  layer = MultiHeadDotProductAttention(
+    num_heads=max(embed // head_dim, 1), head_dim=head_dim, dtype=x.dtype
+  )
+  params = layer.init(jax.random.key(0), x[:1, :2], x[:1, :2])['params']
+  bias = jnp.zeros((1, layer.num_heads, length, length), x.dtype)
+
+  def attend(x, params, bias):
+    return layer.apply({'params': params}, x, x, bias=bias, deterministic=True)
+
+  return Case(attend, (params, bias), trained=True)
+
+
+def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
+  """Returns everything to time on these activations, by name."""
+  batch, length = x.shape[:2]
+  rows = ragged_lengths(batch, length)
+  ragged = jnp.asarray(np.arange(length)[None, :] < rows[:, None])
+  plan_of = functools.partial(make_mixing_plan, dtype=x.dtype)
+  bluestein = functools.partial(plan_of, length_method='fft')
+  matrices = functools.partial(plan_of, length_method='matmul')
+
+  def make_plan(way):
+    return Case(lambda x, mask: way(mask), (ragged,), backward=False)
+
+  return {
+    'ours, padded, FFT': Case(functools.partial(fourier_mix, method='fft')),
+    'ours, padded, matmul': Case(
+      functools.partial(fourier_mix, method='matmul')
+    ),
+    'ours, exact, full rows': Case(mix, (plan_of(jnp.ones_like(ragged)),)),
+    'ours, exact, Bluestein': Case(mix, (bluestein(ragged),)),
+    'ours, exact, matrices': Case(mix, (matrices(ragged),)),
+    "a batch's chirps": make_plan(bluestein),
+    "a batch's matrices": make_plan(matrices),
+    BASELINE: Case(
+      lambda x: jax.vmap(jnp.fft.fftn)(x.astype(jnp.float32)).real.astype(
+        x.dtype
+      )
+    ),
+    'T5 self-attention': attention_case(x),
+  }
+
+
+def compile_case(case: Case, x: Array, backward: bool) -> Callable[[], Any]:
+  """Returns a call without arguments, on the device and compiled once."""
+  if not backward:
+    forward = jax.jit(case.function)
+    return lambda: forward(x, *case.arguments)
+  cotangent = jnp.flip(x, axis=0)
+
+  @jax.jit
+  def both(x, cotangent, arguments):
+    if case.trained:
+      y, pullback = jax.vjp(case.function, x, *arguments)
+    else:
+      y, pullback = jax.vjp(lambda x: case.function(x, *arguments), x)
+    return y, pullback(cotangent)
+
+  return lambda: both(x, cotangent, case.arguments)
+
+
+def measure(
+  shape: tuple[int, int, int],
+  *,
+  dtype: str = 'float32',
+  rounds: int = 20,
+  seconds: float = 20.0,
+) -> list[dict[str, Any]]:
+  """Times every case at one shape [batch, length, embed].
+
+  Returns:
+    One record a case and direction, with seconds (median and least), rounds,
+    and `speedup`: how many times faster than FNet's own way.
+  """
+  x = jax.random.normal(jax.random.key(0), shape).astype(dtype)
+  cases = make_cases(x)
+  rows = []
+  for backward in (False, True):
+    calls = {
+      name: compile_case(case, x, backward)
+      for name, case in cases.items()
+      if case.backward or not backward
+    }
+    times = time_in_turns(calls, rounds=rounds, seconds=seconds)
+    rows += [
+      {
+        'shape': list(shape),
+        'case': name,
+        'direction': 'forward+backward' if backward else 'forward',
+        'median_seconds': float(np.median(taken)),
+        'least_seconds': float(taken.min()),
+        'rounds': len(taken),
+        'speedup': speedup(times[BASELINE], taken),
+      }
+      for name, taken in times.items()
+    ]
+  return rows
+
+
+def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
+  """Returns one shape's records as rows of cells."""
+  batch, length, embed = rows[0]['shape']
+  cells = [[f'[{batch}, {length}, {embed}]', '', '', '', '']]
+  cells[0][0] = cells[0][0].replace('[', r'\[')
+  records = {(row['case'], row['direction']): row for row in rows}
+  for name in dict.fromkeys(row['case'] for row in rows):
+    line = ['  ' + name]
+    for direction in ('forward', 'forward+backward'):
+      row = records.get((name, direction))
+      if row is None:
+        line += ['', '']
+      else:
+        line += [f'{1e3 * row["median_seconds"]:.2f}', f'{row["speedup"]:.2f}x']
+    cells.append(line)
+  return cells
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  """Reads the command line; ends the program on bad input."""
+  parser = argparse.ArgumentParser(
+    prog='python -m fnet_t5x.benchmarks.mixing', description=__doc__
+  )
+  parser.add_argument('--lengths', type=int, nargs='+', default=LENGTHS)
+  parser.add_argument('--embed', type=int, default=768)
+  parser.add_argument(
+    '--tokens',
+    type=int,
+    default=2048,
+    help='a batch: rows = tokens / length, at least one',
+  )
+  parser.add_argument('--dtype', default='float32')
+  parser.add_argument('--json', type=pathlib.Path, help='file to write')
+  parser.add_argument(
+    '--quick', action='store_true', help='three rounds, and no more'
+  )
+  options = parser.parse_args(arguments)
+  if min(*options.lengths, options.embed, options.tokens) < 1:
+    parser.error('--lengths, --embed and --tokens must be at least 1')
+  if options.dtype not in ('float32', 'bfloat16'):
+    parser.error(f'--dtype {options.dtype}: choose float32 or bfloat16')
+  if options.json:
+    try:
+      report.check_writable(options.json)
+    except FileNotFoundError as error:
+      parser.error(f'--json {error}')
+  return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Measures every length, prints the table, and writes the JSON file."""
+  options = parse(arguments)
+  limits = {'rounds': 3, 'seconds': 0.0} if options.quick else {}
+  measured = []
+  for length in options.lengths:
+    shape = (max(options.tokens // length, 1), length, options.embed)
+    measured.append(measure(shape, dtype=options.dtype, **limits))
+  where = report.environment()
+  report.print_table(
+    f'Mixing, {options.dtype}, {where["device"]}: median ms a call, and times '
+    "faster than FNet's own way",
+    ['', 'forward', '', 'forward+backward', ''],
+    [as_section(rows) for rows in measured],
+  )
+  if options.json:
+    settings = {
+      'lengths': list(options.lengths),
+      'embed': options.embed,
+      'tokens': options.tokens,
+      'dtype': options.dtype,
+      'quick': options.quick,
+    }
+    rows = [row for section in measured for row in section]
+    report.write_json(options.json, 'mixing', settings, rows)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,69 @@
+"""What a benchmark leaves behind: a table to read and a JSON file to keep."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+
+def environment() -> dict[str, Any]:
+  """Returns what a number depends on besides the code."""
+  device = jax.devices()[0]
+  return {
+    'jax': jax.__version__,
+    'backend': jax.default_backend(),
+    'device': device.device_kind,
+    'device_count': jax.device_count(),
+  }
+
+
+def print_table(
+  title: str,
+  columns: Sequence[str],
+  sections: Sequence[Sequence[Sequence[str]]],
+  console: Console | None = None,
+) -> None:
+  """Prints one table; its first column is text, the others are numbers.
+
+  Args:
+    title: printed above.
+    columns: the heads.
+    sections: groups of rows of cells, with a line between groups.
+    console: where to; by default the terminal.
+  """
+  table = Table(title=title, title_justify='left')
+  for index, column in enumerate(columns):
+    table.add_column(column, justify='right' if index else 'left', no_wrap=True)
+  for rows in sections:
+    for row in rows:
+      table.add_row(*row)
+    table.add_section()
+  (console or Console()).print(table)
+
+
+def check_writable(path: pathlib.Path) -> None:
+  """Raises FileNotFoundError now, rather than after minutes of measuring."""
+  if not path.parent.is_dir():
+    raise FileNotFoundError(
+      f'{path}: there is no folder {path.parent}; make it first'
+    )
+
+
+def write_json(
+  path: pathlib.Path,
+  benchmark: str,
+  settings: Mapping[str, Any],
+  rows: Sequence[Mapping[str, Any]],
+) -> None:
+  """Writes the rows, with the settings and the environment they came from."""
+  content = {
+    'benchmark': benchmark,
+    'environment': environment(),
+    'settings': dict(settings),
+    'rows': [dict(row) for row in rows],
+  }
+  path.write_text(json.dumps(content, indent=2) + '\n')

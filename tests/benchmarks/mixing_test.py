@@ -1,0 +1,79 @@
+"""The mixing benchmark at tiny shapes: what it times, prints and writes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fnet_t5x.benchmarks import mixing
+
+
+def test_prints_the_table_and_writes_json(tmp_path, capsys):
+  path = tmp_path / 'mixing.json'
+  sizes = ['--lengths', '8', '12', '--embed', '16', '--tokens', '24']
+  mixing.main([*sizes, '--quick', '--json', str(path)])
+  table = capsys.readouterr().out
+  assert '[3, 8, 16]' in table and '[2, 12, 16]' in table
+  content = json.loads(path.read_text())
+  assert content['environment']['backend'] == 'cpu'
+  assert content['settings']['tokens'] == 24
+  timed = {(row['case'], row['direction']) for row in content['rows']}
+  for case in (
+    'ours, padded, FFT',
+    'ours, padded, matmul',
+    'ours, exact, full rows',
+    'ours, exact, Bluestein',
+    'ours, exact, matrices',
+    "FNet's own way",
+    'T5 self-attention',
+  ):
+    assert case in table
+    assert {(case, 'forward'), (case, 'forward+backward')} <= timed
+  for row in content['rows']:
+    assert 0 < row['least_seconds'] <= row['median_seconds']
+    assert row['rounds'] == 3
+    if row['case'] == "FNet's own way":
+      assert row['speedup'] == 1
+
+
+def test_all_cases_of_the_transform_compute_the_same():
+  # A benchmark that compares different results compares nothing.
+  x = np.random.default_rng(0).normal(size=(2, 8, 6)).astype('float32')
+  cases = mixing.make_cases(mixing.jnp.asarray(x))
+  expected = np.fft.fft2(x).real
+  scaled = expected / np.sqrt(8 * 6)
+  for name, wanted in {
+    'ours, padded, FFT': scaled,
+    'ours, padded, matmul': scaled,
+    'ours, exact, full rows': scaled,
+    "FNet's own way": expected,
+  }.items():
+    case = cases[name]
+    error = np.abs(case.function(x, *case.arguments) - wanted).max()
+    assert error / np.abs(wanted).max() < 1e-5
+  ways = ('ours, exact, Bluestein', 'ours, exact, matrices')
+  a, b = (cases[n].function(x, *cases[n].arguments) for n in ways)
+  assert np.abs(a - b).max() / np.abs(a).max() < 1e-5
+  assert np.abs(a - scaled).max() > 0.1
+
+
+def test_ragged_rows_are_never_full():
+  for batch, length in ((1, 4096), (16, 128), (3, 8)):
+    rows = mixing.ragged_lengths(batch, length)
+    assert rows.shape == (batch,)
+    assert rows.min() >= length // 2 and rows.max() < length
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--lengths', '0'], 'at least 1'),
+    (['--dtype', 'int8'], 'int8'),
+    (['--json', 'no/such/folder/mixing.json'], 'no/such/folder'),
+  ],
+)
+def test_bad_input_is_named(arguments, message, capsys):
+  with pytest.raises(SystemExit) as error:
+    mixing.main(arguments)
+  assert error.value.code != 0
+  assert message in capsys.readouterr().err

@@ -1,0 +1,32 @@
+"""Turns, rounds and ratios."""
+
+import numpy as np
+import pytest
+
+from fnet_t5x.benchmarks.timing import speedup, time_in_turns
+
+
+def test_cases_take_turns_after_a_warm_up():
+  calls = []
+  cases = {name: lambda name=name: calls.append(name) for name in 'ab'}
+  times = time_in_turns(cases, rounds=3)
+  assert calls == ['a', 'b'] * 4
+  assert {name: len(taken) for name, taken in times.items()} == {'a': 3, 'b': 3}
+  assert all((taken > 0).all() for taken in times.values())
+
+
+def test_time_limit_leaves_the_least_rounds():
+  times = time_in_turns({'a': lambda: 0}, rounds=50, seconds=0, least_rounds=4)
+  assert len(times['a']) == 4
+
+
+def test_speedup_is_the_median_of_ratios_within_a_round():
+  # The machine slowed down tenfold in the middle round: both sides did.
+  slower, faster = np.array([2.0, 20.0, 2.0]), np.array([1.0, 10.0, 1.0])
+  assert speedup(slower, faster) == 2.0
+  assert speedup(np.array([3.0, 9.0, 1.0]), np.array([1.0, 1.0, 1.0])) == 3.0
+
+
+def test_no_rounds_are_refused():
+  with pytest.raises(ValueError, match='rounds=0'):
+    time_in_turns({'a': lambda: 0}, rounds=0)

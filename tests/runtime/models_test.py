@@ -1,0 +1,200 @@
+"""The encoder-decoder model: T5X's numbers, and decoding by its own logits."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+from golden import models as golden
+
+from fnet_t5x.networks import fnet_t5, t5
+from fnet_t5x.runtime import decoding, models
+
+RECORDED = json.loads(
+  pathlib.Path(golden.__file__).with_suffix('.json').read_text()
+)
+VOCAB = golden.VOCAB
+GREEDY = functools.partial(decoding.temperature_sample, topk=1)
+
+
+@pytest.fixture(scope='module')
+def results():
+  return golden.run(t5, models, decoding)
+
+
+@pytest.mark.parametrize('case', golden.LOSSES)
+def test_loss_gradient_and_metrics_equal_those_of_t5x(results, case):
+  got, want = results['losses'][case], RECORDED['losses'][case]
+  for name in ('loss', 'gradient_norm', 'eval_loss'):
+    assert got[name] == pytest.approx(want[name], rel=1e-5), name
+  metrics = dict(got['metrics'])
+  ours = metrics.pop('cross_ent_per_target_token')
+  assert metrics == pytest.approx(want['metrics'], rel=1e-5)
+  assert got['timing'] == want['timing']
+  if case == 'plain':
+    assert ours == pytest.approx(
+      want['metrics']['loss_per_nonpadding_target_token'], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize('case', golden.DECODES)
+def test_decodes_equal_those_of_t5x(results, case):
+  got, want = results['decodes'][case], RECORDED['decodes'][case]
+  assert got['tokens'] == want['tokens']
+  np.testing.assert_allclose(got['scores'], want['scores'], rtol=1e-4)
+
+
+def test_scores_equal_those_of_t5x(results):
+  np.testing.assert_allclose(results['scores'], RECORDED['scores'], rtol=1e-5)
+
+
+HYBRID = {
+  **golden.SIZES,
+  'num_encoder_layers': 2,
+  'encoder_mixing': ('fourier', 'attention'),
+}
+MODULES = {
+  't5': t5.Transformer(t5.T5Config(**golden.SIZES)),
+  'fnet_t5': fnet_t5.Transformer(fnet_t5.FNetT5Config(**HYBRID)),
+}
+
+
+@pytest.fixture(scope='module', params=MODULES)
+def setting(request):
+  """A model that decodes greedily, clear-cut parameters, and a batch."""
+  vocabulary = seqio.PassThroughVocabulary(size=VOCAB, eos_id=1)
+  model = models.EncoderDecoderModel(
+    module=MODULES[request.param],
+    input_vocabulary=vocabulary,
+    output_vocabulary=vocabulary,
+    optimizer_def=None,
+    decode_fn=GREEDY,
+  )
+  batch = golden.make_batch()
+  return model, golden.make_params(model, batch, jax.random.PRNGKey(3)), batch
+
+
+def test_greedy_decoding_takes_the_best_of_its_own_logits(setting):
+  model, params, batch = setting
+  tokens = jax.jit(model.predict_batch)(params, batch)
+  forced = {
+    **batch,
+    # The network masks by targets: what it wrote may hold padding tokens.
+    'decoder_target_tokens': jnp.ones_like(tokens),
+    'decoder_input_tokens': jnp.pad(tokens, ((0, 0), (1, 0)))[:, :-1],
+  }
+  logits = jax.jit(model._compute_logits)(params, forced)
+  best = np.asarray(jnp.argmax(logits, axis=-1))
+  tokens = np.asarray(tokens)
+  ended = np.cumsum(tokens == 1, axis=1) - (tokens == 1) > 0
+  np.testing.assert_array_equal(tokens, np.where(ended, 0, best))
+  assert not ended.all(axis=1).any()
+
+
+def test_log_prob_of_a_decode_is_its_score(setting):
+  model, params, batch = setting
+  options = {'rescale_log_probs': False, 'topk': 0}
+  tokens, aux = jax.jit(
+    functools.partial(
+      model.predict_batch_with_aux,
+      decoder_params=options,
+      num_decodes=2,
+      return_all_decodes=True,
+    )
+  )(params, batch, rng=jax.random.PRNGKey(5))
+  score = jax.jit(model.score_batch)
+  compared = 0
+  for sample in range(2):
+    text = tokens[:, sample]
+    # What follows EOS is padding, and was not drawn.
+    drawn = jnp.cumsum(text == 1, axis=1) - (text == 1) == 0
+    scored = {
+      **batch,
+      'decoder_target_tokens': text,
+      'decoder_input_tokens': jnp.pad(text, ((0, 0), (1, 0)))[:, :-1],
+      'decoder_loss_weights': drawn.astype(jnp.float32),
+    }
+    # Scoring takes a drawn padding token for padding: no such rows here.
+    whole = ~np.any(np.asarray((text == 0) & drawn), axis=1)
+    compared += whole.sum()
+    np.testing.assert_allclose(
+      aux['scores'][whole, sample], score(params, scored)[whole], rtol=1e-4
+    )
+  assert compared >= 3
+
+
+@pytest.mark.parametrize(
+  ('num_decodes', 'prompt_with_targets'), [(1, False), (3, True)]
+)
+def test_an_example_does_not_depend_on_its_batch(
+  setting, num_decodes, prompt_with_targets
+):
+  model, params, batch = setting
+  if num_decodes > 1:
+    model = models.EncoderDecoderModel(
+      model.module, model.input_vocabulary, model.output_vocabulary, None
+    )
+  predict = jax.jit(
+    functools.partial(
+      model.predict_batch_with_aux,
+      num_decodes=num_decodes,
+      return_all_decodes=True,
+      prompt_with_targets=prompt_with_targets,
+    )
+  )
+  tokens, aux = predict(params, batch)
+  for row in range(golden.BATCH):
+    alone, alone_aux = predict(
+      params, {name: x[row : row + 1] for name, x in batch.items()}
+    )
+    np.testing.assert_array_equal(tokens[row], alone[0])
+    np.testing.assert_allclose(
+      aux['scores'][row], alone_aux['scores'][0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_prompts_are_kept_without_their_eos(setting):
+  model, params, batch = setting
+  predict = functools.partial(model.predict_batch_with_aux, params)
+  tokens, _ = predict(batch, prompt_with_targets=True)
+  targets = np.asarray(batch['decoder_target_tokens'])
+  for text, target in zip(np.asarray(tokens), targets, strict=True):
+    prompt = target[: list(target).index(1)]
+    np.testing.assert_array_equal(text[: len(prompt)], prompt)
+    assert text[len(prompt)] != 0
+
+
+def test_dropout_needs_a_key_and_evaluation_has_none(setting):
+  model, params, batch = setting
+  loss = jax.jit(model.loss_fn)
+  first = loss(params, batch, jax.random.PRNGKey(0))[0]
+  assert first == loss(params, batch, jax.random.PRNGKey(0))[0]
+  assert first != loss(params, batch, jax.random.PRNGKey(1))[0]
+  assert first != jax.jit(model.eval_fn)(params, batch)[0]
+
+
+def test_intermediates_hold_the_scores_of_tokens(setting):
+  model, params, batch = setting
+  scores, intermediates = model.score_batch(
+    params, batch, return_intermediates=True
+  )
+  (token_scores,) = intermediates['decoder']['token_scores']
+  np.testing.assert_allclose(token_scores.sum(-1), scores, rtol=1e-6)
+  (targets,) = intermediates['decoder']['target_tokens']
+  np.testing.assert_array_equal(targets, batch['decoder_target_tokens'])
+  np.testing.assert_allclose(
+    scores, model.score_batch(params, batch), rtol=1e-5
+  )
+
+
+def test_two_keys_are_refused(setting):
+  model, params, batch = setting
+  rng = jax.random.PRNGKey(0)
+  with pytest.raises(ValueError, match='two keys for decoding'):
+    model.predict_batch_with_aux(
+      params, batch, rng=rng, decoder_params={'decode_rng': rng}
+    )
