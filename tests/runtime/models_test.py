@@ -159,8 +159,10 @@ def test_an_example_does_not_depend_on_its_batch(
 
 def test_prompts_are_kept_without_their_eos(setting):
   model, params, batch = setting
-  predict = functools.partial(model.predict_batch_with_aux, params)
-  tokens, _ = predict(batch, prompt_with_targets=True)
+  predict = functools.partial(
+    model.predict_batch_with_aux, prompt_with_targets=True
+  )
+  tokens, _ = jax.jit(predict)(params, batch)
   targets = np.asarray(batch['decoder_target_tokens'])
   for text, target in zip(np.asarray(tokens), targets, strict=True):
     prompt = target[: list(target).index(1)]
