@@ -29,7 +29,7 @@ LAYOUTS = {
 }
 
 
-@functools.cache  # several tests share a network, and compiling takes longest
+@functools.cache
 def build_network(name, **choices):
   """Returns a network, 't5' or a key of LAYOUTS, and its parameters."""
   if name == 't5':
@@ -38,8 +38,10 @@ def build_network(name, **choices):
     sizes = SIZES | {'max_encoder_length': 16, 'encoder_mixing': LAYOUTS[name]}
     module = fnet_t5.Transformer(fnet_t5.FNetT5Config(**sizes | choices))
   ones = jnp.ones((2, 8)), jnp.ones((2, 6)), jnp.ones((2, 6))
-  init = jax.jit(functools.partial(module.init, enable_dropout=False))
-  return module, init(jax.random.key(0), *ones)['params']
+  # Not jitted: the networks have most operations in common, and JAX compiles
+  # each of those once.
+  variables = module.init(jax.random.key(0), *ones, enable_dropout=False)
+  return module, variables['params']
 
 
 @pytest.fixture

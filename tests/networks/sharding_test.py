@@ -46,6 +46,8 @@ def compile_encoder(module, params, tokens, shape, *segments):
     return jitted.lower(params, tokens, *segments).compile()
 
 
+# T5X enters its mesh this way.
+@pytest.mark.filterwarnings('ignore:.with mesh:DeprecationWarning')
 @pytest.mark.parametrize('packed', [False, True])
 @pytest.mark.parametrize('name', ['hybrid', 'linear'])
 def test_data_parallel_encoders_gather_nothing(
