@@ -34,6 +34,7 @@ def test_prints_the_table_and_writes_json(tmp_path, capsys):
     assert row['rounds'] == 3
     if row['case'] == "FNet's own way":
       assert row['speedup'] == 1
+    assert (row['speedup'] is None) == row['case'].startswith("a batch's")
 
 
 def test_all_cases_of_the_transform_compute_the_same():
