@@ -101,10 +101,34 @@ def test_beam_search_with_one_beam_is_greedy():
   assert 3 < ended.sum() < 20
 
 
+def test_beam_search_stops_when_nothing_better_can_come():
+  table = np.zeros((4, 4), np.float32)
+  table[:, EOS] = 20.0
+  calls = []
+
+  def tokens_to_logits(state):
+    calls.append(state.cur_index)
+    return markov(table)(state)
+
+  with jax.disable_jit():
+    tokens, _ = decoding.beam_search(
+      jnp.zeros((1, 9), jnp.int32), {}, tokens_to_logits, EOS, num_decodes=1
+    )
+  assert tokens[0, 0].tolist() == [EOS, *[0] * 8]
+  assert len(calls) == 1
+
+
+# No prompt, a short one, and one that leaves room for three tokens.
+PROMPTS = np.zeros((3, 12), np.int32)
+PROMPTS[1, 1:3] = [7, 4]
+PROMPTS[2, 1:10] = [3, 8, 9, 5, 2, 2, 6, 4, 10]
+LENGTHS = np.array([0, 2, 9])
+
+
 @pytest.mark.parametrize('function', ['beam_search', 'temperature_sample'])
 @pytest.mark.parametrize('prefilled', [False, True])
 def test_an_example_does_not_depend_on_its_neighbours(function, prefilled):
-  inputs, options = golden.PROMPTS, {'topk': 1, 'num_decodes': 1}
+  options = {'topk': 1, 'num_decodes': 1}
   if function == 'beam_search':
     options = {'num_decodes': 3}
   decode = jax.jit(
@@ -117,10 +141,10 @@ def test_an_example_does_not_depend_on_its_neighbours(function, prefilled):
   )
 
   def run(rows):
-    index = golden.PREFILLED[rows] if prefilled else np.zeros(len(rows), int)
-    cache = golden.prefilled_cache(inputs[rows], index)
+    index = LENGTHS[rows] if prefilled else np.zeros(len(rows), int)
+    cache = golden.prefilled_cache(PROMPTS[rows], index)
     given = {'initial_index': jnp.asarray(index)} if prefilled else {}
-    return decode(jnp.asarray(inputs[rows]), cache=cache, **given)
+    return decode(jnp.asarray(PROMPTS[rows]), cache=cache, **given)
 
   tokens, scores = run([0, 1, 2])
   for row in range(3):
@@ -132,23 +156,27 @@ def test_an_example_does_not_depend_on_its_neighbours(function, prefilled):
 @pytest.mark.parametrize('function', ['beam_search', 'temperature_sample'])
 def test_prefilled_prompts_change_nothing(function):
   options = {'topk': 1} if function == 'temperature_sample' else {}
-  # Fed token by token, an EOS in a prompt would end its beam.
-  prompts = np.where(golden.PROMPTS == EOS, 8, golden.PROMPTS)
   results = []
-  for given in ({}, {'initial_index': jnp.asarray(golden.PREFILLED)}):
+  for given in ({}, {'initial_index': jnp.asarray(LENGTHS)}):
     index = given.get('initial_index', [0, 0, 0])
     results.append(
       getattr(decoding, function)(
-        jnp.asarray(prompts),
-        golden.prefilled_cache(prompts, index),
+        jnp.asarray(PROMPTS),
+        golden.prefilled_cache(PROMPTS, index),
         golden.tokens_to_logits,
         EOS,
         **options,
         **given,
       )
     )
-  np.testing.assert_array_equal(results[0][0], results[1][0])
-  np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-5)
+  (tokens, scores), (prefilled_tokens, prefilled_scores) = results
+  np.testing.assert_allclose(scores, prefilled_scores, rtol=1e-5)
+  # Slots for which the search found no sequence hold the prompt or nothing.
+  found = np.asarray(scores > decoding.NEG_INF / 2)
+  assert found.any(axis=1).all()
+  np.testing.assert_array_equal(
+    np.asarray(tokens)[found], np.asarray(prefilled_tokens)[found]
+  )
 
 
 def test_a_prompt_that_fills_the_buffer_leaves_one_token():
@@ -230,13 +258,14 @@ def test_log_probs_of_the_network_itself():
 
 
 def test_greedy_draws_lots_between_equals_only():
-  logits = jnp.array([[1.0, 0.0, 3.0, 3.0]] * 400)
+  logits = jnp.array([[4.0, 0.0, 3.0, 3.0]] + [[1.0, 0.0, 3.0, 3.0]] * 399)
   tokens, log_probs = decoding.temperature_sample(
     jnp.zeros((400, 1), jnp.int32), {}, lambda s: (logits, s.cache), EOS, topk=1
   )
-  shares = np.bincount(np.ravel(tokens), minlength=4) / 400
+  assert tokens[0, 0, 0] == 0 and log_probs[0, 0] == 0
+  shares = np.bincount(np.ravel(tokens[1:]), minlength=4) / 399
   np.testing.assert_allclose(shares, [0, 0, 0.5, 0.5], atol=0.13)
-  np.testing.assert_allclose(log_probs, np.log(0.5), rtol=1e-6)
+  np.testing.assert_allclose(log_probs[1:], np.log(0.5), rtol=1e-6)
 
 
 def test_contradictory_arguments_are_refused():
