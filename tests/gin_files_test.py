@@ -1,0 +1,197 @@
+"""Every gin file parses, and what it configures can be built."""
+
+import math
+import pathlib
+import re
+import sys
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fnet_t5x
+from fnet_t5x.runtime import eval as eval_lib
+from fnet_t5x.runtime import gin_utils, initialization, partitioning, trainer
+from fnet_t5x.runtime import infer as infer_lib
+from fnet_t5x.runtime import train as train_lib
+
+ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'gin').rglob('*.gin'))
+MODELS = [name for name in FILES if name.startswith('gin/models/')]
+# T5 1.1's published sizes (t5-v1_1-small 77M, -base 248M), with their
+# vocabulary of 32,128.
+PUBLISHED_PARAMETERS = {
+  'gin/models/t5_small.gin': 76_961_152,
+  'gin/models/t5_base.gin': 247_577_856,
+}
+# Every macro that a command line may set, by run file.
+SETTABLE = {
+  'gin/runs/pretrain.gin': 'MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS '
+  'TRAIN_STEPS MODEL_DIR BATCH_SIZE RANDOM_SEED DROPOUT_RATE '
+  'USE_CACHED_TASKS EVAL_PERIOD STATS_PERIOD SAVE_PERIOD',
+  'gin/runs/finetune.gin': 'MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS '
+  'TRAIN_STEPS MODEL_DIR BATCH_SIZE RANDOM_SEED DROPOUT_RATE '
+  'USE_CACHED_TASKS EVAL_PERIOD STATS_PERIOD SAVE_PERIOD '
+  'INITIAL_CHECKPOINT_PATH',
+  'gin/runs/eval.gin': 'MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS BATCH_SIZE '
+  'DROPOUT_RATE USE_CACHED_TASKS CHECKPOINT_PATH EVAL_OUTPUT_DIR',
+  'gin/runs/infer.gin': 'MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS BATCH_SIZE '
+  'DROPOUT_RATE USE_CACHED_TASKS CHECKPOINT_PATH INFER_OUTPUT_DIR',
+}
+
+
+@gin.configurable(module='gin_files_test')
+def configured(value=gin.REQUIRED):
+  return value
+
+
+def value_of(macro):
+  """What a macro stands for, built."""
+  gin.parse_config(f'gin_files_test.configured.value = %{macro}')
+  return configured()
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin(monkeypatch):
+  main = sys.modules['__main__']
+  monkeypatch.setattr(main, 'train', train_lib.train, raising=False)
+  monkeypatch.setattr(main, 'evaluate', eval_lib.evaluate, raising=False)
+  monkeypatch.setattr(main, 'infer', infer_lib.infer, raising=False)
+  gin.clear_config()
+  gin.add_config_file_search_path(str(ROOT))
+  yield
+  gin.clear_config()
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_file_parses_and_says_what_it_provides(name):
+  gin.parse_config_file(name)
+  head = (ROOT / name).read_text().split('\n\n')[0]
+  assert re.search(r'^# \w.*\.$|^# .*:$', head, re.MULTILINE), head
+  if not name.startswith(('gin/models/', 'gin/runs/', 'gin/experiments/')):
+    assert '# Provides:' in head
+  if not name.startswith(('gin/sizes/', 'gin/experiments/', 'gin/objectives/')):
+    assert 'Required' in head
+
+
+@pytest.mark.parametrize('name', SETTABLE)
+def test_macros_of_a_run_are_settable(name):
+  macros = SETTABLE[name].split()
+  gin_utils.parse_gin_flags(
+    [str(ROOT)],
+    ['gin/models/fnet_t5_tiny.gin', name],
+    [
+      *(f'{macro} = 7' for macro in macros),
+      *(
+        f'{macro} = 8'
+        for macro in ('MIXTURE_OR_TASK_NAME', 'TASK_FEATURE_LENGTHS')
+        if macro not in macros
+      ),
+    ],
+    finalize_config=False,
+  )
+  assert [value_of(macro) for macro in macros] == [7] * len(macros)
+
+
+@pytest.mark.parametrize('order', [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_model_objective_and_run_come_in_any_order(order):
+  files = (
+    'gin/models/fnet_t5_tiny.gin',
+    'gin/objectives/span_corruption.gin',
+    'gin/runs/pretrain.gin',
+  )
+  gin_utils.parse_gin_flags(
+    [str(ROOT)],
+    [files[i] for i in order],
+    ["MODEL_DIR = 'x'", 'TRAIN_STEPS = 1'],
+    finalize_config=False,
+  )
+  assert value_of('MIXTURE_OR_TASK_NAME') == 'fnet_sotu_span_corruption'
+  assert value_of('DROPOUT_RATE') == 0.0
+
+
+def build(name, *bindings):
+  gin.parse_config_file(name)
+  gin.parse_config(['DROPOUT_RATE = 0.0', *bindings])
+  return value_of('MODEL')
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_parameters_are_as_many_as_published(name):
+  model = build(name, 'VOCABULARY = None', 'VOCAB_SIZE = 32128')
+  variables = jax.eval_shape(
+    lambda: model.get_initial_variables(
+      jax.random.PRNGKey(0),
+      {'encoder_input_tokens': (1, 8), 'decoder_input_tokens': (1, 8)},
+    )
+  )
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves(variables['params']))
+  if name in PUBLISHED_PARAMETERS:
+    assert count == PUBLISHED_PARAMETERS[name]
+  # The hybrid has learned positions, and no attention in most layers.
+  baseline = PUBLISHED_PARAMETERS.get(name.replace('fnet_t5', 't5'))
+  if 'fnet_t5' in name and baseline:
+    assert 0.5 * baseline < count < baseline
+
+
+@pytest.mark.parametrize('name', [n for n in MODELS if n.endswith('_tiny.gin')])
+def test_tiny_model_takes_a_step(name):
+  model = build(
+    name,
+    'VOCABULARY = None',
+    'VOCAB_SIZE = 256',
+    'ACTIVATION_DTYPE = "float32"',
+  )
+  rng = np.random.default_rng(0)
+  tokens = jnp.asarray(rng.integers(2, 256, (8, 12)), jnp.int32)
+  batch = {
+    'encoder_input_tokens': tokens,
+    'decoder_input_tokens': jnp.pad(tokens[:, :-1], ((0, 0), (1, 0))),
+    'decoder_target_tokens': tokens,
+    'decoder_loss_weights': jnp.ones_like(tokens),
+  }
+  partitioner = partitioning.PjitPartitioner(num_partitions=1)
+  initializer = initialization.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    {name: x.shape for name, x in batch.items()},
+    partitioner,
+    {name: x.dtype for name, x in batch.items()},
+  )
+  state = initializer.from_scratch(jax.random.PRNGKey(0))
+  before = jax.device_get(state.params)
+  run = trainer.Trainer(
+    model=model,
+    train_state=state,
+    partitioner=partitioner,
+    eval_names=(),
+    summary_dir=None,
+    train_state_axes=initializer.train_state_axes,
+    rng=jax.random.PRNGKey(1),
+    learning_rate_fn=lambda step: 0.01,
+    num_microbatches=None,
+  )
+  metrics, taken = run.train(iter([batch]), 1)
+  assert taken == 1
+  # Untrained, it knows next to nothing: about log(256) nats a token.
+  assert 4 < float(metrics['loss'].compute()) < 9
+  changed = jax.tree.map(
+    lambda a, b: bool(np.any(a != b)),
+    before,
+    jax.device_get(run.train_state.params),
+  )
+  assert all(jax.tree.leaves(changed))
+
+
+def test_objective_parameters_reach_the_objectives():
+  gin.parse_config_file('gin/objectives/span_corruption.gin')
+  gin.parse_config(['NOISE_DENSITY = 0.3', 'MEAN_NOISE_SPAN_LENGTH = 5.0'])
+  bound = gin.get_bindings('span_corruption')
+  assert bound['noise_density'] == 0.3
+  assert bound['mean_noise_span_length'] == 5.0
+  gin.clear_config()
+  gin.parse_config_file('gin/objectives/prefix_lm.gin')
+  gin.parse_config('NOISE_DENSITY = 0.1')
+  assert gin.get_bindings('prefix_lm')['noise_density'] == 0.1
