@@ -5,7 +5,10 @@ The flags are T5X's (`--gin_file`, `--gin.NAME=VALUE`, `--gin_search_paths`,
 """
 
 import contextlib
+import inspect
+import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +25,15 @@ INPUT_ERRORS = (
   OSError,
   ImportError,
   AttributeError,
+  TypeError,
   SyntaxError,
 )
+# The gin file to add where none of the files given configures the command.
+RUN_FILES = {
+  'train': 'gin/runs/pretrain.gin',
+  'evaluate': 'gin/runs/eval.gin',
+  'infer': 'gin/runs/infer.gin',
+}
 
 
 def define_flags() -> None:
@@ -63,11 +73,23 @@ def rewrite_gin_args(args: Sequence[str]) -> list[str]:
 
 
 def one_line(error: BaseException) -> str:
-  """Returns an error's message as one line, without gin's call trail."""
+  """Returns an error's message as one line, without gin's call trail.
+
+  The message of an error that names no cause, such as a TypeError, follows its
+  type and the configurable that it came from.
+  """
   message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-  message = message.split('\n  In call to configurable')[0]
+  message, *trail = re.split(r'\n\s*In call to configurable ', message)
+  if message.startswith('in user code:'):
+    # TensorFlow's traceback of a traced function; its last line counts.
+    message = re.split(r'\n\s*\w+Error: ', message)[-1]
   message = ' '.join(message.split())
-  return message or type(error).__name__
+  # gin raises subclasses of its own, of the same name.
+  kind = type(error).__name__
+  if kind in ('TypeError', 'KeyError', 'AttributeError') or not message:
+    where = f' in {trail[0].split()[0]}' if trail else ''
+    return f'{kind}{where}: {message}'
+  return message
 
 
 @contextlib.contextmanager
@@ -111,6 +133,8 @@ def start(argv: Sequence[str]) -> None:
     ValueError: an argument that there is not, no gin file, or no such engine.
     FileNotFoundError: a gin file that no search path holds.
   """
+  logging.addLevelName(logging.WARNING, 'warning')
+  logging.basicConfig(format='%(levelname)s: %(message)s')
   define_flags()
   rest = flags.FLAGS(rewrite_gin_args(argv))
   if len(rest) > 1:
@@ -181,5 +205,24 @@ def run(function: Callable[..., object]) -> int:
 
   configured = gin.configurable(function)
   parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
+  _check_configured(function)
   result = configured()
   return result if isinstance(result, int) else 0
+
+
+def _check_configured(function: Callable[..., object]) -> None:
+  """Refuses gin files that leave an argument of `function` out."""
+  import gin
+
+  name = function.__name__
+  bound = gin.get_bindings(name, resolve_references=False)
+  missing = [
+    parameter.name
+    for parameter in inspect.signature(function).parameters.values()
+    if parameter.default is parameter.empty and parameter.name not in bound
+  ]
+  if missing:
+    raise ValueError(
+      f'the gin files do not configure {name} ({", ".join(missing)} missing): '
+      f'add --gin_file={RUN_FILES[name]}'
+    )

@@ -1,7 +1,7 @@
 """Wall-clock times that can be compared: warm, and taken in turns.
 
 On a shared machine the speed drifts from second to second. All cases of a
-comparison therefore take turns, one call each a round, and a ratio is the
+comparison therefore take turns, a timed call each a round, and a ratio is the
 median over rounds of both sides' times in the same round.
 """
 
@@ -52,6 +52,9 @@ def time_in_turns(
     if late and done >= least_rounds:
       break
     for name, case in cases.items():
+      # What ran before leaves caches cold and memory given back: a call that
+      # is not timed makes every case follow itself.
+      jax.block_until_ready(case())
       start = time.perf_counter()
       jax.block_until_ready(case())
       times[name].append(time.perf_counter() - start)

@@ -66,11 +66,14 @@ def get_mixture_or_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
     known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     if provider not in known:
       close = difflib.get_close_matches(provider, known, n=3)
+      hint = (
+        f'did you mean {", ".join(close)}?'
+        if close
+        else f'registered are {", ".join(sorted(known)) or "none"};'
+      )
       raise ValueError(
-        f'no task or mixture is called {provider!r}; '
-        f'{"close: " + ", ".join(close) if close else "registered: "}'
-        f'{"" if close else ", ".join(sorted(known)) or "none"}; import its '
-        'module in a gin file'
+        f'MIXTURE_OR_TASK_NAME: no task or mixture is called {provider!r}; '
+        f'{hint} a task of your own must be imported in a gin file'
       )
     provider = seqio.get_mixture_or_task(provider)
   if cfg.split not in provider.splits:
@@ -78,18 +81,27 @@ def get_mixture_or_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
       f'{provider.name} has no split {cfg.split!r}; it has '
       f'{", ".join(sorted(provider.splits))}'
     )
-  if cfg.batch_size < 1:
-    raise ValueError(f'BATCH_SIZE is {cfg.batch_size}; it must be at least 1')
+  if not isinstance(cfg.batch_size, int) or cfg.batch_size < 1:
+    raise ValueError(
+      f'BATCH_SIZE is {cfg.batch_size!r}; it must be a number of examples, at '
+      'least 1'
+    )
   lengths = cfg.task_feature_lengths or {}
+  if not isinstance(lengths, Mapping):
+    raise ValueError(
+      f'TASK_FEATURE_LENGTHS is {lengths!r}; write it as '
+      "{'inputs': 512, 'targets': 114}"
+    )
   for feature, length in lengths.items():
     if feature not in provider.output_features:
       raise ValueError(
         f'TASK_FEATURE_LENGTHS names {feature!r}; {provider.name} has '
         f'{", ".join(provider.output_features)}'
       )
-    if length < 1:
+    if not isinstance(length, int) or length < 1:
       raise ValueError(
-        f'TASK_FEATURE_LENGTHS[{feature!r}] is {length}; it must be at least 1'
+        f'TASK_FEATURE_LENGTHS[{feature!r}] is {length!r}; it must be a number '
+        'of tokens, at least 1'
       )
   missing = set(provider.output_features) - set(lengths)
   if lengths and missing:
@@ -198,7 +210,7 @@ def verify_matching_vocabs(
   """Checks that the task and the model read and write the same pieces.
 
   Raises:
-    ValueError: they do not.
+    ValueError: they do not, or the network has fewer ids than the vocabulary.
   """
   ours = (model.input_vocabulary, model.output_vocabulary)
   for feature, task_vocabulary, vocabulary in zip(
@@ -210,6 +222,15 @@ def verify_matching_vocabs(
         f"({task_vocabulary}) is not the model's ({vocabulary}); set "
         "VOCABULARY to the task's"
       )
+  size = getattr(getattr(model.module, 'config', None), 'vocab_size', None)
+  needed = max(vocabulary.vocab_size for vocabulary in ours)
+  # JAX clips an index that is out of range: training would go on, and learn
+  # something else.
+  if size is not None and size < needed:
+    raise ValueError(
+      f'VOCAB_SIZE is {size}, but the vocabulary has {needed} ids; raise it to '
+      f'{-(-needed // 128) * 128}'
+    )
 
 
 class DeviceIterator(dataset_iterator.DatasetIterator):
@@ -250,8 +271,10 @@ class DeviceIterator(dataset_iterator.DatasetIterator):
     """
     # Compared first: TensorFlow can wait for ever on a position that holds
     # batches of another size.
-    with tf.io.gfile.GFile(f'{filename}.spec') as f:
-      same = f.read() == str(self.element_spec)
+    same = True
+    if tf.io.gfile.exists(f'{filename}.spec'):  # T5X writes none.
+      with tf.io.gfile.GFile(f'{filename}.spec') as f:
+        same = f.read() == str(self.element_spec)
     try:
       if same:
         self._iterator.restore(filename)

@@ -6,6 +6,7 @@ import inspect
 import logging as python_logging
 import os
 import re
+import tokenize
 from collections.abc import Iterator, Sequence
 
 import gin
@@ -103,13 +104,11 @@ def _parse_file(
       gin.parse_config_file(name, skip_unknown=skip_unknown)
   except OSError as error:
     include = re.search(r'Unable to open file: (.*?)\. Searched', str(error))
-    where = re.search(r'In file "(.*?)", line (\d+)', str(error))
-    if not include or not where:
+    if not include:
       raise
     raise FileNotFoundError(
-      f'{where[1]}, line {where[2]}: includes {include[1]!r}, which is in none '
-      f'of {", ".join(search_paths)}; correct the name, or add '
-      '--gin_search_paths'
+      f'{_where(error, name)}: includes {include[1]!r}, which is in none of '
+      f'{", ".join(search_paths)}; correct the name, or add --gin_search_paths'
     ) from error
   except SyntaxError as error:
     line = ' '.join((error.text or '').split())
@@ -117,19 +116,31 @@ def _parse_file(
       f'{error.filename or name}, line {error.lineno}: not gin: {line!r} '
       f'({_first_line(error.msg)}); correct that line'
     ) from error
-  except ImportError as error:
+  except tokenize.TokenError as error:
     raise ValueError(
-      f'{name}: {_one_line(error)}; install what it imports, or correct the '
-      'name'
+      f'{name}: a bracket or quotes are not closed; correct it'
     ) from error
-  except ValueError as error:
-    unknown = _unknown(error)
-    if not unknown:
+  except AttributeError as error:
+    selector = re.search(
+      r"resolve selector ([\w.]+); <module '(.*?)'", str(error)
+    )
+    if not selector:
       raise
     raise ValueError(
-      f'{_one_line(error)}: correct the name{unknown}, or import its module in '
-      'that file'
+      f'{_where(error, name)}: {selector[1]} is not in {selector[2]}; correct '
+      'the name, or use the command that this file is for'
     ) from error
+  except (ImportError, ValueError) as error:
+    raise ValueError(
+      f'{_where(error, name)}: {_first_line(str(error)).rstrip(".")}'
+      f'{_unknown(error) or "; correct it, or import what it names"}'
+    ) from error
+
+
+def _where(error: Exception, name: str) -> str:
+  """Returns the file and line that gin says an error is from."""
+  where = re.search(r'In file "(.*?)", line (\d+)', str(error))
+  return f'{where[1]}, line {where[2]}' if where else name
 
 
 def _parse_binding(
@@ -144,43 +155,41 @@ def _parse_binding(
     )
   try:
     gin.parse_config(binding, skip_unknown=skip_unknown)
-  except SyntaxError as error:
+  except (SyntaxError, tokenize.TokenError) as error:
     raise ValueError(
       f'--gin.{name}={value}: {value or "nothing"} is no gin value; text needs '
       f'quotes: --gin.{name}="\'...\'"'
     ) from error
   except ValueError as error:
-    unknown = _unknown(error)
-    if unknown is None:
-      raise
     raise ValueError(
       f'--gin.{name}: {_first_line(str(error)).rstrip(".")}'
-      f'{unknown or "; correct the name, or import its module in a gin file"}'
+      f'{_unknown(error) or "; correct it, or import it in a gin file"}'
     ) from error
 
 
-def _unknown(error: ValueError) -> str | None:
-  """Returns close names for the one that gin does not know.
-
-  None where the error is another; empty where nothing is close.
-  """
+def _unknown(error: Exception) -> str:
+  """Returns names close to the one that gin does not know, for a message."""
   parameter = re.search(
     r"Configurable '(.*?)' doesn't have a parameter named '(.*?)'", str(error)
   )
   if parameter:
     function = gin.get_configurable(parameter[1])
-    return _close(parameter[2], list(inspect.signature(function).parameters))
-  configurable = re.search(r"No configurable matching '(.*?)'", str(error))
-  if configurable:
-    bound = re.findall(r'^([\w./]+)\.\w+\s*=', _code(), re.M)
-    names = {name.rsplit('/', 1)[-1] for name in bound}
-    # The command line does not know a file's `import ... as ...`.
-    last = configurable[1].rsplit('.', 1)[-1]
-    same = sorted(n for n in names if n.rsplit('.', 1)[-1] == last)
-    if same:
-      return f'; did you mean {", ".join(same)}?'
-    return _close(configurable[1], sorted(names))
-  return None
+    # The signature of a class that gin wraps is (*args, **kwargs).
+    made_by = function.__init__ if inspect.isclass(function) else function
+    return _close(parameter[2], list(inspect.signature(made_by).parameters))
+  configurable = re.search(
+    r"No configurable matching (?:reference )?'@?([\w.]*)", str(error)
+  )
+  if not configurable:
+    return ''
+  bound = re.findall(r'^([\w./]+)\.\w+\s*=', _code(), re.M)
+  names = sorted({name.rsplit('/', 1)[-1] for name in bound})
+  # The command line does not know a file's `import ... as ...`.
+  last = configurable[1].rsplit('.', 1)[-1]
+  same = [name for name in names if name.rsplit('.', 1)[-1] == last]
+  if same:
+    return f'; did you mean {", ".join(same)}?'
+  return _close(configurable[1], names)
 
 
 def _close(name: str, known: Sequence[str]) -> str:
@@ -190,10 +199,6 @@ def _close(name: str, known: Sequence[str]) -> str:
 
 def _first_line(text: str) -> str:
   return text.strip().splitlines()[0] if text.strip() else ''
-
-
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())
 
 
 @contextlib.contextmanager

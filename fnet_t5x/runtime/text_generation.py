@@ -16,6 +16,7 @@ from fnet_t5x.runtime import (
   gin_utils,
   initialization,
   logit_masks,
+  mesh,
   models,
   partitioning,
 )
@@ -66,8 +67,9 @@ class TextGenerator:
     self.task_name: str = task_name
     self.feature_lengths: Mapping[str, int] = feature_lengths
     # One text at a time has no batch to lay over several devices.
-    partitioner = partitioning.PjitPartitioner(
-      num_partitions=jax.device_count()
+    partitioner = partitioning.PjitPartitioner(num_partitions=1)
+    partitioner.mesh = jax.sharding.Mesh(
+      np.asarray(jax.devices()[:1]).reshape(1, 1), mesh.MESH_AXES
     )
     initializer = initialization.TrainStateInitializer(
       None,

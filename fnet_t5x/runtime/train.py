@@ -86,14 +86,23 @@ def train(
   """
   if use_hardware_rng:
     raise ValueError('USE_HARDWARE_RNG is for T5X; set it to False')
+  if not isinstance(model_dir, str) or not model_dir:
+    raise ValueError(f'MODEL_DIR is {model_dir!r}; name a folder of yours')
+  _check_numbers(
+    TRAIN_STEPS=total_steps,
+    EVAL_STEPS=eval_steps,
+    EVAL_PERIOD=eval_period,
+    STATS_PERIOD=stats_period,
+    SAVE_PERIOD=checkpoint_cfg.save and checkpoint_cfg.save.period,
+  )
   if random_seed is None:
     random_seed = int(time.time())
   init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(random_seed))
 
-  reporting.check_writable(model_dir, 'MODEL_DIR')
   save_cfg = checkpoint_cfg.save
   save_dataset = bool(save_cfg and save_cfg.save_dataset)
   resume_step = checkpoints.latest_step(model_dir)
+  datasets.get_mixture_or_task(train_dataset_cfg)
   partitioner.get_data_layout(train_dataset_cfg.batch_size)
   for cfg in (train_dataset_cfg, train_eval_dataset_cfg):
     if cfg:
@@ -110,6 +119,8 @@ def train(
     partitioner,
     {k: v.dtype for k, v in train_iter.element_spec.items()},
   )
+  # After all that bad input can stop: such a run leaves no folder behind.
+  reporting.check_writable(model_dir, 'MODEL_DIR')
   if resume_step is not None:
     restore = checkpoints.RestoreCheckpointConfig(path=model_dir)
     train_state = initializer.from_checkpoint(
@@ -202,6 +213,14 @@ def train(
     console.say(f'stopped by SIGTERM at step {int(trainer.train_state.step)}')
     return _TERMINATED
   return 0
+
+
+def _check_numbers(**values: int | None) -> None:
+  for name, value in values.items():
+    if value is not None and (not isinstance(value, int) or value < 0):
+      raise ValueError(
+        f'{name} is {value!r}; it must be a whole number, at least 0'
+      )
 
 
 def _eval_datasets(

