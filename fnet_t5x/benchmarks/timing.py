@@ -5,6 +5,7 @@ comparison therefore take turns, a timed call each a round, and a ratio is the
 median over rounds of both sides' times in the same round.
 """
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -46,14 +47,15 @@ def time_in_turns(
   for case in cases.values():
     jax.block_until_ready(case())
   times: dict[str, list[float]] = {name: [] for name in cases}
+  order = random.Random(0)
   begin = time.perf_counter()
   for done in range(rounds):
     late = time.perf_counter() - begin > seconds
     if late and done >= least_rounds:
       break
-    for name, case in cases.items():
-      # What ran before leaves caches cold and memory given back: a call that
-      # is not timed makes every case follow itself.
+    for name, case in sorted(cases.items(), key=lambda _: order.random()):
+      # The case before leaves caches cold and its memory given back: a
+      # call that is not timed makes every case follow itself.
       jax.block_until_ready(case())
       start = time.perf_counter()
       jax.block_until_ready(case())

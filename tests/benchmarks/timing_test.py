@@ -10,7 +10,12 @@ def test_cases_take_turns_after_a_warm_up():
   calls = []
   cases = {name: lambda name=name: calls.append(name) for name in 'ab'}
   times = time_in_turns(cases, rounds=3)
-  assert calls == ['a', 'b'] * 4
+  assert calls[:2] == ['a', 'b']
+  for start in range(2, 14, 4):
+    # Each call that is timed follows one of the same case that is not.
+    first, again, second, last = calls[start : start + 4]
+    assert first == again and second == last and {first, second} == {'a', 'b'}
+  assert len(calls) == 14
   assert {name: len(taken) for name, taken in times.items()} == {'a': 3, 'b': 3}
   assert all((taken > 0).all() for taken in times.values())
 
