@@ -94,7 +94,10 @@ def test_task_needs_no_registry():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'mixture_or_task_name': 'small_runs_ecco'}, 'close: small_runs_echo'),
+    (
+      {'mixture_or_task_name': 'small_runs_ecco'},
+      'did you mean small_runs_echo',
+    ),
     ({'split': 'test'}, "has no split 'test'; it has train, validation"),
     ({'batch_size': 0}, 'BATCH_SIZE is 0'),
     (
