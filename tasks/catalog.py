@@ -1,13 +1,32 @@
-"""The tasks by name. Importing it registers all of them."""
+"""The tasks by name. Importing it registers all of them.
+
+`python -m fnet_t5x.tasks.catalog` prints them as a table.
+"""
 
 import difflib
+import types
 from collections.abc import Mapping
+
+from fnet_t5x import command_line
+
+if __name__ == '__main__':
+  command_line.import_tensorflow()
 
 import seqio
 
-from fnet_t5x.tasks import objectives, sotu
+from fnet_t5x.tasks import c4, objectives, pile, registration, sotu, text_files
 
-DEFAULT_FEATURE_LENGTHS = {**sotu.DEFAULT_FEATURE_LENGTHS}
+CATALOG: Mapping[str, registration.Entry] = types.MappingProxyType(
+  {
+    entry.name: entry
+    for entry in (
+      *sotu.ENTRIES,
+      *text_files.ENTRIES,
+      *c4.ENTRIES,
+      *pile.ENTRIES,
+    )
+  }
+)
 
 
 def get(name: str) -> seqio.Task | seqio.Mixture:
@@ -23,7 +42,7 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
   if close:
     hint = f'did you mean {" or ".join(close)}?'
   else:
-    hint = f'ours are {", ".join(sorted(DEFAULT_FEATURE_LENGTHS))};'
+    hint = '`python -m fnet_t5x.tasks.catalog` lists ours.'
   raise ValueError(
     f"unknown task or mixture '{name}' (MIXTURE_OR_TASK_NAME): {hint} A task of"
     ' your own must be imported in the gin file'
@@ -41,3 +60,25 @@ def check_feature_lengths(name: str, lengths: Mapping[str, int]) -> None:
     ValueError: unknown task; a feature's length is missing or below 1.
   """
   objectives.check_feature_lengths(lengths, list(get(name).output_features))
+
+
+def _print() -> None:
+  import rich.console
+  import rich.table
+
+  table = rich.table.Table(box=None, pad_edge=False)
+  for column in ('name', 'source', 'objective', 'feature lengths'):
+    table.add_column(column, no_wrap=column == 'name')
+  for entry in CATALOG.values():
+    lengths = ', '.join(f'{k} {v}' for k, v in entry.feature_lengths.items())
+    table.add_row(entry.name, entry.source, entry.objective, lengths)
+  console = rich.console.Console()
+  if not console.is_terminal:
+    # A pipe has no width of its own: lines must not be folded for it.
+    console = rich.console.Console(width=200)
+  console.print(table)
+
+
+if __name__ == '__main__':
+  with command_line.one_line_errors():
+    _print()

@@ -1,10 +1,8 @@
 """Tasks on the shipped corpus (State of the Union addresses).
 
-Import it to register `fnet_sotu_span_corruption` and `fnet_sotu_prefix_lm`.
-Nothing is read or trained until one of them is used.
+`fnet_sotu_<objective>`. Nothing is read or trained until one of them is used.
 """
 
-import functools
 import os
 from collections.abc import Sequence
 
@@ -12,13 +10,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from fnet_t5x.tasks import corpus, metrics, objectives, vocabularies
-
-# Length in tokens by feature, EOS included.
-DEFAULT_FEATURE_LENGTHS = {
-  'fnet_sotu_span_corruption': {'inputs': 512, 'targets': 114},
-  'fnet_sotu_prefix_lm': {'inputs': 512, 'targets': 512},
-}
+from fnet_t5x.tasks import corpus, registration
 
 
 class AddressDataSource(seqio.DataSource):
@@ -63,26 +55,6 @@ class AddressDataSource(seqio.DataSource):
     return dataset.map(read)
 
 
-def _register(name: str, objective) -> None:
-  vocabulary = vocabularies.DefaultVocabulary()
-  seqio.TaskRegistry.add(
-    name,
-    source=AddressDataSource(),
-    preprocessors=[
-      functools.partial(seqio.preprocessors.rekey, key_map={'targets': 'text'}),
-      functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
-      seqio.CacheDatasetPlaceholder(),
-      objective,
-      seqio.preprocessors.append_eos_after_trim,
-    ],
-    output_features={
-      key: seqio.Feature(vocabulary, add_eos=True)
-      for key in ('inputs', 'targets')
-    },
-    postprocess_fn=metrics.count_target_tokens,
-    metric_fns=[metrics.target_loss],
-  )
-
-
-_register('fnet_sotu_span_corruption', objectives.span_corruption)
-_register('fnet_sotu_prefix_lm', objectives.prefix_lm)
+ENTRIES = registration.register(
+  'sotu', 'State of the Union addresses', AddressDataSource()
+)

@@ -6,15 +6,17 @@ from fnet_t5x.tasks import catalog
 
 
 def test_tasks_are_found_by_name():
-  for name in catalog.DEFAULT_FEATURE_LENGTHS:
-    assert catalog.get(name).name == name
+  for name, entry in catalog.CATALOG.items():
+    task = catalog.get(name)
+    assert task.name == name
+    assert set(entry.feature_lengths) == set(task.output_features)
 
 
 def test_unknown_task_lists_close_names():
   with pytest.raises(ValueError, match='did you mean fnet_sotu_prefix_lm'):
     catalog.get('sotu_prefix_lm')
-  with pytest.raises(ValueError, match=r'ours are .*fnet_sotu_span'):
-    catalog.get('c4')
+  with pytest.raises(ValueError, match=r'tasks\.catalog` lists ours'):
+    catalog.get('zzz')
 
 
 @pytest.mark.parametrize('lengths', [None, {}, {'inputs': 8}])

@@ -1,0 +1,63 @@
+"""Tasks on C4 (Raffel et al. 2020, arXiv 1910.10683).
+
+`fnet_c4_<objective>` reads TFDS's `c4/en` (another version:
+`tfds_options.versions = {'c4/en': '3.0.1'}`), `fnet_c4_json_<objective>`
+AllenAI's files of JSON lines.
+"""
+
+import os
+from collections.abc import Mapping
+
+import gin
+
+from fnet_t5x.tasks import document_source, registration, tfds_source
+
+TFDS_NAME = 'c4/en:3.1.0'
+# For SeqIO's caching job, which reads no gin.
+VARIABLE = 'FNET_T5X_C4_DIR'
+# AllenAI's layout.
+_PATTERNS = {
+  'train': 'c4-train.*.json.gz',
+  'validation': 'c4-validation.*.json.gz',
+}
+
+
+@gin.configurable(module='c4')
+def json_files(
+  split: str,
+  data_dir: str | None = None,
+  patterns: Mapping[str, str] | None = None,
+) -> list[str]:
+  """Files of JSON lines of a split.
+
+  Args:
+    split: 'train' or 'validation'.
+    data_dir: folder that holds them (`en` of AllenAI's), local or gs://; None
+      takes the environment variable FNET_T5X_C4_DIR.
+    patterns: glob in it by split, instead of AllenAI's names.
+
+  Raises:
+    FileNotFoundError: the folder is not set, or holds no such file.
+  """
+  data_dir = data_dir or os.environ.get(VARIABLE)
+  if not data_dir:
+    raise FileNotFoundError(
+      'the folder of fnet_c4_json_* is not set: set C4_DIR to the one that '
+      f'holds {_PATTERNS["train"]}'
+    )
+  pattern = {**_PATTERNS, **(patterns or {})}[split]
+  return document_source.matching_files(
+    os.path.join(data_dir, pattern),
+    f'C4, split {split!r}',
+    'set C4_DIR to the folder that holds them, or C4_FILES to their names',
+  )
+
+
+TFDS_SOURCE = tfds_source.TfdsSource(TFDS_NAME, ('train', 'validation'))
+JSON_SOURCE = document_source.DocumentFileSource(
+  json_files, splits=('train', 'validation')
+)
+ENTRIES = [
+  *registration.register('c4', f'TFDS {TFDS_NAME}', TFDS_SOURCE),
+  *registration.register('c4_json', 'C4 as JSON lines', JSON_SOURCE),
+]

@@ -1,0 +1,203 @@
+"""Tasks on the Pile (Gao et al. 2020, arXiv 2101.00027).
+
+`fnet_pile_<objective>` reads its files: `train/NN.jsonl.zst`, `val.jsonl.zst`,
+`test.jsonl.zst`, or re-uploads as Parquet. `fnet_pile_tfds_<objective>` reads
+what `pile_builder` made of them.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+
+import gin
+import seqio
+import tensorflow as tf
+
+from fnet_t5x.tasks import (
+  document_source,
+  registration,
+  tfds_source,
+)
+
+TFDS_NAME = 'fnet_pile:1.0.0'
+SPLITS = ('train', 'validation', 'test')
+# `meta.pile_set_name`, the largest first (table 1 of the paper).
+COMPONENTS = (
+  'Pile-CC',
+  'PubMed Central',
+  'Books3',
+  'OpenWebText2',
+  'ArXiv',
+  'Github',
+  'FreeLaw',
+  'StackExchange',
+  'USPTO Backgrounds',
+  'PubMed Abstracts',
+  'Gutenberg (PG-19)',
+  'OpenSubtitles',
+  'Wikipedia (en)',
+  'DM Mathematics',
+  'Ubuntu IRC',
+  'BookCorpus2',
+  'EuroParl',
+  'HackerNews',
+  'YoutubeSubtitles',
+  'PhilPapers',
+  'NIH ExPorter',
+  'Enron Emails',
+)
+# For SeqIO's caching job, which reads no gin.
+VARIABLE = 'FNET_T5X_PILE_DIR'
+# The original layout first, then those of re-uploads.
+_LAYOUTS = {
+  'train': ('train/*.jsonl.zst', 'train/*.parquet', 'data/train-*.parquet'),
+  'validation': (
+    'val.jsonl.zst',
+    'val/*.parquet',
+    'data/validation-*.parquet',
+  ),
+  'test': ('test.jsonl.zst', 'test/*.parquet', 'data/test-*.parquet'),
+}
+
+
+@gin.configurable(module='pile')
+def files(
+  split: str,
+  data_dir: str | None = None,
+  patterns: Mapping[str, str | Sequence[str]] | None = None,
+) -> list[str]:
+  """Files of a split.
+
+  Args:
+    split: one of `SPLITS`.
+    data_dir: folder of the Pile, local or gs://; None takes the environment
+      variable FNET_T5X_PILE_DIR.
+    patterns: globs in it by split, instead of the published layouts.
+
+  Raises:
+    FileNotFoundError: the folder is not set, or holds no such file.
+  """
+  data_dir = data_dir or os.environ.get(VARIABLE)
+  if not data_dir:
+    raise FileNotFoundError(
+      'the folder of fnet_pile_* is not set: set PILE_DIR to the one that '
+      'holds train/*.jsonl.zst and val.jsonl.zst'
+    )
+  names = {**_LAYOUTS, **(patterns or {})}[split]
+  names = [names] if isinstance(names, str) else names
+  return document_source.matching_files(
+    [os.path.join(data_dir, name) for name in names],
+    f'the Pile, split {split!r}',
+    "set PILE_DIR to its folder, or PILE_FILES = {'train': ...} to its names",
+  )
+
+
+@gin.configurable(module='pile')
+def component_weights(
+  components: Sequence[str] | None = None,
+  weights: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+  """How often a document of each component is taken.
+
+  Args:
+    components: those to take, by `meta.pile_set_name`; None takes all.
+    weights: copies of a document by component, 1 where it says nothing. A
+      fraction is the share of documents that get one copy more, chosen by a
+      hash of the text.
+
+  Returns:
+    The weights by component; empty where every document is taken once.
+
+  Raises:
+    ValueError: no such component, or a weight below 0.
+  """
+  for name in [*(components or ()), *(weights or {})]:
+    if name not in COMPONENTS:
+      close = difflib.get_close_matches(name, COMPONENTS, n=3, cutoff=0.4)
+      raise ValueError(
+        f'the Pile has no component {name!r} (PILE_COMPONENTS, PILE_WEIGHTS): '
+        f'it has {", ".join(close or COMPONENTS)}'
+      )
+  for name, weight in (weights or {}).items():
+    if not isinstance(weight, int | float) or weight < 0:
+      raise ValueError(
+        f'PILE_WEIGHTS[{name!r}] is {weight!r}; it must be a number, at least 0'
+      )
+  if not components and not weights:
+    return {}
+  return {
+    name: float((weights or {}).get(name, 1.0))
+    for name in components or COMPONENTS
+  }
+
+
+def select_components(
+  dataset: tf.data.Dataset, weights: Mapping[str, float]
+) -> tf.data.Dataset:
+  """Takes each document as often as its component's weight says.
+
+  Args:
+    dataset: examples with `text` and `component`.
+    weights: by component; others are left out. Empty: all are taken once.
+  """
+  if not weights:
+    return dataset
+  # No lookup table: an iterator that uses one cannot be saved.
+  names = tf.constant(list(weights))
+  values = tf.constant(list(weights.values()), tf.float64)
+  buckets = 1 << 30
+
+  def copies(example):
+    weight = tf.reduce_sum(tf.where(example['component'] == names, values, 0.0))
+    uniform = (
+      tf.strings.to_hash_bucket_strong(example['text'], buckets, [17, 42])
+      / buckets
+    )
+    count = tf.floor(weight + uniform)
+    return tf.data.Dataset.from_tensors(example).repeat(
+      tf.cast(count, tf.int64)
+    )
+
+  return dataset.flat_map(copies)
+
+
+class ComponentSource(seqio.DataSource):
+  """Another source's documents, by their components' weights."""
+
+  def __init__(
+    self, source: seqio.DataSource, components: Sequence[str] | None = None
+  ):
+    """Returns a source.
+
+    Args:
+      source: examples with `text` and `component`.
+      components: those to take, whatever gin says; None asks gin.
+    """
+    super().__init__(splits=SPLITS)
+    self._source = source
+    self._components = components
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return False
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    return self._source.list_shards(split)
+
+  def get_dataset(self, *args, **kwargs) -> tf.data.Dataset:
+    """The source's dataset, less what is left out."""
+    if self._components is None:
+      weights = component_weights()
+    else:
+      weights = dict.fromkeys(self._components, 1.0)
+    return select_components(self._source.get_dataset(*args, **kwargs), weights)
+
+
+FILE_SOURCE = document_source.DocumentFileSource(files, SPLITS)
+TFDS_SOURCE = tfds_source.TfdsSource(TFDS_NAME, SPLITS)
+ENTRIES = [
+  *registration.register('pile', 'the Pile', ComponentSource(FILE_SOURCE)),
+  *registration.register(
+    'pile_tfds', f'TFDS {TFDS_NAME}', ComponentSource(TFDS_SOURCE)
+  ),
+]

@@ -1,0 +1,63 @@
+"""Tasks on a corpus of your own: any glob of text, JSON lines or Parquet.
+
+`fnet_text_<objective>`. A .txt file is one document; in the other formats a
+line or row is.
+"""
+
+import os
+from collections.abc import Sequence
+
+import gin
+
+from fnet_t5x.tasks import document_source, registration
+
+# For SeqIO's caching job, which reads no gin.
+VARIABLE = 'FNET_T5X_TEXT_FILES'
+
+
+@gin.configurable(module='text_files')
+def corpus(
+  split: str,
+  train: str | Sequence[str] | None = None,
+  validation: str | Sequence[str] | None = None,
+  held_out_share: float = 0.01,
+) -> tuple[list[str], document_source.Part]:
+  """Files of a split, and what part of their documents it takes.
+
+  Args:
+    split: 'train' or 'validation'.
+    train: glob of files, or several of which the first that matches counts;
+      None takes the environment variable FNET_T5X_TEXT_FILES.
+    validation: likewise; None holds out documents of the training files.
+    held_out_share: the share of documents that are held out then.
+
+  Raises:
+    FileNotFoundError: no glob is set, or it matches nothing.
+    ValueError: a share that is none.
+  """
+  train = train or os.environ.get(VARIABLE)
+  remedy = (
+    "set TEXT_FILES to a glob such as '/data/*.jsonl.zst' (.txt, .jsonl, "
+    '.json, .parquet; .gz and .zst of the JSON ones)'
+  )
+  if not train:
+    raise FileNotFoundError(f'the corpus of fnet_text_* is not set: {remedy}')
+  if not 0 < held_out_share < 1:
+    raise ValueError(
+      f'HELD_OUT_SHARE is {held_out_share!r}; it must be between 0 and 1'
+    )
+  if validation:
+    pattern = train if split == 'train' else validation
+    part = document_source.WHOLE
+  else:
+    pattern = train
+    part = document_source.Part(held_out_share, split == 'validation')
+  return document_source.matching_files(pattern, 'TEXT_FILES', remedy), part
+
+
+SOURCE = document_source.DocumentFileSource(
+  files=lambda split: corpus(split)[0],
+  splits=('train', 'validation'),
+  part=lambda split: corpus(split)[1],
+)
+ENTRIES = registration.register('text', 'your own files', SOURCE)
