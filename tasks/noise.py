@@ -121,6 +121,36 @@ def random_prefix_noise_mask(
   return tf.range(length) < prefix
 
 
+def fixed_prefix_noise_mask(
+  length: tf.Tensor,
+  noise_density: float,
+  seeds: Sequence[tf.Tensor],
+  *,
+  prefix_length: int,
+  segment_length: int,
+) -> tf.Tensor:
+  """Mask of a prefix whose length only depends on the segment's.
+
+  A full segment has `prefix_length` tokens in the prefix, a shorter one as
+  large a share of its tokens, but at least one on either side. A single token
+  gets an empty prefix.
+
+  Args:
+    length: int32 scalar, number of tokens, at most `segment_length`.
+    noise_density: unused; the two lengths say it.
+    seeds: unused; nothing is drawn.
+    prefix_length: tokens in the prefix of a full segment.
+    segment_length: tokens in a full segment.
+
+  Returns:
+    bool [length], true on the prefix.
+  """
+  del noise_density, seeds
+  # round(length * prefix_length / segment_length), in whole numbers.
+  prefix = (2 * length * prefix_length + segment_length) // (2 * segment_length)
+  return tf.range(length) < tf.minimum(tf.maximum(prefix, 1), length - 1)
+
+
 def noise_span_to_unique_sentinel(
   tokens: tf.Tensor, noise_mask: tf.Tensor, vocabulary: seqio.Vocabulary
 ) -> tf.Tensor:

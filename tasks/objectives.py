@@ -1,8 +1,8 @@
 """Training objectives: SeqIO preprocessors that make inputs of plain text.
 
-Definitions, parameters and random draws are T5's (Raffel et al. 2020, arXiv
-1910.10683; package t5 0.9.4): the same tokens and seeds give the same examples,
-token for token. Each parameter can be bound in gin
+The first two are T5's (Raffel et al. 2020, arXiv 1910.10683; package t5 0.9.4)
+in definitions, parameters and random draws: the same tokens and seeds give the
+same examples, token for token. Each parameter can be bound in gin
 (`objectives.span_corruption.noise_density = 0.3`) and counts when the dataset
 is built, not when the task is registered.
 
@@ -138,6 +138,12 @@ def span_corruption(
     noise_density,
     mean_noise_span_length,
   )
+  if tokens < 1:
+    raise ValueError(
+      f'span corruption has no room for a token in inputs of'
+      f' {sequence_length[input_feature_key]}: raise the length of'
+      f" '{input_feature_key}' in TASK_FEATURE_LENGTHS"
+    )
   if sequence_length['targets'] < targets:
     raise ValueError(
       f'span corruption makes targets of {targets} tokens from'
@@ -232,6 +238,61 @@ def prefix_lm(
     output_features,
     noise_density=noise_density,
     noise_mask_fn=noise.random_prefix_noise_mask,
+    inputs_fn=noise.drop_nonnoise_tokens,
+    targets_fn=noise.drop_noise_tokens,
+  )
+
+
+@gin.configurable
+def fixed_prefix_lm(
+  dataset: tf.data.Dataset,
+  sequence_length: Mapping[str, int],
+  output_features: Mapping[str, seqio.Feature],
+  prefix_length: int | None = None,
+) -> tf.data.Dataset:
+  """Prefix language model with a fixed split: for comparing with GPT-2.
+
+  Documents are cut into segments of `prefix_length` tokens and as many more as
+  fill the targets (less EOS); the first `prefix_length` are the inputs, the
+  rest the targets. The last segment of a document, if shorter, is split in
+  proportion. No token is lost.
+
+  Args:
+    dataset: examples with tokenized `targets`.
+    sequence_length: length by feature, EOS included.
+    output_features: the task's features.
+    prefix_length: tokens in the inputs, less EOS; by default as many as fit.
+
+  Raises:
+    ValueError: a length is below 1, or the prefix does not fit the inputs.
+  """
+  check_feature_lengths(sequence_length, ['inputs', 'targets'])
+  longest, targets_length = (
+    sequence_length[key] - output_features[key].add_eos
+    for key in ('inputs', 'targets')
+  )
+  if prefix_length is None:
+    prefix_length = longest
+  if not 1 <= prefix_length <= longest or targets_length < 1:
+    raise ValueError(
+      f'fixed_prefix_lm.prefix_length is {prefix_length}, and there is room for'
+      f' {longest} tokens of inputs and {targets_length} of targets beside EOS;'
+      ' both need one at least: set it, or TASK_FEATURE_LENGTHS ='
+      f' {dict(sequence_length)}'
+    )
+  segment_length = prefix_length + targets_length
+  dataset = chunking.split_tokens(
+    dataset, feature_key='targets', max_tokens_per_segment=segment_length
+  )
+  return noise.denoise(
+    dataset,
+    output_features,
+    noise_density=targets_length / segment_length,
+    noise_mask_fn=functools.partial(
+      noise.fixed_prefix_noise_mask,
+      prefix_length=prefix_length,
+      segment_length=segment_length,
+    ),
     inputs_fn=noise.drop_nonnoise_tokens,
     targets_fn=noise.drop_noise_tokens,
   )

@@ -1,0 +1,265 @@
+"""Masked language model with next-sentence prediction, BERT's and FNet's.
+
+[CLS] A [SEP] B [SEP]; half of the time B goes on where A ends, half of the time
+it is from another document (Devlin et al. 2019, arXiv 1810.04805, section 3.1).
+The label is BERT's: 0 for the true continuation, 1 for the other.
+"""
+
+from collections.abc import Mapping
+
+import gin
+import seqio
+import tensorflow as tf
+
+from fnet_t5x.tasks import masked_lm, sentences, sentinels
+
+_ALIGNED = ('inputs', 'targets', 'loss_weights', 'type_ids')
+
+
+def features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
+  """The task's output features: the masked LM's, and two more.
+
+  `type_ids` are 0 on [CLS] A [SEP] and 1 on B [SEP]; `next_sentence_labels`
+  hold one label, of length 1.
+  """
+  flag = seqio.Feature(seqio.PassThroughVocabulary(size=2), add_eos=False)
+  return {
+    **masked_lm.features(vocabulary),
+    'type_ids': flag,
+    'next_sentence_labels': flag,
+  }
+
+
+def _piece_bounds(
+  lengths: tf.Tensor, max_tokens: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Cuts documents into pieces of at most `max_tokens`, of at least 2.
+
+  Args:
+    lengths: int64 [documents], each at least 2.
+    max_tokens: at least 3.
+
+  Returns:
+    (document, start, length): int64 [pieces]; starts count from the first token
+    of the first document.
+  """
+  starts = tf.ragged.range(tf.zeros_like(lengths), lengths, max_tokens)
+  document = starts.value_rowids()
+  start = starts.flat_values
+  # A last piece of one token takes another from the piece before.
+  start -= tf.cast(tf.gather(lengths, document) - start == 1, start.dtype)
+  start += tf.gather(tf.cumsum(lengths, exclusive=True), document)
+  end = tf.concat([start[1:], tf.reduce_sum(lengths)[None]], 0)
+  return document, start, end - start
+
+
+def _cuts(
+  tokens: tf.Tensor,
+  ends_sentence: tf.Tensor,
+  start: tf.Tensor,
+  length: tf.Tensor,
+  fraction: tf.Tensor,
+  max_tokens: int,
+) -> tf.Tensor:
+  """Where A ends: the end of a sentence closest to `fraction` of the piece.
+
+  Args:
+    tokens: int32 [tokens], the pieces one after the other.
+    ends_sentence: bool [tokens].
+    start: int64 [pieces], first token.
+    length: int64 [pieces].
+    fraction: float32 [pieces] in [0, 1).
+    max_tokens: longest piece.
+
+  Returns:
+    int64 [pieces], tokens in A; 1 at least, and 1 is left at least. Where no
+    sentence ends inside of a piece, it is cut at `fraction`.
+  """
+  room = tf.cast(length - 1, tf.float32)
+  wanted = 1 + tf.minimum(tf.cast(fraction * room, tf.int64), length - 2)
+  piece = tf.repeat(tf.range(tf.size(length)), length)
+  cut = 1 + tf.range(tf.size(tokens, tf.int64)) - tf.gather(start, piece)
+  away = tf.abs(cut - tf.gather(wanted, piece))
+  # Order: sentence ends by distance, then the rest by distance; and the cut
+  # itself in the last digits.
+  cost = away + tf.where(
+    ends_sentence, tf.zeros_like(away), tf.cast(max_tokens, tf.int64)
+  )
+  allowed = cut < tf.gather(length, piece)
+  base = max_tokens + 1
+  key = tf.where(allowed, cost * base + cut, tf.int64.max)
+  return tf.math.segment_min(key, piece) % base
+
+
+def pair_texts(
+  documents: tf.RaggedTensor,
+  table,
+  max_tokens: int,
+  random_next_probability: float,
+  seed: tf.Tensor,
+) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+  """Makes pairs (A, B) of some documents, all of their text.
+
+  Documents are cut into pieces, and each piece in two. Pieces are coupled with
+  pieces of other documents, and half of the couples swap their second parts: so
+  texts of both labels have the same lengths, and each text comes once.
+
+  Args:
+    documents: int32 [documents, (tokens)], each of at least 2 tokens.
+    table: bool [vocab_size], pieces of the vocabulary that end a sentence.
+    max_tokens: tokens in a pair.
+    random_next_probability: share of the couples that swap.
+    seed: int [2].
+
+  Returns:
+    'a' and 'b', int32 [pairs, (tokens)], and 'label', int32 [pairs, 1]. A and B
+    of swapped pairs may have some tokens more than `max_tokens` together.
+  """
+  seeds = tf.random.experimental.stateless_split(tf.cast(seed, tf.int64), 3)
+  order = tf.argsort(
+    tf.random.stateless_uniform([documents.nrows()], seed=seeds[0])
+  )
+  documents = tf.gather(documents, order)
+  tokens = documents.flat_values
+  document, start, length = _piece_bounds(documents.row_lengths(), max_tokens)
+  pieces = tf.size(length)
+  half = pieces // 2
+  single = pieces - 2 * half
+  # Half of all pieces apart: another document, but for one with more than half
+  # of the pieces.
+  partner = tf.concat(
+    [tf.range(half, 2 * half), tf.range(half), tf.range(pieces)[2 * half :]], 0
+  )
+
+  def for_couples(draws, otherwise):
+    return tf.concat([draws, draws, tf.fill([single], otherwise)], 0)
+
+  fraction = for_couples(
+    tf.random.stateless_uniform([half], seed=seeds[1]), 0.5
+  )
+  swaps = for_couples(
+    tf.random.stateless_uniform([half], seed=seeds[2])
+    < random_next_probability,
+    False,
+  )
+  swaps &= document != tf.gather(document, partner)
+  ends = sentences.sentence_ends(tokens, table)
+  first = _cuts(tokens, ends, start, length, fraction, max_tokens)
+  parts = tf.RaggedTensor.from_row_lengths(
+    tokens, tf.reshape(tf.stack([first, length - first], 1), [-1])
+  )
+  row = tf.range(pieces)
+  return {
+    'a': tf.gather(parts, 2 * row),
+    'b': tf.gather(parts, 2 * tf.where(swaps, partner, row) + 1),
+    'label': tf.cast(swaps, tf.int32)[:, None],
+  }
+
+
+@gin.configurable
+def masked_lm_nsp(
+  dataset: tf.data.Dataset,
+  sequence_length: Mapping[str, int],
+  output_features: Mapping[str, seqio.Feature],
+  noise_density: float = 0.15,
+  mask_token_proportion: float = 0.8,
+  random_token_proportion: float = 0.1,
+  random_next_probability: float = 0.5,
+  batch_size: int = 128,
+  mask_id: int | None = None,
+  cls_id: int | None = None,
+  sep_id: int | None = None,
+) -> tf.data.Dataset:
+  """BERT's and FNet's pretraining: masked LM and next-sentence prediction.
+
+  A ends where a sentence ends, if one does in the text. No token is lost but
+  where a swapped B is too long by a few: its end is cut.
+
+  Args:
+    dataset: examples with tokenized `targets`. Documents of fewer than two
+      tokens cannot make a pair and are dropped.
+    sequence_length: length by feature: one for those that are aligned, 1 for
+      `next_sentence_labels`.
+    output_features: the task's (`features`).
+    noise_density: share of the text that is predicted.
+    mask_token_proportion: share of the predicted tokens that become [MASK].
+    random_token_proportion: share that become a random token; the rest stays.
+    random_next_probability: share of the pairs whose B is from another
+      document.
+    batch_size: documents that pairs are made of at a time. Alone in its batch,
+      a document has no other, and its pairs are all true ones.
+    mask_id: id of [MASK]; by default the first sentinel.
+    cls_id: id of [CLS]; by default the second sentinel.
+    sep_id: id of [SEP]; by default the third sentinel.
+
+  Raises:
+    ValueError: lengths differ or are too short, shares are out of range, or the
+      vocabulary has too few sentinels.
+  """
+  max_tokens = masked_lm.check_aligned_lengths(sequence_length, _ALIGNED, 6) - 3
+  if sequence_length.get('next_sentence_labels') != 1:
+    raise ValueError(
+      "TASK_FEATURE_LENGTHS gives 'next_sentence_labels'"
+      f' {sequence_length.get("next_sentence_labels")}; there is one a pair:'
+      ' set it to 1'
+    )
+  masked_lm.check_proportions(
+    'masked_lm_nsp',
+    noise_density,
+    mask_token_proportion,
+    random_token_proportion,
+  )
+  vocabulary = output_features['targets'].vocabulary
+  marks = sentinels.mark_ids(
+    vocabulary,
+    {'mask_id': mask_id, 'cls_id': cls_id, 'sep_id': sep_id},
+    'masked_lm_nsp',
+  )
+  random_ids = sentinels.text_ids(vocabulary, marks)
+  table = sentences.sentence_end_table(vocabulary)
+
+  @seqio.map_over_dataset(num_seeds=1)
+  def pair(documents, seed):
+    return pair_texts(
+      documents, table, max_tokens, random_next_probability, seed
+    )
+
+  @seqio.map_over_dataset(num_seeds=1)
+  def mask(example, seed):
+    cls, sep = [marks['cls_id']], [marks['sep_id']]
+    a = example['a']
+    b = example['b'][: max_tokens - tf.size(a)]
+    targets = tf.concat([cls, a, sep, b, sep], 0)
+    is_text = tf.concat(
+      [
+        [False],
+        tf.ones_like(a, tf.bool),
+        [False],
+        tf.ones_like(b, tf.bool),
+        [False],
+      ],
+      0,
+    )
+    inputs, weights = masked_lm.mask_tokens(
+      targets,
+      is_text,
+      seed,
+      noise_density=noise_density,
+      mask_token_proportion=mask_token_proportion,
+      random_token_proportion=random_token_proportion,
+      mask_id=marks['mask_id'],
+      random_ids=random_ids,
+    )
+    type_ids = tf.cast(tf.range(tf.size(targets)) >= tf.size(a) + 2, tf.int32)
+    return {
+      'inputs': inputs,
+      'targets': targets,
+      'loss_weights': weights,
+      'type_ids': type_ids,
+      'next_sentence_labels': example['label'],
+    }
+
+  documents = dataset.map(lambda x: x['targets']).filter(
+    lambda tokens: tf.size(tokens) > 1
+  )
+  return mask(pair(documents.ragged_batch(batch_size)).unbatch())

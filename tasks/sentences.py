@@ -1,0 +1,68 @@
+"""Where sentences end in a sequence of tokens."""
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+_LAST_CHARACTERS = ('.', '!', '?')
+
+
+def sentence_end_table(vocabulary: seqio.Vocabulary) -> np.ndarray:
+  """Which pieces end a sentence: those that end in a full stop, `!` or `?`.
+
+  Args:
+    vocabulary: one that decodes a single id to its text.
+
+  Returns:
+    bool [vocab_size].
+
+  Raises:
+    ValueError: no piece does.
+  """
+  text_size = vocabulary.vocab_size - vocabulary.extra_ids
+  table = np.zeros(vocabulary.vocab_size, bool)
+  for i in range(text_size):
+    text = str(vocabulary.decode([i]))
+    table[i] = text.rstrip().endswith(_LAST_CHARACTERS)
+  if not table.any():
+    raise ValueError(
+      f'no piece of the vocabulary ends in one of {" ".join(_LAST_CHARACTERS)},'
+      ' so that sentences cannot be told apart: choose another vocabulary'
+    )
+  return table
+
+
+def sentence_ends(tokens: tf.Tensor, table: np.ndarray) -> tf.Tensor:
+  """Marks the last token of each sentence; '...' and '?!' end one, not three.
+
+  Args:
+    tokens: int32 [length].
+    table: bool [vocab_size], from `sentence_end_table`.
+
+  Returns:
+    bool [length]. The end of the text is marked only where a sentence ends.
+  """
+  ends = tf.gather(tf.constant(table), tokens)
+  goes_on = tf.concat([ends[1:], tf.zeros_like(ends[:1])], 0)
+  return ends & ~goes_on
+
+
+def permute_sentences(
+  tokens: tf.Tensor, ends: tf.Tensor, seed: tf.Tensor
+) -> tf.Tensor:
+  """Puts the sentences in a random order, all orders equally likely.
+
+  Args:
+    tokens: int [length].
+    ends: bool [length], true on the last token of each sentence. What follows
+      the last one counts as a sentence.
+    seed: int [2].
+
+  Returns:
+    int [length], the same tokens.
+  """
+  sentence = tf.cumsum(tf.cast(ends, tf.int32), exclusive=True)
+  # One rank more than sentences where the text ends with one: no harm.
+  count = tf.reduce_sum(tf.cast(ends, tf.int32)) + 1
+  rank = tf.argsort(tf.random.stateless_uniform([count], seed=seed))
+  return tf.gather(tokens, tf.argsort(tf.gather(rank, sentence), stable=True))
