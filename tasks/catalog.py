@@ -49,6 +49,19 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
   )
 
 
+def default_feature_lengths(name: str) -> Mapping[str, int]:
+  """Lengths in tokens by feature that a task of ours is made for.
+
+  Raises:
+    ValueError: the task is not one of ours.
+  """
+  if name not in CATALOG:
+    raise ValueError(
+      f'{name} has no default lengths: set TASK_FEATURE_LENGTHS in a gin file'
+    )
+  return CATALOG[name].feature_lengths
+
+
 def check_feature_lengths(name: str, lengths: Mapping[str, int]) -> None:
   """Refuses lengths that the task's features cannot have.
 
