@@ -83,6 +83,10 @@ def one_line(error: BaseException) -> str:
   if message.startswith('in user code:'):
     # TensorFlow's traceback of a traced function; its last line counts.
     message = re.split(r'\n\s*\w+Error: ', message)[-1]
+  if type(error).__module__.startswith('tensorflow.'):
+    # What a Python function in the input pipeline raised, if one did.
+    raised = re.findall(r'^(?:\w+\.)*\w+Error: (.+)$', message, re.MULTILINE)
+    message = raised[-1] if raised else message
   message = ' '.join(message.split())
   # gin raises subclasses of its own, of the same name.
   kind = type(error).__name__
@@ -90,6 +94,13 @@ def one_line(error: BaseException) -> str:
     where = f' in {trail[0].split()[0]}' if trail else ''
     return f'{kind}{where}: {message}'
   return message
+
+
+def _is_input_error(error: Exception) -> bool:
+  # TensorFlow's errors come from its input pipeline, the one thing it does
+  # here; an error class of its own must not be imported for it.
+  from_tensorflow = type(error).__module__.startswith('tensorflow.')
+  return from_tensorflow or isinstance(error, (flags.Error, *INPUT_ERRORS))
 
 
 @contextlib.contextmanager
@@ -100,8 +111,8 @@ def one_line_errors() -> Iterator[None]:
   """
   try:
     yield
-  except (flags.Error, *INPUT_ERRORS) as error:
-    if os.environ.get(TRACEBACK_VARIABLE):
+  except Exception as error:
+    if os.environ.get(TRACEBACK_VARIABLE) or not _is_input_error(error):
       raise
     sys.stdout.flush()
     sys.stderr.write(f'error: {one_line(error)}\n')

@@ -11,6 +11,7 @@ import jax
 import tensorflow as tf
 from clu import metric_writers
 
+from fnet_t5x import data_counters
 from fnet_t5x.runtime import console, peak_flops
 
 METRICS_FILE = 'metrics.jsonl'
@@ -86,7 +87,8 @@ class Reporter:
 
     Args:
       step: the number of steps taken so far.
-      values: T5X's metrics by name.
+      values: T5X's metrics by name; what the data pipeline counted in this
+        process joins them.
       flops_per_step: for the rate of arithmetic; None leaves it out.
     """
     values = dict(values)
@@ -99,6 +101,8 @@ class Reporter:
       flops = flops_per_step * steps_per_second
       values['timing/tflops_per_second'] = flops / 1e12
       rate += f', {_flops_rate(flops)}'
+    for name, count in data_counters.counts().items():
+      values[f'data/{name}'] = count
     self._write(TRAIN, step, values)
     console.say(
       f'{self._at(step)}  loss {values["loss"]:.4f}  '
