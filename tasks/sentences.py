@@ -3,21 +3,21 @@
 import numpy as np
 import seqio
 import tensorflow as tf
+from absl import logging
 
-_LAST_CHARACTERS = ('.', '!', '?')
+# Latin, full-width, Devanagari, Arabic and Urdu.
+_LAST_CHARACTERS = ('.', '!', '?', '。', '！', '？', '।', '؟', '۔')  # noqa: RUF001
 
 
 def sentence_end_table(vocabulary: seqio.Vocabulary) -> np.ndarray:
   """Which pieces end a sentence: those that end in a full stop, `!` or `?`.
 
   Args:
-    vocabulary: one that decodes a single id to its text.
+    vocabulary: one that decodes a single id to its text. Where none of the
+      pieces ends a sentence, a text is one sentence; the log says so.
 
   Returns:
     bool [vocab_size].
-
-  Raises:
-    ValueError: no piece does.
   """
   text_size = vocabulary.vocab_size - vocabulary.extra_ids
   table = np.zeros(vocabulary.vocab_size, bool)
@@ -25,9 +25,9 @@ def sentence_end_table(vocabulary: seqio.Vocabulary) -> np.ndarray:
     text = str(vocabulary.decode([i]))
     table[i] = text.rstrip().endswith(_LAST_CHARACTERS)
   if not table.any():
-    raise ValueError(
-      f'no piece of the vocabulary ends in one of {" ".join(_LAST_CHARACTERS)},'
-      ' so that sentences cannot be told apart: choose another vocabulary'
+    logging.warning(
+      'no piece of the vocabulary ends in one of %s: each text is one sentence',
+      ' '.join(_LAST_CHARACTERS),
     )
   return table
 

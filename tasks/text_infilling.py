@@ -6,13 +6,22 @@ one mask token; the sentences of the inputs are put in a random order; the
 targets are the whole text as it was. Draws are stateless.
 """
 
+import math
 from collections.abc import Mapping
 
 import gin
+import numpy as np
 import seqio
 import tensorflow as tf
 
 from fnet_t5x.tasks import chunking, objectives, sentences, sentinels
+
+
+def _poisson_cdf(mean: float) -> np.ndarray:
+  """Probability of at most k, for k from 0 on till next to nothing is left."""
+  k = np.arange(int(mean + 12 * math.sqrt(mean)) + 20)
+  log_factorial = np.array([math.lgamma(i + 1) for i in k])
+  return np.cumsum(np.exp(k * math.log(mean) - mean - log_factorial))
 
 
 def poisson_span_lengths(
@@ -37,8 +46,11 @@ def poisson_span_lengths(
     ),
     tf.int32,
   )
-  drawn = tf.random.stateless_poisson(
-    [draws], seed=seed, lam=float(poisson_lambda), dtype=tf.int32
+  # Several times as fast as `tf.random.stateless_poisson`.
+  drawn = tf.searchsorted(
+    tf.constant(_poisson_cdf(poisson_lambda), tf.float32),
+    tf.random.stateless_uniform([draws], seed=seed),
+    side='right',
   )
   sums = tf.cumsum(drawn)
   spans = tf.minimum(tf.reduce_sum(tf.cast(sums < total, tf.int32)) + 1, draws)
@@ -77,8 +89,8 @@ def fill_in(
   spans = poisson_span_lengths(hidden, poisson_lambda, seeds[0])
   # The result is kept tokens and masks in any order: draw the masks' places.
   size = length - hidden + tf.size(spans)
-  places = tf.argsort(tf.random.stateless_uniform([size], seed=seeds[1]))
-  places = tf.sort(places[: tf.size(spans)])
+  order = tf.argsort(tf.random.stateless_uniform([size], seed=seeds[1]))
+  places = order[: tf.size(spans)]
   is_mask = tf.scatter_nd(
     places[:, None], tf.ones_like(places, tf.bool), [size]
   )

@@ -106,7 +106,7 @@ def span_denoiser(
 
   The mode tokens take three sentinels. Where the others are too few for the
   spans of a full text, texts are cut shorter (packing fills the rows): with
-  T5's 100 sentinels this is so for spans of 3 at 50 % and inputs above 388.
+  T5's 100 sentinels this is so for spans of 3 at 50 % and inputs above 392.
 
   Args:
     dataset: examples with tokenized `targets`.

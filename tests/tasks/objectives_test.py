@@ -1,68 +1,36 @@
 """Objectives: T5's examples token for token, nothing lost, gin, bad input."""
 
+import fractions
 import functools
-import itertools
 import json
+import math
 import pathlib
 
 import gin
 import numpy as np
 import pytest
 import seqio
-import tensorflow as tf
+import token_documents
 
-from fnet_t5x.tasks import catalog, chunking, noise, objectives
+from fnet_t5x.tasks import catalog, objectives
 
 _GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / 'golden/t5_objectives.json').read_text()
 )
-_VOCABULARY = seqio.ByteVocabulary(extra_ids=100)
-_FIRST_SENTINEL = _VOCABULARY.vocab_size - 1
-_FEATURES = {k: seqio.Feature(_VOCABULARY) for k in ('inputs', 'targets')}
-
-
-def _dataset(documents) -> tf.data.Dataset:
-  return tf.data.Dataset.from_generator(
-    lambda: ({'targets': d} for d in documents),
-    output_signature={'targets': tf.TensorSpec([None], tf.int32)},
-  )
-
-
-def _documents(lengths, seed=0) -> list[list[int]]:
-  rng = np.random.default_rng(seed)
-  return [rng.integers(3, 259, n).tolist() for n in lengths]
-
-
-def _joined(sequences) -> list[int]:
-  return list(itertools.chain.from_iterable(sequences))
-
-
-def _examples(objective, documents, lengths, seed=0, **parameters):
-  with seqio.map_seed_manager(seed):
-    dataset = objective(
-      _dataset(documents),
-      sequence_length=lengths,
-      output_features=_FEATURES,
-      **parameters,
-    )
-  return [
-    {k: v.tolist() for k, v in example.items()}
-    for example in dataset.as_numpy_iterator()
-  ]
 
 
 def _restored(example) -> list[int]:
   """The text that span corruption took apart, by plain reading of sentinels."""
   spans, current = {}, None
   for token in example['targets']:
-    if token > _FIRST_SENTINEL - 100:
+    if token > token_documents.FIRST_SENTINEL - 100:
       current = spans.setdefault(token, [])
     else:
       current.append(token)
   text = []
   kept_spans = [[]]
   for token in example['inputs']:
-    if token > _FIRST_SENTINEL - 100:
+    if token > token_documents.FIRST_SENTINEL - 100:
       kept_spans.append([])
     else:
       kept_spans[-1].append(token)
@@ -77,7 +45,7 @@ def _restored(example) -> list[int]:
 def test_examples_equal_those_of_t5(case):
   if case['gin']:
     gin.parse_config(f'noise.{case["gin"]}')
-  examples = _examples(
+  examples = token_documents.examples(
     getattr(objectives, case['objective']),
     _GOLDEN['documents'],
     case['sequence_length'],
@@ -120,34 +88,68 @@ def test_tasks_equal_live_t5(name, lengths):
 
 @pytest.mark.parametrize('merge', [True, False])
 def test_span_corruption_keeps_every_token(merge):
-  documents = _documents([400, 1, 33, 0, 256, 2, 77])
-  examples = _examples(
+  documents = token_documents.random_documents([400, 1, 33, 0, 256, 2, 77])
+  examples = token_documents.examples(
     objectives.span_corruption,
     documents,
     {'inputs': 48, 'targets': 20},
     merge_examples_to_reduce_padding=merge,
   )
-  assert _joined(documents) == _joined(map(_restored, examples))
+  assert token_documents.joined(documents) == token_documents.joined(
+    map(_restored, examples)
+  )
 
 
 def test_prefix_lm_keeps_every_token():
-  documents = _documents([400, 1, 33, 0, 256, 2, 77])
-  examples = _examples(
+  documents = token_documents.random_documents([400, 1, 33, 0, 256, 2, 77])
+  examples = token_documents.examples(
     objectives.prefix_lm, documents, {'inputs': 50, 'targets': 50}
   )
   segments = [e['inputs'] + e['targets'] for e in examples]
-  assert _joined(documents) == _joined(segments)
+  assert token_documents.joined(documents) == token_documents.joined(segments)
   assert max(map(len, segments)) == 49
   # 400 = 8 * 49 + 8: documents are not joined.
   assert [len(s) for s in segments[:10]] == [49] * 8 + [8, 1]
 
 
+@pytest.mark.parametrize('prefix_length', [None, 16])
+def test_fixed_prefix_lm_splits_where_told(prefix_length):
+  documents = token_documents.random_documents([400, 1, 33, 0, 256, 2, 77])
+  examples = token_documents.examples(
+    objectives.fixed_prefix_lm,
+    documents,
+    {'inputs': 41, 'targets': 25},
+    prefix_length=prefix_length,
+  )
+  # Without EOS, 40 and 24 tokens fit.
+  prefix, targets = prefix_length or 40, 24
+  segments = [e['inputs'] + e['targets'] for e in examples]
+  assert token_documents.joined(documents) == token_documents.joined(segments)
+  expected = []
+  for document in documents:
+    while document:
+      size = len(document[: prefix + targets])
+      if size == prefix + targets:
+        expected.append((prefix, targets))
+      else:
+        share = fractions.Fraction(size * prefix, prefix + targets)
+        cut = min(
+          max(math.floor(share + fractions.Fraction(1, 2)), 1), size - 1
+        )
+        expected.append((cut, size - cut))
+      document = document[size:]
+  sizes = [(len(e['inputs']), len(e['targets'])) for e in examples]
+  assert sizes == expected
+  assert (0, 1) in sizes
+  assert (1, 1) in sizes
+
+
 def test_full_examples_just_fill_the_features():
   tokens, targets = objectives.span_corruption_lengths(512)
   assert (tokens, targets) == (568, 114)
-  examples = _examples(
+  examples = token_documents.examples(
     objectives.span_corruption,
-    _documents([568 * 20]),
+    token_documents.random_documents([568 * 20]),
     {'inputs': 512, 'targets': 114},
   )
   assert len(examples) == 20
@@ -157,23 +159,27 @@ def test_full_examples_just_fill_the_features():
 
 
 def test_sentinels_count_down_from_the_top():
-  (example,) = _examples(
+  (example,) = token_documents.examples(
     objectives.span_corruption,
-    _documents([100]),
+    token_documents.random_documents([100]),
     {'inputs': 128, 'targets': 32},
   )
   for feature, first_is_sentinel in (('inputs', False), ('targets', True)):
     sentinels = [t for t in example[feature] if t >= 259]
     # 15 noise tokens in 5 spans.
-    assert sentinels == list(range(_FIRST_SENTINEL, _FIRST_SENTINEL - 5, -1))
+    assert sentinels == list(
+      range(
+        token_documents.FIRST_SENTINEL, token_documents.FIRST_SENTINEL - 5, -1
+      )
+    )
     assert (example[feature][0] >= 259) == first_is_sentinel
   assert len(example['targets']) == 15 + 5
 
 
 def test_prefixes_are_uniform():
-  examples = _examples(
+  examples = token_documents.examples(
     objectives.prefix_lm,
-    _documents([20 * 2000] * 2),
+    token_documents.random_documents([20 * 2000] * 2),
     {'inputs': 21, 'targets': 21},
   )
   counts = np.bincount([len(e['inputs']) for e in examples], minlength=20)
@@ -184,63 +190,16 @@ def test_prefixes_are_uniform():
   assert np.abs(counts[1:] - expected).max() < 5 * expected**0.5
 
 
-def test_noise_is_spread_evenly_with_random_roll():
-  length, draws = 40, 2000
-  masks = tf.data.Dataset.range(draws).map(
-    lambda i: noise.random_spans_noise_mask(
-      tf.constant(length),
-      0.15,
-      [tf.stack([i, i + 1]), tf.stack([i + 2, 3 * i])],
-      random_roll=True,
-    )
-  )
-  share = np.mean([m.astype(float) for m in masks.as_numpy_iterator()], 0)
-  assert share.shape == (length,)
-  np.testing.assert_allclose(share.mean(), 6 / 40, rtol=1e-6)
-  assert np.abs(share - 0.15).max() < 5 * (0.15 * 0.85 / draws) ** 0.5
-
-
-def test_no_noise_at_density_zero():
-  mask = noise.random_spans_noise_mask(tf.constant(5), 0.0, [])
-  assert mask.numpy().tolist() == [False] * 5
-
-
-def test_a_long_document_gives_one_whole_chunk():
-  document = list(range(3, 259))
-  gin.bind_parameter('chunking.select_random_chunk.max_length', 100)
-  starts = set()
-  for seed in range(20):
-    with seqio.map_seed_manager(seed):
-      dataset = chunking.select_random_chunk(_dataset([document, [], [5]]))
-    chunk, short = (e['targets'] for e in dataset.as_numpy_iterator())
-    start = chunk[0] - 3
-    assert chunk.tolist() == document[start : start + 100]
-    assert short.tolist() == [5]
-    starts.add(start)
-  assert starts == {0, 100, 200}
-
-
-def test_segments_of_random_length_keep_every_token():
-  documents = _documents([300] * 30)
-  with seqio.map_seed_manager(0):
-    dataset = chunking.split_tokens(
-      _dataset(documents), max_tokens_per_segment=64, min_tokens_per_segment=8
-    )
-  segments = [e['targets'].tolist() for e in dataset.as_numpy_iterator()]
-  assert _joined(segments) == _joined(documents)
-  lengths = [len(s) for s in segments]
-  assert max(lengths) <= 64
-  assert len(set(lengths)) > 15
-
-
 def test_features_pass_through():
-  dataset = _dataset(_documents([60, 30])).enumerate()
+  dataset = token_documents.dataset(
+    token_documents.random_documents([60, 30])
+  ).enumerate()
   dataset = dataset.map(lambda i, x: {**x, 'document': i, 'other': i})
   with seqio.map_seed_manager(0):
     dataset = objectives.span_corruption(
       dataset,
       {'inputs': 24, 'targets': 24},
-      _FEATURES,
+      token_documents.FEATURES,
       merge_examples_to_reduce_padding=False,
       passthrough_feature_keys=['document'],
     )
@@ -272,12 +231,14 @@ def test_gin_binds_after_registration(small_corpus):
   assert missing_share() == pytest.approx(0.4, abs=0.01)
 
 
-@pytest.mark.parametrize('name', ['span_corruption', 'prefix_lm'])
+@pytest.mark.parametrize(
+  'name', ['span_corruption', 'prefix_lm', 'fixed_prefix_lm']
+)
 @pytest.mark.parametrize('length', [0, -3, None])
 def test_impossible_length_is_an_error(name, length):
   lengths = {'inputs': 64, 'targets': length}
   with pytest.raises(ValueError, match=r"'targets' is .*TASK_FEATURE_LENGTHS"):
-    _examples(getattr(objectives, name), [[3, 4]], lengths)
+    token_documents.examples(getattr(objectives, name), [[3, 4]], lengths)
 
 
 @pytest.mark.parametrize(
@@ -307,24 +268,30 @@ def test_impossible_length_is_an_error(name, length):
     ),
     ('prefix_lm', (64, 64), {'noise_density': 0.6}, 'at most 0.5'),
     ('prefix_lm', (2, 2), {}, "'inputs' .* at least 3"),
+    ('span_corruption', (1, 9), {}, "'inputs' .*TASK_FEATURE_LENGTHS"),
+    ('fixed_prefix_lm', (9, 9), {'prefix_length': 9}, 'is 9, .* room for 8'),
+    ('fixed_prefix_lm', (9, 1), {}, "0 of targets .*'targets': 1"),
   ],
 )
 def test_bad_parameters_are_errors(objective, lengths, parameters, message):
   with pytest.raises(ValueError, match=message):
-    _examples(
+    token_documents.examples(
       getattr(objectives, objective),
-      _documents([99]),
+      token_documents.random_documents([99]),
       {'inputs': lengths[0], 'targets': lengths[1]},
       **parameters,
     )
 
 
 def test_two_vocabularies_are_an_error():
-  features = {**_FEATURES, 'inputs': seqio.Feature(seqio.ByteVocabulary(7))}
+  features = {
+    **token_documents.FEATURES,
+    'inputs': seqio.Feature(seqio.ByteVocabulary(7)),
+  }
   objective = functools.partial(
     objectives.prefix_lm,
     sequence_length={'inputs': 9, 'targets': 9},
     output_features=features,
   )
   with pytest.raises(ValueError, match="vocabularies of 'inputs' and 'targets"):
-    objective(_dataset([[3, 4]]))
+    objective(token_documents.dataset([[3, 4]]))
