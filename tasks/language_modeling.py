@@ -66,7 +66,7 @@ def tokens_with_extents(
     text = example['text']
     tokens, starts, _ = tokenizer.tokenize_with_offsets(text)
     starts = tf.sort(tf.cast(starts, tf.int64))
-    length = tf.strings.length(text, out_type=tf.int64)
+    length = tf.cast(tf.strings.length(text), tf.int64)
     bounds = tf.concat([[0], starts[1:], [length]], 0)
     words = tf.searchsorted(_word_starts(text), bounds, out_type=tf.int64)
     return {

@@ -1,0 +1,231 @@
+"""`fnet_t5x.eval` on evaluation tasks, from TFDS folders to `eval.jsonl`."""
+
+import contextlib
+import json
+import math
+import pathlib
+import sys
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tfds_folders
+
+import fnet_t5x
+from fnet_t5x.runtime import (
+  checkpoints,
+  gin_utils,
+  initialization,
+  partitioning,
+)
+from fnet_t5x.runtime import eval as eval_lib
+from fnet_t5x.tasks import (
+  language_modeling,
+  postprocessors,
+  text_metrics,
+  tfds_source,
+)
+
+ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+HELD_OUT = 'fnet_evaluation_test_held_out'
+LENGTHS = {'inputs': 24, 'targets': 8}
+RUN = f"""
+from __gin__ import dynamic_registration
+from fnet_t5x.tasks import evaluation_table
+include 'gin/models/fnet_t5_tiny.gin'
+include 'gin/runs/eval.gin'
+TASK_FEATURE_LENGTHS = {LENGTHS}
+ACTIVATION_DTYPE = 'float32'
+VOCAB_SIZE = 384
+EMBED_DIM = 16
+NUM_HEADS = 2
+HEAD_DIM = 8
+MLP_DIM = 16
+NUM_ENCODER_LAYERS = 3
+NUM_DECODER_LAYERS = 1
+BATCH_SIZE = 8
+"""
+
+
+@gin.configurable(module='evaluation_test')
+def configured_model(model=gin.REQUIRED):
+  return model
+
+
+@pytest.fixture
+def run(small_vocabulary, tmp_path, monkeypatch):
+  """Parses the run's gin, and returns a function that evaluates a task."""
+  main = sys.modules['__main__']
+  monkeypatch.setattr(main, 'evaluate', eval_lib.evaluate, raising=False)
+  (tmp_path / 'run.gin').write_text(RUN)
+  output_dir = tmp_path / 'eval'
+  gin_utils.parse_gin_flags(
+    ['.', str(ROOT)],
+    [str(tmp_path / 'run.gin')],
+    [
+      "MIXTURE_OR_TASK_NAME = ''",
+      f'CHECKPOINT_PATH = {str(tmp_path / "checkpoint_3")!r}',
+      f'EVAL_OUTPUT_DIR = {str(output_dir)!r}',
+    ],
+    finalize_config=False,
+  )
+
+  def evaluate(task):
+    gin.parse_config(f'MIXTURE_OR_TASK_NAME = {task!r}')
+    gin.get_configurable(eval_lib.evaluate)()
+    lines = (output_dir / 'eval.jsonl').read_text().splitlines()
+    row = json.loads(lines[-1])
+    assert (row.pop('step'), row.pop('task')) == (3, task)
+    return row
+
+  return evaluate
+
+
+@pytest.fixture
+def model(run, tmp_path):
+  """The run's model, and the parameters that its checkpoint holds."""
+  gin.parse_config('evaluation_test.configured_model.model = %MODEL')
+  model = configured_model()
+  shapes = {
+    name: (8, length)
+    for name, length in model.FEATURE_CONVERTER_CLS(pack=False)
+    .get_model_feature_lengths(LENGTHS)
+    .items()
+  }
+  partitioner = partitioning.PjitPartitioner(num_partitions=1)
+  state = initialization.TrainStateInitializer(
+    model.optimizer_def, model.get_initial_variables, shapes, partitioner
+  ).from_scratch(jax.random.PRNGKey(5))
+  manager = checkpoints.CheckpointManager(str(tmp_path), create=True)
+  with contextlib.closing(manager):
+    manager.save(state.replace_step(jnp.asarray(3, jnp.int32)), 'float32')
+  return model, jax.device_get(state.params)
+
+
+def _padded(rows, length):
+  return np.array([row + [0] * (length - len(row)) for row in rows], np.int32)
+
+
+def _log_likelihoods(model, inputs, targets):
+  """Nats of each row of targets, by float64 from the network's logits."""
+  model, params = model
+  encoder_tokens = _padded(inputs, LENGTHS['inputs'])
+  decoder_tokens = _padded(targets, LENGTHS['targets'])
+  logits = jax.jit(model.module.apply, static_argnames='enable_dropout')(
+    {'params': params},
+    encoder_tokens,
+    np.pad(decoder_tokens, ((0, 0), (1, 0)))[:, :-1],
+    decoder_tokens,
+    enable_dropout=False,
+  )
+  logits = np.asarray(logits, np.float64)
+  largest = logits.max(-1, keepdims=True)
+  normalizer = largest + np.log(np.exp(logits - largest).sum(-1, keepdims=True))
+  picked = np.take_along_axis(
+    logits - normalizer, decoder_tokens[..., None], -1
+  )[..., 0]
+  return (picked * (decoder_tokens != 0)).sum(-1)
+
+
+def _outputs(model, vocabulary, texts):
+  """What the model writes to these inputs."""
+  model, params = model
+  inputs = _padded(
+    [[*vocabulary.encode(t)[-LENGTHS['inputs'] + 1 :], 1] for t in texts],
+    LENGTHS['inputs'],
+  )
+  batch = {
+    'encoder_input_tokens': inputs,
+    'decoder_input_tokens': np.zeros((len(texts), LENGTHS['targets']), int),
+  }
+  decodes = jax.jit(model.predict_batch)(params, batch)
+  return [vocabulary.decode(row) for row in np.asarray(decodes).tolist()]
+
+
+@pytest.mark.slow
+def test_three_tasks(model, run, small_vocabulary, tfds_dir):
+  encode = small_vocabulary.encode
+
+  # Held-out loss: windows made anew here.
+  texts = ['felow cit izens of the  sen ate\n' * 3, 'house rep ☃', 'war ' * 80]
+  tfds_folders.write_known(
+    tfds_dir, 'c4/en:3.1.0', {'validation': [{'text': t} for t in texts]}
+  )
+  language_modeling.register_held_out_loss(
+    HELD_OUT, tfds_source.TfdsSource('c4/en:3.1.0', ['validation']), 'made up'
+  )
+  inputs, targets = [], []
+  for text in texts:
+    tokens = encode(text)
+    for start in range(0, len(tokens), LENGTHS['targets']):
+      context = tokens[max(0, start - LENGTHS['inputs'] + 1) : start]
+      inputs.append([*context, 1])
+      targets.append(tokens[start : start + LENGTHS['targets']])
+  assert len(inputs) > 16
+  nats = -_log_likelihoods(model, inputs, targets).sum()
+  size = sum(len(text.encode()) for text in texts)
+  words = sum(len(text.split()) for text in texts)
+  values = run(HELD_OUT)
+  assert values['bits_per_byte'] == pytest.approx(
+    nats / math.log(2) / size, rel=1e-5
+  )
+  assert math.log(values['perplexity_per_word']) == pytest.approx(
+    nats / words, rel=1e-5
+  )
+  # The engine's own loss with teacher forcing is the same.
+  assert values['cross_ent_per_target_token'] == pytest.approx(
+    values['loss_per_token'], rel=1e-5
+  )
+  assert values['documents_bytes'] == size
+
+  # LAMBADA: the first word is what the model writes; the second is not.
+  contexts = ['the sen ate of peace', 'commerce and the']
+  word = postprocessors.first_word(
+    _outputs(model, small_vocabulary, contexts)[0]
+  )
+  words = [word, 'gain']
+  passages = [
+    {'passage': f'{context} {word}\n'}
+    for context, word in zip(contexts, words, strict=True)
+  ]
+  tfds_folders.write_known(tfds_dir, 'lambada:1.0.0', {'train': passages})
+  nats = -_log_likelihoods(
+    model,
+    [[*encode(context), 1] for context in contexts],
+    [encode(word)[: LENGTHS['targets']] for word in words],
+  )
+  values = run('fnet_lambada')
+  assert values['accuracy'] == 50
+  assert values['perplexity'] == pytest.approx(math.exp(nats.mean()), rel=1e-4)
+
+  # SQuAD: the words of what the model writes are an answer.
+  outputs = _outputs(
+    model,
+    small_vocabulary,
+    ['question: who context: a sat ', 'question: x context: y '],
+  )
+  answer = text_metrics.normalize_answer(outputs[0])
+  assert answer
+  answers = [['felow', answer], ['no such answer']]
+  tfds_folders.write_known(
+    tfds_dir,
+    'squad/v1.1:3.0.0',
+    {
+      'validation': [
+        {
+          'question': question,
+          'context': context,
+          'answers': [{'text': a, 'answer_start': 0} for a in texts],
+        }
+        for question, context, texts in zip(
+          ('who', 'x'), ('a sat ', 'y '), answers, strict=True
+        )
+      ]
+    },
+  )
+  values = run('fnet_squad')
+  expected = text_metrics.squad(answers, outputs)
+  assert expected['em'] == 50
+  assert (values['em'], values['f1']) == (expected['em'], expected['f1'])

@@ -1,0 +1,64 @@
+"""LAMBADA: the last word, and what comes before it."""
+
+import math
+
+import pytest
+import tfds_folders
+
+_PASSAGES = [
+  '`` what do you mean , ca n\'t ? " asked\nthe captain of the guard\n',
+  'Ann saw the dogs',
+]
+
+
+@pytest.fixture
+def folder(tfds_dir):
+  return tfds_folders.write_known(
+    tfds_dir,
+    'lambada:1.0.0',
+    {
+      'train': [{'passage': p} for p in _PASSAGES],
+      'test': [{'passage': 'in the test'}],
+    },
+  )
+
+
+def test_last_words(small_vocabulary, folder):
+  examples = tfds_folders.read_task('fnet_lambada')
+  assert [e['targets_pretokenized'] for e in examples] == ['guard', 'dogs']
+  assert [e['inputs_pretokenized'] for e in examples] == [
+    '`` what do you mean , ca n\'t ? " asked\nthe captain of the',
+    'Ann saw the',
+  ]
+  (test,) = tfds_folders.read_task('fnet_lambada', 'test')
+  assert test['targets_pretokenized'] == 'test'
+  # The word alone is scored: no EOS, which a continuation would not have here.
+  vocabulary = small_vocabulary
+  assert examples[1]['targets'].tolist() == vocabulary.encode('dogs')
+  assert examples[1]['inputs'].tolist() == [
+    *vocabulary.encode('Ann saw the'),
+    1,
+  ]
+  # Together they are the passage, token for token.
+  assert [
+    *examples[1]['inputs'][:-1],
+    *examples[1]['targets'],
+  ] == vocabulary.encode(_PASSAGES[1])
+
+
+def test_long_passages_lose_their_start(small_vocabulary, folder):
+  whole, _ = tfds_folders.read_task('fnet_lambada')
+  cut, _ = tfds_folders.read_task('fnet_lambada', inputs=8)
+  assert cut['inputs'].tolist() == whole['inputs'].tolist()[-8:]
+
+
+def test_accuracy_and_perplexity(small_vocabulary, folder):
+  values = tfds_folders.evaluate('fnet_lambada', ['guard . he', 'dog'])
+  sizes = [len(small_vocabulary.encode(word)) for word in ('guard', 'dogs')]
+  # The stand-in for a model gives each token a loss of a nat.
+  assert values == {
+    'accuracy': 50,
+    'perplexity': pytest.approx(math.exp(sum(sizes) / 2)),
+    'loss_per_token': pytest.approx(1),
+  }
+  assert sizes[0] > 1
