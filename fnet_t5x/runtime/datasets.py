@@ -56,8 +56,8 @@ def get_mixture_or_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
   """Returns the config's task or mixture, its module imported.
 
   Raises:
-    ValueError: no such task, split or feature; a length or batch size that is
-      no positive number.
+    ValueError: no such task, split, feature or cache; a length or batch size
+      that is no positive number.
   """
   if cfg.module:
     importlib.import_module(cfg.module)
@@ -81,6 +81,8 @@ def get_mixture_or_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
       f'{provider.name} has no split {cfg.split!r}; it has '
       f'{", ".join(sorted(provider.splits))}'
     )
+  if cfg.use_cached:
+    _check_cached(provider)
   if not isinstance(cfg.batch_size, int) or cfg.batch_size < 1:
     raise ValueError(
       f'BATCH_SIZE is {cfg.batch_size!r}; it must be a number of examples, at '
@@ -110,6 +112,27 @@ def get_mixture_or_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
       f'{provider.name}'
     )
   return provider
+
+
+def _check_cached(provider: seqio.Task | seqio.Mixture) -> None:
+  """Refuses tasks that no caching job has finished.
+
+  Those that cannot be cached are read from their source, as SeqIO does.
+  """
+  missing = [
+    task.name
+    for task in seqio.get_subtasks(provider)
+    if task.supports_caching and not task.cache_dir
+  ]
+  if missing:
+    folders = ', '.join(seqio.utils.get_global_cache_dirs()) or 'none given'
+    raise ValueError(
+      f'USE_CACHED_TASKS is True, but {", ".join(missing)} is in no cache '
+      f'folder ({folders}); name the folder by --seqio_additional_cache_dirs, '
+      'or write it by seqio_cache_tasks '
+      f'--tasks={",".join(missing)} --module_import=fnet_t5x.tasks.catalog '
+      '--output_cache_dir=FOLDER'
+    )
 
 
 def get_dataset(

@@ -118,6 +118,50 @@ def test_bad_config_is_one_line(changes, message):
   assert '\n' not in str(error.value)
 
 
+def cacheable_mixture(name: str) -> seqio.Mixture:
+  """A mixture of a task that can be cached and one that cannot."""
+  task = small_runs.register()
+  if name not in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.add(
+      name,
+      source=task.source,
+      preprocessors=[
+        task.preprocessors[0],
+        seqio.CacheDatasetPlaceholder(),
+        *task.preprocessors[1:],
+      ],
+      output_features=task.output_features,
+    )
+    seqio.MixtureRegistry.add(f'{name}_mixture', [name, small_runs.TASK], 1)
+  return seqio.MixtureRegistry.get(f'{name}_mixture')
+
+
+def test_missing_cache_is_one_line(tmp_path, monkeypatch):
+  mixture = cacheable_mixture('small_runs_cacheable')
+  monkeypatch.setattr(seqio.utils, '_GLOBAL_CACHE_DIRECTORIES', [])
+  cfg = small_runs.dataset_config(mixture_or_task_name=mixture, use_cached=True)
+  message = 'USE_CACHED_TASKS is True, but small_runs_cacheable is in no cache '
+  with pytest.raises(ValueError, match=rf'^{message}.*none given') as error:
+    datasets.get_dataset(cfg, 0, 1, CONVERTER)
+  assert '\n' not in str(error.value)
+  # A job that did not end leaves a folder without its last file.
+  folder = tmp_path / 'small_runs_cacheable'
+  folder.mkdir()
+  seqio.add_global_cache_dirs([str(tmp_path)])
+  with pytest.raises(ValueError, match=f'{message}.*{tmp_path}.*--seqio_add'):
+    datasets.get_dataset(cfg, 0, 1, CONVERTER)
+  (folder / 'COMPLETED').touch()
+  assert datasets.get_mixture_or_task(cfg) is mixture
+
+
+def test_task_that_cannot_be_cached_is_read_from_its_source():
+  cached, uncached = (
+    iterator(shuffle=False, use_cached=use_cached)
+    for use_cached in (True, False)
+  )
+  assert_equal(next(cached), next(uncached))
+
+
 def test_vocabularies_must_match():
   cfg = small_runs.dataset_config()
   model = small_runs.bigram_model()
