@@ -44,6 +44,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.12.8,<0.13',
     # protobuf 6 with sentencepiece 0.2.3 breaks SeqIO's import.
     'protobuf>=7.36,<8',
+    'pyarrow>=18',
     'rich>=14',
     'rouge-score>=0.1.2,<0.2',
     'sacrebleu>=2.5,<3',
@@ -55,13 +56,13 @@ setuptools.setup(
     # Brings the TensorFlow that it was built for.
     'tensorflow-text>=2.21,<2.22',
     'tensorflow-datasets>=4.9.10,<5',
+    'zstandard>=0.23',
   ],
   extras_require={
     'test': [
       'pytest>=8',
       'pytest-xdist>=3.6',
       'ruff>=0.14',
-      'scikit-learn>=1.6',
       'setuptools>=77',
       'wheel',
     ],

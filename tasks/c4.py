@@ -1,7 +1,7 @@
 """Tasks on C4 (Raffel et al. 2020, arXiv 1910.10683).
 
-`fnet_c4_<objective>` reads TFDS's `c4/en` (another version:
-`tfds_options.versions = {'c4/en': '3.0.1'}`), `fnet_c4_json_<objective>`
+`fnet_c4_<objective>` and `fnet_c4_held_out` read TFDS's `c4/en` (another
+version: `tfds_options.versions = {'c4/en': '3.0.1'}`), `fnet_c4_json_*`
 AllenAI's files of JSON lines.
 """
 
@@ -10,7 +10,12 @@ from collections.abc import Mapping
 
 import gin
 
-from fnet_t5x.tasks import document_source, registration, tfds_source
+from fnet_t5x.tasks import (
+  document_source,
+  language_modeling,
+  registration,
+  tfds_source,
+)
 
 TFDS_NAME = 'c4/en:3.1.0'
 # For SeqIO's caching job, which reads no gin.
@@ -57,7 +62,15 @@ TFDS_SOURCE = tfds_source.TfdsSource(TFDS_NAME, ('train', 'validation'))
 JSON_SOURCE = document_source.DocumentFileSource(
   json_files, splits=('train', 'validation')
 )
+_TFDS_SUMMARY = f'TFDS {TFDS_NAME}'
+_JSON_SUMMARY = 'C4 as JSON lines'
 ENTRIES = [
-  *registration.register('c4', f'TFDS {TFDS_NAME}', TFDS_SOURCE),
-  *registration.register('c4_json', 'C4 as JSON lines', JSON_SOURCE),
+  *registration.register('c4', _TFDS_SUMMARY, TFDS_SOURCE),
+  *registration.register('c4_json', _JSON_SUMMARY, JSON_SOURCE),
+  language_modeling.register_held_out_loss(
+    'fnet_c4_held_out', TFDS_SOURCE, _TFDS_SUMMARY
+  ),
+  language_modeling.register_held_out_loss(
+    'fnet_c4_json_held_out', JSON_SOURCE, _JSON_SUMMARY
+  ),
 ]

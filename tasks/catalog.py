@@ -14,7 +14,15 @@ if __name__ == '__main__':
 
 import seqio
 
-from fnet_t5x.tasks import c4, objectives, pile, registration, sotu, text_files
+from fnet_t5x.tasks import (
+  c4,
+  evaluation_table,
+  objectives,
+  pile,
+  registration,
+  sotu,
+  text_files,
+)
 
 CATALOG: Mapping[str, registration.Entry] = types.MappingProxyType(
   {
@@ -24,6 +32,7 @@ CATALOG: Mapping[str, registration.Entry] = types.MappingProxyType(
       *text_files.ENTRIES,
       *c4.ENTRIES,
       *pile.ENTRIES,
+      *evaluation_table.EVALUATION_TASKS.values(),
     )
   }
 )
@@ -88,7 +97,7 @@ def _print() -> None:
   console = rich.console.Console()
   if not console.is_terminal:
     # A pipe has no width of its own: lines must not be folded for it.
-    console = rich.console.Console(width=200)
+    console = rich.console.Console(width=240)
   console.print(table)
 
 

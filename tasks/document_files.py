@@ -318,7 +318,7 @@ def _component(meta: Any) -> str:
   """`pile_set_name` of a `meta` field: an object, or its text in re-uploads."""
   if isinstance(meta, dict):
     return str(meta.get('pile_set_name') or '')
-  found = re.search(
-    r'pile_set_name[\'"]\s*:\s*[\'"]([^\'"]+)', meta if meta else ''
-  )
+  if not isinstance(meta, str):
+    return ''
+  found = re.search(r'pile_set_name[\'"]\s*:\s*[\'"]([^\'"]+)', meta)
   return found[1] if found else ''

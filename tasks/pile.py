@@ -1,12 +1,14 @@
 """Tasks on the Pile (Gao et al. 2020, arXiv 2101.00027).
 
-`fnet_pile_<objective>` reads its files: `train/NN.jsonl.zst`, `val.jsonl.zst`,
-`test.jsonl.zst`, or re-uploads as Parquet. `fnet_pile_tfds_<objective>` reads
-what `pile_builder` made of them.
+`fnet_pile_<objective>`, `fnet_pile_held_out` and `fnet_pile_held_out_arxiv` (a
+task a component) read its files: `train/NN.jsonl.zst`, `val.jsonl.zst`,
+`test.jsonl.zst`, or re-uploads as Parquet. `fnet_pile_tfds_*` read what
+`pile_builder` made of them.
 """
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 import gin
@@ -15,6 +17,7 @@ import tensorflow as tf
 
 from fnet_t5x.tasks import (
   document_source,
+  language_modeling,
   registration,
   tfds_source,
 )
@@ -193,11 +196,33 @@ class ComponentSource(seqio.DataSource):
     return select_components(self._source.get_dataset(*args, **kwargs), weights)
 
 
+def _register_held_out(
+  name: str, source: seqio.DataSource, summary: str
+) -> list[registration.Entry]:
+  """Held-out loss of the whole, and of each component by itself."""
+  entries = [
+    language_modeling.register_held_out_loss(
+      f'fnet_{name}_held_out', ComponentSource(source), summary
+    )
+  ]
+  for component in COMPONENTS:
+    slug = '_'.join(re.findall(r'[a-z0-9]+', component.lower()))
+    entries.append(
+      language_modeling.register_held_out_loss(
+        f'fnet_{name}_held_out_{slug}',
+        ComponentSource(source, [component]),
+        f'{summary}: {component}',
+      )
+    )
+  return entries
+
+
 FILE_SOURCE = document_source.DocumentFileSource(files, SPLITS)
 TFDS_SOURCE = tfds_source.TfdsSource(TFDS_NAME, SPLITS)
-ENTRIES = [
-  *registration.register('pile', 'the Pile', ComponentSource(FILE_SOURCE)),
-  *registration.register(
-    'pile_tfds', f'TFDS {TFDS_NAME}', ComponentSource(TFDS_SOURCE)
-  ),
-]
+ENTRIES = []
+for _name, _summary, _source in (
+  ('pile', 'the Pile', FILE_SOURCE),
+  ('pile_tfds', f'TFDS {TFDS_NAME}', TFDS_SOURCE),
+):
+  ENTRIES += registration.register(_name, _summary, ComponentSource(_source))
+  ENTRIES += _register_held_out(_name, _source, _summary)

@@ -1,6 +1,7 @@
 """Tasks on the shipped corpus (State of the Union addresses).
 
-`fnet_sotu_<objective>`. Nothing is read or trained until one of them is used.
+`fnet_sotu_<objective>` and `fnet_sotu_held_out`. Nothing is read or trained
+until one of them is used.
 """
 
 import os
@@ -10,7 +11,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from fnet_t5x.tasks import corpus, registration
+from fnet_t5x.tasks import corpus, language_modeling, registration
 
 
 class AddressDataSource(seqio.DataSource):
@@ -55,6 +56,11 @@ class AddressDataSource(seqio.DataSource):
     return dataset.map(read)
 
 
-ENTRIES = registration.register(
-  'sotu', 'State of the Union addresses', AddressDataSource()
-)
+_SUMMARY = 'State of the Union addresses'
+_SOURCE = AddressDataSource()
+ENTRIES = [
+  *registration.register('sotu', _SUMMARY, _SOURCE),
+  language_modeling.register_held_out_loss(
+    'fnet_sotu_held_out', _SOURCE, _SUMMARY
+  ),
+]

@@ -1,7 +1,7 @@
 """Tasks on a corpus of your own: any glob of text, JSON lines or Parquet.
 
-`fnet_text_<objective>`. A .txt file is one document; in the other formats a
-line or row is.
+`fnet_text_<objective>` and `fnet_text_held_out`. A .txt file is one document;
+in the other formats a line or row is.
 """
 
 import os
@@ -9,7 +9,11 @@ from collections.abc import Sequence
 
 import gin
 
-from fnet_t5x.tasks import document_source, registration
+from fnet_t5x.tasks import (
+  document_source,
+  language_modeling,
+  registration,
+)
 
 # For SeqIO's caching job, which reads no gin.
 VARIABLE = 'FNET_T5X_TEXT_FILES'
@@ -60,4 +64,10 @@ SOURCE = document_source.DocumentFileSource(
   splits=('train', 'validation'),
   part=lambda split: corpus(split)[1],
 )
-ENTRIES = registration.register('text', 'your own files', SOURCE)
+_SUMMARY = 'your own files'
+ENTRIES = [
+  *registration.register('text', _SUMMARY, SOURCE),
+  language_modeling.register_held_out_loss(
+    'fnet_text_held_out', SOURCE, _SUMMARY
+  ),
+]

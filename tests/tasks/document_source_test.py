@@ -1,0 +1,205 @@
+"""The source of documents in files: none lost, none doubled, resumable."""
+
+import collections
+import itertools
+
+import document_corpora
+import gin
+import pytest
+import seqio
+import tensorflow as tf
+from clu.data import dataset_iterator
+
+from fnet_t5x import command_line, data_counters
+from fnet_t5x.tasks import document_files, document_source
+
+_FORMATS = ('jsonl', 'jsonl.gz', 'jsonl.zst', 'parquet')
+
+
+@pytest.fixture(autouse=True)
+def _no_counts():
+  data_counters.reset()
+  yield
+  data_counters.reset()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+  """Blocks of a few documents, so that files have several."""
+  monkeypatch.setattr(document_source, '_BLOCK_BYTES', 500)
+
+
+def _corpus(tmp_path, files=3, documents=40):
+  """Files of all formats; document n is in one of them."""
+  suffixes = itertools.cycle(_FORMATS)
+  return [
+    str(
+      document_corpora.write(
+        tmp_path / f'{i:02}.{next(suffixes)}',
+        range(i * documents, (i + 1) * documents),
+      )
+    )
+    for i in range(files)
+  ]
+
+
+def _source(paths, part=document_source.WHOLE):
+  return document_source.DocumentFileSource(
+    lambda split: paths, part=lambda split: part
+  )
+
+
+def _numbers(dataset):
+  return [
+    document_corpora.number_of(e['text']) for e in dataset.as_numpy_iterator()
+  ]
+
+
+@pytest.mark.parametrize('shuffle', [False, True])
+@pytest.mark.parametrize('hosts', [1, 2, 3])
+def test_documents_out_are_those_in(tmp_path, small_blocks, hosts, shuffle):
+  source = _source(_corpus(tmp_path))
+  seen = collections.Counter(
+    itertools.chain.from_iterable(
+      _numbers(
+        source.get_dataset(
+          'train', shuffle, seed=1, shard_info=seqio.ShardInfo(host, hosts)
+        )
+      )
+      for host in range(hosts)
+    )
+  )
+  assert seen == collections.Counter(range(120))
+
+
+def test_task_gives_every_document_to_one_of_two_hosts(tmp_path, small_blocks):
+  # Through SeqIO, also where there are fewer files than hosts.
+  for files, hosts in ((3, 2), (1, 2)):
+    task = seqio.Task(
+      f'documents_{files}',
+      source=_source(_corpus(tmp_path / str(files), files)),
+      preprocessors=[],
+      output_features={
+        'text': seqio.Feature(
+          seqio.PassThroughVocabulary(1), dtype=tf.string, rank=0
+        )
+      },
+    )
+    seen = [
+      n
+      for host in range(hosts)
+      for n in _numbers(
+        task.get_dataset(
+          None, 'train', seed=2, shard_info=seqio.ShardInfo(host, hosts)
+        )
+      )
+    ]
+    assert sorted(seen) == list(range(files * 40))
+
+
+def test_seeds_decide_the_order(tmp_path, small_blocks):
+  source = _source(_corpus(tmp_path, files=5))
+
+  def order(seed):
+    return _numbers(source.get_dataset('train', seed=seed))
+
+  assert order(1) == order(1)
+  assert order(1) != order(2)
+  assert order(1) != sorted(order(1))
+
+
+def test_resumed_in_the_middle_of_an_epoch(tmp_path, small_blocks):
+  source = _source(_corpus(tmp_path, files=5))
+
+  def iterator():
+    dataset = source.get_dataset('train', seed=3).repeat(3)
+    return dataset_iterator.TfDatasetIterator(
+      dataset.shuffle(50, seed=4).batch(10), checkpoint=True
+    )
+
+  def take(it, count):
+    batches = (next(it)['text'] for _ in range(count))
+    return [document_corpora.number_of(t) for b in batches for t in b]
+
+  it = iterator()
+  # The middle of the second of three epochs of 200.
+  seen = take(it, 31)
+  it.save(str(tmp_path / 'position'))
+  rest = take(it, 29)
+  again = iterator()
+  again.restore(str(tmp_path / 'position'))
+  # Files that are open in between must not matter.
+  document_source._READERS.__init__()
+  assert take(again, 29) == rest
+  assert collections.Counter(seen + rest) == collections.Counter(
+    dict.fromkeys(range(200), 3)
+  )
+
+
+def test_two_iterators_of_a_file_do_not_disturb_each_other(
+  tmp_path, small_blocks
+):
+  dataset = _source(_corpus(tmp_path, files=1)).get_dataset('train', False)
+  pairs = zip(
+    dataset.as_numpy_iterator(), dataset.as_numpy_iterator(), strict=True
+  )
+  assert all(a == b for a, b in pairs)
+
+
+def test_held_out_part_and_rest_are_the_whole(tmp_path):
+  paths = _corpus(tmp_path, files=4, documents=500)
+  rest, held_out = (
+    _numbers(
+      _source(paths, document_source.Part(0.1, held_out)).get_dataset(
+        'train', False
+      )
+    )
+    for held_out in (False, True)
+  )
+  assert sorted(rest + held_out) == list(range(2000))
+  # 2,000 draws of 0.1: 5 standard deviations.
+  assert abs(len(held_out) - 200) < 5 * (2000 * 0.1 * 0.9) ** 0.5
+
+
+def _bad_corpus(tmp_path):
+  lines = document_corpora.json_lines(range(20)).splitlines(keepends=True)
+  lines.insert(7, b'{"text": \n')
+  lines.insert(13, b'{"text": null}\n')
+  (tmp_path / 'a.jsonl').write_bytes(b''.join(lines))
+  path = document_corpora.write(tmp_path / 'b.jsonl.zst', range(20, 40))
+  path.write_bytes(path.read_bytes()[:-3])
+  return [str(tmp_path / 'a.jsonl'), str(path)]
+
+
+def test_bad_document_stops_in_one_line(tmp_path):
+  dataset = _source(_bad_corpus(tmp_path)).get_dataset('train', False)
+  with pytest.raises(tf.errors.OpError) as error:
+    _numbers(dataset)
+  line = command_line.one_line(error.value)
+  assert line.startswith(f'{tmp_path}/a.jsonl, line 8: not JSON')
+  assert line.endswith('set SKIP_BAD_DOCUMENTS = True to leave it out')
+
+
+def test_bad_documents_are_left_out_and_counted(tmp_path, caplog):
+  gin.bind_parameter('ReadOptions.skip_bad_documents', True)
+  seen = _numbers(_source(_bad_corpus(tmp_path)).get_dataset('train', False))
+  # A damaged frame is lost whole: zstd gives out nothing before it is checked.
+  assert set(seen) == {*range(20), *(n for n in seen if n >= 20)}
+  assert len(seen) == len(set(seen))
+  assert data_counters.counts() == {'skipped_documents': 3}
+  for where in ('a.jsonl, line 8', 'a.jsonl, line 14', 'b.jsonl.zst: trunc'):
+    assert where in caplog.text
+
+
+def test_no_file_is_an_error(tmp_path):
+  with pytest.raises(
+    FileNotFoundError, match=r'corpus: no file matches .*/\*\.x or .*; set it'
+  ):
+    document_source.matching_files(
+      [f'{tmp_path}/*.x', f'{tmp_path}/*.y'], 'corpus', 'set it'
+    )
+
+
+def test_unknown_format_is_an_error(tmp_path):
+  with pytest.raises(document_files.DocumentError, match='not a format'):
+    _source([str(tmp_path / 'a.csv')]).get_dataset('train')
