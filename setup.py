@@ -37,6 +37,8 @@ setuptools.setup(
     'etils>=1.13',
     'flax>=0.12.8,<0.13',
     'gin-config>=0.5.0,<0.6',
+    # TFDS's builders import it, and do not require it.
+    'importlib_resources>=6',
     'jax>=0.10.2,<0.11',
     'jaxtyping>=0.3.2',
     'numpy>=2.1',

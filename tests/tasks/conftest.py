@@ -1,5 +1,6 @@
 """A cache of the tests' own, and a corpus small enough to train on quickly."""
 
+import os
 import pathlib
 import random
 
@@ -36,8 +37,12 @@ def _clean_gin():
 
 @pytest.fixture(scope='session', autouse=True)
 def _session_cache(tmp_path_factory):
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    # One for all workers: to train the vocabulary takes a while.
+    folder = folder.parent
   with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path_factory.mktemp('cache')))
+    patch.setenv('FNET_T5X_CACHE_DIR', str(folder / 'cache'))
     yield
 
 
