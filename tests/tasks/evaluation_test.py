@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seqio
+import small_runs
 import tfds_folders
 
 import fnet_t5x
@@ -18,7 +20,6 @@ from fnet_t5x.runtime import (
   checkpoints,
   gin_utils,
   initialization,
-  partitioning,
 )
 from fnet_t5x.runtime import eval as eval_lib
 from fnet_t5x.tasks import (
@@ -30,9 +31,12 @@ from fnet_t5x.tasks import (
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 HELD_OUT = 'fnet_evaluation_test_held_out'
+MIXTURE = 'fnet_evaluation_test'
 LENGTHS = {'inputs': 24, 'targets': 8}
 RUN = f"""
 from __gin__ import dynamic_registration
+import __main__ as eval_script
+import small_runs
 from fnet_t5x.tasks import evaluation_table
 include 'gin/models/fnet_t5_tiny.gin'
 include 'gin/runs/eval.gin'
@@ -43,9 +47,11 @@ EMBED_DIM = 16
 NUM_HEADS = 2
 HEAD_DIM = 8
 MLP_DIM = 16
-NUM_ENCODER_LAYERS = 3
+NUM_ENCODER_LAYERS = 2
+NUM_ATTENTION_LAYERS = 1
 NUM_DECODER_LAYERS = 1
 BATCH_SIZE = 8
+eval_script.evaluate.partitioner = @small_runs.one_device()
 """
 
 
@@ -56,7 +62,10 @@ def configured_model(model=gin.REQUIRED):
 
 @pytest.fixture
 def run(small_vocabulary, tmp_path, monkeypatch):
-  """Parses the run's gin, and returns a function that evaluates a task."""
+  """Parses the run's gin, and returns a function that evaluates a mixture.
+
+  It returns what `eval.jsonl` says of each task.
+  """
   main = sys.modules['__main__']
   monkeypatch.setattr(main, 'evaluate', eval_lib.evaluate, raising=False)
   (tmp_path / 'run.gin').write_text(RUN)
@@ -72,13 +81,13 @@ def run(small_vocabulary, tmp_path, monkeypatch):
     finalize_config=False,
   )
 
-  def evaluate(task):
-    gin.parse_config(f'MIXTURE_OR_TASK_NAME = {task!r}')
+  def evaluate(name):
+    gin.parse_config(f'MIXTURE_OR_TASK_NAME = {name!r}')
     gin.get_configurable(eval_lib.evaluate)()
     lines = (output_dir / 'eval.jsonl').read_text().splitlines()
-    row = json.loads(lines[-1])
-    assert (row.pop('step'), row.pop('task')) == (3, task)
-    return row
+    rows = [json.loads(line) for line in lines]
+    assert {row.pop('step') for row in rows} == {3}
+    return {row.pop('task'): row for row in rows}
 
   return evaluate
 
@@ -94,9 +103,11 @@ def model(run, tmp_path):
     .get_model_feature_lengths(LENGTHS)
     .items()
   }
-  partitioner = partitioning.PjitPartitioner(num_partitions=1)
   state = initialization.TrainStateInitializer(
-    model.optimizer_def, model.get_initial_variables, shapes, partitioner
+    model.optimizer_def,
+    model.get_initial_variables,
+    shapes,
+    small_runs.one_device(),
   ).from_scratch(jax.random.PRNGKey(5))
   manager = checkpoints.CheckpointManager(str(tmp_path), create=True)
   with contextlib.closing(manager):
@@ -147,15 +158,52 @@ def _outputs(model, vocabulary, texts):
 @pytest.mark.slow
 def test_three_tasks(model, run, small_vocabulary, tfds_dir):
   encode = small_vocabulary.encode
-
-  # Held-out loss: windows made anew here.
   texts = ['felow cit izens of the  sen ate\n' * 3, 'house rep ☃', 'war ' * 80]
-  tfds_folders.write_known(
-    tfds_dir, 'c4/en:3.1.0', {'validation': [{'text': t} for t in texts]}
+  contexts = ['the sen ate of peace', 'commerce and the']
+  questions = ['who', 'what']
+  outputs = _outputs(
+    model,
+    small_vocabulary,
+    [*contexts, *(f'question: {q} context: a sat ' for q in questions)],
   )
+  # One of two last words, and one of two answers, are what the model writes.
+  words = [postprocessors.first_word(outputs[0]), 'gain']
+  answer = text_metrics.normalize_answer(outputs[2])
+  assert words[0] and answer
+  answers = [['felow', answer], ['no such answer']]
+  for name, split, examples in (
+    ('c4/en:3.1.0', 'validation', [{'text': text} for text in texts]),
+    (
+      'lambada:1.0.0',
+      'train',
+      [
+        {'passage': f'{context} {word}\n'}
+        for context, word in zip(contexts, words, strict=True)
+      ],
+    ),
+    (
+      'squad/v1.1:3.0.0',
+      'validation',
+      [
+        {
+          'question': question,
+          'context': 'a sat ',
+          'answers': [{'text': a, 'answer_start': 0} for a in expected],
+        }
+        for question, expected in zip(questions, answers, strict=True)
+      ],
+    ),
+  ):
+    tfds_folders.write_known(tfds_dir, name, {split: examples})
   language_modeling.register_held_out_loss(
     HELD_OUT, tfds_source.TfdsSource('c4/en:3.1.0', ['validation']), 'made up'
   )
+  tasks = (HELD_OUT, 'fnet_lambada', 'fnet_squad')
+  seqio.MixtureRegistry.add(MIXTURE, [(task, 1.0) for task in tasks])
+  results = run(MIXTURE)
+  assert results.keys() == set(tasks)
+
+  # The windows of held-out text, made anew here.
   inputs, targets = [], []
   for text in texts:
     tokens = encode(text)
@@ -163,69 +211,31 @@ def test_three_tasks(model, run, small_vocabulary, tfds_dir):
       context = tokens[max(0, start - LENGTHS['inputs'] + 1) : start]
       inputs.append([*context, 1])
       targets.append(tokens[start : start + LENGTHS['targets']])
-  assert len(inputs) > 16
-  nats = -_log_likelihoods(model, inputs, targets).sum()
+  windows = len(inputs)
+  assert windows > 16
+  inputs += [[*encode(context), 1] for context in contexts]
+  targets += [encode(word)[: LENGTHS['targets']] for word in words]
+  nats = -_log_likelihoods(model, inputs, targets)
+  of_text, of_words = np.split(nats, [windows])
+
+  values = results[HELD_OUT]
   size = sum(len(text.encode()) for text in texts)
-  words = sum(len(text.split()) for text in texts)
-  values = run(HELD_OUT)
   assert values['bits_per_byte'] == pytest.approx(
-    nats / math.log(2) / size, rel=1e-5
+    of_text.sum() / math.log(2) / size, rel=1e-5
   )
   assert math.log(values['perplexity_per_word']) == pytest.approx(
-    nats / words, rel=1e-5
+    of_text.sum() / sum(len(text.split()) for text in texts), rel=1e-5
   )
   # The engine's own loss with teacher forcing is the same.
   assert values['cross_ent_per_target_token'] == pytest.approx(
     values['loss_per_token'], rel=1e-5
   )
-  assert values['documents_bytes'] == size
-
-  # LAMBADA: the first word is what the model writes; the second is not.
-  contexts = ['the sen ate of peace', 'commerce and the']
-  word = postprocessors.first_word(
-    _outputs(model, small_vocabulary, contexts)[0]
-  )
-  words = [word, 'gain']
-  passages = [
-    {'passage': f'{context} {word}\n'}
-    for context, word in zip(contexts, words, strict=True)
-  ]
-  tfds_folders.write_known(tfds_dir, 'lambada:1.0.0', {'train': passages})
-  nats = -_log_likelihoods(
-    model,
-    [[*encode(context), 1] for context in contexts],
-    [encode(word)[: LENGTHS['targets']] for word in words],
-  )
-  values = run('fnet_lambada')
+  values = results['fnet_lambada']
   assert values['accuracy'] == 50
-  assert values['perplexity'] == pytest.approx(math.exp(nats.mean()), rel=1e-4)
-
-  # SQuAD: the words of what the model writes are an answer.
-  outputs = _outputs(
-    model,
-    small_vocabulary,
-    ['question: who context: a sat ', 'question: x context: y '],
+  assert values['perplexity'] == pytest.approx(
+    math.exp(of_words.mean()), rel=1e-4
   )
-  answer = text_metrics.normalize_answer(outputs[0])
-  assert answer
-  answers = [['felow', answer], ['no such answer']]
-  tfds_folders.write_known(
-    tfds_dir,
-    'squad/v1.1:3.0.0',
-    {
-      'validation': [
-        {
-          'question': question,
-          'context': context,
-          'answers': [{'text': a, 'answer_start': 0} for a in texts],
-        }
-        for question, context, texts in zip(
-          ('who', 'x'), ('a sat ', 'y '), answers, strict=True
-        )
-      ]
-    },
-  )
-  values = run('fnet_squad')
-  expected = text_metrics.squad(answers, outputs)
+  values = results['fnet_squad']
+  expected = text_metrics.squad(answers, outputs[2:])
   assert expected['em'] == 50
   assert (values['em'], values['f1']) == (expected['em'], expected['f1'])
