@@ -52,6 +52,7 @@ def keep_end(
   def cut(x):
     inputs = language_modeling.preceding(
       x['inputs'],
+      tf.size(x['inputs']),
       sequence_length['inputs'],
       output_features['inputs'].vocabulary.eos_id,
     )

@@ -80,10 +80,19 @@ def tokens_with_extents(
   )
 
 
-def preceding(tokens: tf.Tensor, length: int, eos_id: int) -> tf.Tensor:
-  """The last `length` - 1 tokens, and EOS: inputs of the given length."""
-  kept = tf.minimum(tf.size(tokens), length - 1)
-  return tf.concat([tokens[tf.size(tokens) - kept :], [eos_id]], 0)
+def preceding(
+  tokens: tf.Tensor, stop: tf.Tensor, length: int, eos_id: int
+) -> tf.Tensor:
+  """The `length` - 1 tokens before `stop`, fewer at the start, and EOS.
+
+  Args:
+    tokens: int32 [document length].
+    stop: a position in them.
+    length: most tokens to return, EOS included.
+    eos_id: EOS.
+  """
+  first = tf.maximum(stop - (length - 1), 0)
+  return tf.concat([tokens[first:stop], [eos_id]], 0)
 
 
 def windows(
@@ -125,7 +134,8 @@ def windows(
       }
       if 'inputs' in output_features:
         example['inputs'] = preceding(
-          tokens[:start],
+          tokens,
+          start,
           sequence_length['inputs'],
           output_features['inputs'].vocabulary.eos_id,
         )

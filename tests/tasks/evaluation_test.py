@@ -37,9 +37,9 @@ RUN = f"""
 from __gin__ import dynamic_registration
 import __main__ as eval_script
 import small_runs
-from fnet_t5x.tasks import evaluation_table
 include 'gin/models/fnet_t5_tiny.gin'
 include 'gin/runs/eval.gin'
+include 'gin/sources/evaluation.gin'
 TASK_FEATURE_LENGTHS = {LENGTHS}
 ACTIVATION_DTYPE = 'float32'
 VOCAB_SIZE = 384
