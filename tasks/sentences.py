@@ -9,21 +9,28 @@ from absl import logging
 _LAST_CHARACTERS = ('.', '!', '?', '。', '！', '？', '।', '؟', '۔')  # noqa: RUF001
 
 
+def _texts(vocabulary: seqio.Vocabulary) -> list[str]:
+  """What each id stands for, sentinels left out."""
+  size = vocabulary.vocab_size - vocabulary.extra_ids
+  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return vocabulary.tokenizer.id_to_piece(list(range(size)))
+  return [str(vocabulary.decode([i])) for i in range(size)]
+
+
 def sentence_end_table(vocabulary: seqio.Vocabulary) -> np.ndarray:
   """Which pieces end a sentence: those that end in a full stop, `!` or `?`.
 
   Args:
-    vocabulary: one that decodes a single id to its text. Where none of the
-      pieces ends a sentence, a text is one sentence; the log says so.
+    vocabulary: SentencePiece, or one that decodes single ids to text. Where
+      none of its pieces ends a sentence, a text is one; the log says so.
 
   Returns:
     bool [vocab_size].
   """
-  text_size = vocabulary.vocab_size - vocabulary.extra_ids
-  table = np.zeros(vocabulary.vocab_size, bool)
-  for i in range(text_size):
-    text = str(vocabulary.decode([i]))
-    table[i] = text.rstrip().endswith(_LAST_CHARACTERS)
+  texts = [
+    text.rstrip().endswith(_LAST_CHARACTERS) for text in _texts(vocabulary)
+  ]
+  table = np.pad(np.array(texts), (0, vocabulary.extra_ids))
   if not table.any():
     logging.warning(
       'no piece of the vocabulary ends in one of %s: each text is one sentence',

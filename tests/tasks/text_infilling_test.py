@@ -31,12 +31,12 @@ def _infilled(length: int, draws: int) -> list[list[int]]:
   return [tokens.tolist() for tokens in made.as_numpy_iterator()]
 
 
-def _simulated(rng, length: int) -> list[int]:
+def _simulated(rng, length: int, mean: float = 3.0) -> list[int]:
   """The same by its definition, one thing at a time."""
   left = max(1, round(0.3 * length))
   spans = []
   while left:
-    spans.append(min(rng.poisson(3), left))
+    spans.append(min(rng.poisson(mean), left))
     left -= spans[-1]
   order = [None] * (length - sum(spans)) + spans
   noisy, token = [], 0
@@ -184,6 +184,13 @@ def test_seeds_decide():
   assert made(4) != made(5)
 
 
+def _ascending_examples(count: int = 200) -> list[dict[str, list[int]]]:
+  """Of documents of 60 tokens, 3 to 62."""
+  return token_documents.examples(
+    text_infilling.text_infilling, [list(range(3, 63))] * count, _LENGTHS
+  )
+
+
 def test_gin_binds_every_parameter():
   gin.parse_config(
     'from __gin__ import dynamic_registration\n'
@@ -194,15 +201,28 @@ def test_gin_binds_every_parameter():
     '  permute_sentences = False\n'
     '  mask_id = 300\n'
   )
-  document = list(range(3, 63))
-  (example,) = token_documents.examples(
-    text_infilling.text_infilling, [document], _LENGTHS
+  for example in _ascending_examples():
+    kept = [t for t in example['inputs'] if t != 300]
+    assert len(kept) == 30
+    assert kept == sorted(kept)
+    assert example['targets'] == list(range(3, 63))
+
+
+@pytest.mark.parametrize(
+  ('bindings', 'mean'),
+  [('', 3.0), ('text_infilling.poisson_lambda = 1.5', 1.5)],
+)
+def test_masks_are_as_many_as_simulated(bindings, mean):
+  gin.parse_config(
+    'from __gin__ import dynamic_registration\n'
+    'from fnet_t5x.tasks import text_infilling\n'
+    + (bindings and f'text_infilling.{bindings}')
   )
-  kept = [t for t in example['inputs'] if t != 300]
-  assert len(kept) == 30
-  assert kept == sorted(kept)
-  # Above 30 / 3 by much.
-  assert example['inputs'].count(300) > 18
+  ours = [e['inputs'].count(_MASK) for e in _ascending_examples()]
+  rng = np.random.default_rng(3)
+  theirs = [_simulated(rng, 60, mean).count(-1) for _ in range(4000)]
+  error = (np.var(theirs) / len(ours)) ** 0.5
+  assert abs(np.mean(ours) - np.mean(theirs)) < 5 * error
 
 
 @pytest.mark.parametrize(
