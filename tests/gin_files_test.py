@@ -20,11 +20,14 @@ from fnet_t5x.runtime import train as train_lib
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'gin').rglob('*.gin'))
 MODELS = [name for name in FILES if name.startswith('gin/models/')]
-# T5 1.1's published sizes (t5-v1_1-small 77M, -base 248M), with their
-# vocabulary of 32,128.
+# T5 1.1's published checkpoints (t5-v1_1-small to -xxl), with their vocabulary
+# of 32,128.
 PUBLISHED_PARAMETERS = {
   'gin/models/t5_small.gin': 76_961_152,
   'gin/models/t5_base.gin': 247_577_856,
+  'gin/models/t5_large.gin': 783_150_080,
+  'gin/models/t5_xl.gin': 2_849_757_184,
+  'gin/models/t5_xxl.gin': 11_135_332_352,
 }
 # Every macro that a command line may set, by run file.
 SETTABLE = {
