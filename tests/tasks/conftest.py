@@ -99,6 +99,9 @@ def _small_model(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def small_vocabulary(_small_model) -> seqio.SentencePieceVocabulary:
   """Makes a small vocabulary the tasks' default, and returns it."""
+  # Makes the parameter known to gin.
+  import fnet_t5x.tasks.vocabularies  # noqa: F401
+
   gin.parse_config(
     'fnet_t5x.tasks.vocabularies.default_vocabulary.sentencepiece_model_file ='
     f' {str(_small_model)!r}'

@@ -5,6 +5,10 @@ import math
 import pytest
 import tfds_folders
 
+from fnet_t5x.tasks import lambada
+
+(_TASK,) = (entry.name for entry in lambada.ENTRIES)
+
 _PASSAGES = [
   '`` what do you mean , ca n\'t ? " asked\nthe captain of the guard\n',
   'Ann saw the dogs',
@@ -24,13 +28,13 @@ def folder(tfds_dir):
 
 
 def test_last_words(small_vocabulary, folder):
-  examples = tfds_folders.read_task('fnet_lambada')
+  examples = tfds_folders.read_task(_TASK)
   assert [e['targets_pretokenized'] for e in examples] == ['guard', 'dogs']
   assert [e['inputs_pretokenized'] for e in examples] == [
     '`` what do you mean , ca n\'t ? " asked\nthe captain of the',
     'Ann saw the',
   ]
-  (test,) = tfds_folders.read_task('fnet_lambada', 'test')
+  (test,) = tfds_folders.read_task(_TASK, 'test')
   assert test['targets_pretokenized'] == 'test'
   # The word alone is scored: no EOS, which a continuation would not have here.
   vocabulary = small_vocabulary
@@ -47,13 +51,13 @@ def test_last_words(small_vocabulary, folder):
 
 
 def test_long_passages_lose_their_start(small_vocabulary, folder):
-  whole, _ = tfds_folders.read_task('fnet_lambada')
-  cut, _ = tfds_folders.read_task('fnet_lambada', inputs=8)
+  whole, _ = tfds_folders.read_task(_TASK)
+  cut, _ = tfds_folders.read_task(_TASK, inputs=8)
   assert cut['inputs'].tolist() == whole['inputs'].tolist()[-8:]
 
 
 def test_accuracy_and_perplexity(small_vocabulary, folder):
-  values = tfds_folders.evaluate('fnet_lambada', ['guard . he', 'dog'])
+  values = tfds_folders.evaluate(_TASK, ['guard . he', 'dog'])
   sizes = [len(small_vocabulary.encode(word)) for word in ('guard', 'dogs')]
   # The stand-in for a model gives each token a loss of a nat.
   assert values == {

@@ -29,6 +29,7 @@ def test_numbers_are_finite(text, number):
     ('bunny', 'a fuzzy bunny', 1),
     ('bunnies', 'bunny', 0),
     ('Bob', "Bob's hat", 0),
+    ('hat', "Bob's hat", 0),
     ("Bob's", "Bob's hat", 1),
     ('', 'Bob', 0),
     ('the', 'the bunny', 0),

@@ -3,6 +3,10 @@
 import pytest
 import tfds_folders
 
+from fnet_t5x.tasks import squad
+
+(_TASK,) = (entry.name for entry in squad.ENTRIES)
+
 
 def test_questions_on_paragraphs(small_vocabulary, tfds_dir):
   example = {
@@ -19,7 +23,7 @@ def test_questions_on_paragraphs(small_vocabulary, tfds_dir):
   tfds_folders.write_known(
     tfds_dir, 'squad/v1.1:3.0.0', {'validation': [example, other]}
   )
-  first, second = tfds_folders.read_task('fnet_squad')
+  first, second = tfds_folders.read_task(_TASK)
   inputs = (
     'question: Who won it ? context: In 1998 , the U . S . team ( Denver ) won'
     ' . '
@@ -28,7 +32,7 @@ def test_questions_on_paragraphs(small_vocabulary, tfds_dir):
   assert first['targets_pretokenized'] == 'the U . S . team'
   assert second['targets_pretokenized'] == '1998'
   assert first['inputs'].tolist() == [*small_vocabulary.encode(inputs), 1]
-  values = tfds_folders.evaluate('fnet_squad', ['Denver', 'in 1998'])
+  values = tfds_folders.evaluate(_TASK, ['Denver', 'in 1998'])
   # The second's F1: precision 1/2, recall 1.
   assert values == {
     'em': 50,

@@ -3,26 +3,30 @@
 import pytest
 import tfds_folders
 
+from fnet_t5x.tasks import summarization
+
 
 @pytest.mark.parametrize(
-  ('task', 'tfds_name', 'example'),
+  ('task', 'tfds_name', 'split', 'example'),
   [
     (
       'fnet_cnn_dailymail',
       'cnn_dailymail:3.4.0',
+      'test',
       {'article': 'It rained .', 'highlights': 'Rain fell .\nAll day .'},
     ),
     (
       'fnet_xsum',
       'xsum:1.1.0',
+      'validation',
       {'document': 'It rained .', 'summary': 'Rain fell .\nAll day .'},
     ),
   ],
 )
-@pytest.mark.parametrize('split', ['validation', 'test'])
 def test_articles_and_summaries(
-  small_vocabulary, tfds_dir, task, tfds_name, example, split
+  small_vocabulary, tfds_dir, task, tfds_name, split, example
 ):
+  assert task in {entry.name for entry in summarization.ENTRIES}
   tfds_folders.write_known(tfds_dir, tfds_name, {split: [example]})
   (first,) = tfds_folders.read_task(task, split)
   assert first['inputs_pretokenized'] == 'summarize: It rained .'
