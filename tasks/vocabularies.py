@@ -5,6 +5,7 @@ The sentinels are the `extra_ids` at the top, counting down: the last id is
 split of the shipped corpus, and cached.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -161,6 +162,16 @@ def from_file(
   return vocabulary
 
 
+# A vocabulary is asked for at every use, an evaluation's every output: to look
+# at the corpus's files each time would take longer than to decode.
+@functools.lru_cache(maxsize=32)
+def _known_model_file(
+  vocab_size: int, speeches_dir: pathlib.Path, folder: pathlib.Path
+) -> pathlib.Path:
+  del speeches_dir, folder  # What the answer depends on.
+  return trained_model_file(vocab_size)
+
+
 @gin.configurable
 def default_vocabulary(
   sentencepiece_model_file: str | None = None,
@@ -177,7 +188,9 @@ def default_vocabulary(
   Raises:
     FileNotFoundError, ValueError: see `from_file` and `trained_model_file`.
   """
-  path = sentencepiece_model_file or trained_model_file(vocab_size)
+  path = sentencepiece_model_file or _known_model_file(
+    vocab_size, corpus.speeches_dir(), cache_dir()
+  )
   return from_file(path, extra_ids)
 
 
