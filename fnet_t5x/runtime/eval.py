@@ -103,8 +103,10 @@ def evaluate(
     initializer.train_state_axes,
     output_dir,
   )
+  own = {}
   if evaluator:
-    for task, metrics in evaluator.evaluate(train_state).items():
+    own = evaluator.evaluate(train_state)
+    for task, metrics in own.items():
       results.setdefault(task, {}).update(metrics)
   with tf.io.gfile.GFile(os.path.join(output_dir, 'eval.jsonl'), 'a') as f:
     for task, metrics in results.items():
@@ -113,4 +115,6 @@ def evaluate(
         f'{task}: loss {metrics["cross_ent_per_target_token"]:.4f} '
         f'nats/target token, accuracy {metrics["accuracy"]:.3f}'
       )
+      if own.get(task):
+        console.say(f'{task}: {reporting.listed(own[task])}')
   return results

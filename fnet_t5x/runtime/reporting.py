@@ -134,8 +134,9 @@ class Reporter:
   ) -> None:
     """Reports a task's own metrics; arguments as `eval`'s."""
     self._write(collection, step, values)
-    shown = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
-    console.say(f'{self._at(step)}  {os.path.basename(collection)}: {shown}')
+    console.say(
+      f'{self._at(step)}  {os.path.basename(collection)}: {listed(values)}'
+    )
 
   def close(self) -> None:
     """Writes what is pending."""
@@ -166,6 +167,11 @@ class Reporter:
     with tf.io.gfile.GFile(self._path, 'a') as f:
       f.write(json_line({'step': step, 'collection': collection, **values}))
     self._reported.add((collection, step))
+
+
+def listed(values: Mapping[str, float]) -> str:
+  """Returns metrics by name, for a person."""
+  return '  '.join(f'{name} {value:.4g}' for name, value in values.items())
 
 
 def json_line(row: Mapping[str, object]) -> str:
