@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
+from absl import logging as absl_logging
 
 from fnet_t5x.gin_root import gin_root
 
@@ -161,6 +162,18 @@ def start(argv: Sequence[str]) -> None:
   from fnet_t5x.runtime import console
 
   console.say(f'engine: {engine.engine_name()}')
+  if engine.USES_T5X:
+    # T5X tells how a run goes by its log alone.
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.INFO)
+
+
+def use_runtime() -> None:
+  """Chooses the runtime, for commands that are its own.
+
+  Whichever engine trained: both write the same checkpoints.
+  """
+  os.environ['FNET_T5X_ENGINE'] = 'runtime'
 
 
 def import_tensorflow() -> None:

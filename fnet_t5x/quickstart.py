@@ -77,6 +77,7 @@ def main() -> int:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
+    command_line.use_runtime()
     command_line.import_tensorflow()
     # A saved configuration binds the arguments of `__main__.train`.
     from fnet_t5x.compat.train import train  # noqa: F401
