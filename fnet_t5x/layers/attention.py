@@ -20,14 +20,17 @@ FORBIDDEN = -1e10
 
 def dot_product_attention(
   query: Float[Array, 'batch q_length heads kv'],
-  key: Float[Array, 'batch kv_length heads kv'],
-  value: Float[Array, 'batch kv_length heads kv'],
+  key: Float[Array, 'batch kv_length heads kv']
+  | Float[Array, 'batch heads kv kv_length'],
+  value: Float[Array, 'batch kv_length heads kv']
+  | Float[Array, 'batch heads kv kv_length'],
   bias: Float[Array, '#batch #heads #q_length kv_length'] | None = None,
   dropout_rng: PRNGKeyArray | None = None,
   dropout_rate: float = 0.0,
   deterministic: bool = False,
   dtype: jnp.dtype = jnp.float32,
   float32_logits: bool = False,
+  length_last: bool = False,
 ) -> Float[Array, 'batch q_length heads kv']:
   """`softmax(q k^T + bias) v`, for each head.
 
@@ -44,13 +47,15 @@ def dot_product_attention(
     deterministic: whether to leave dropout out.
     dtype: of the weights and the output.
     float32_logits: whether to take the logits and the softmax in float32.
+    length_last: whether keys and values are [batch, heads, kv, kv_length].
 
   Returns:
     The attended values.
   """
+  axes = 'bhdk' if length_last else 'bkhd'
   if float32_logits:
     query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-  logits = jnp.einsum('bqhd,bkhd->bhqk', query, key)
+  logits = jnp.einsum(f'bqhd,{axes}->bhqk', query, key)
   if bias is not None:
     bias = bias.astype(logits.dtype)
     logits = logits + jnp.broadcast_to(bias, logits.shape)
@@ -62,7 +67,7 @@ def dot_product_attention(
       dropout_rng, keep_rate, (batch, heads, 1, kv_length)
     )
     weights = weights * (keep.astype(dtype) / jnp.asarray(keep_rate, dtype))
-  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+  return jnp.einsum(f'bhqk,{axes}->bqhd', weights, value)
 
 
 class MultiHeadDotProductAttention(nn.Module):
@@ -162,7 +167,7 @@ class MultiHeadDotProductAttention(nn.Module):
     rows = key.shape[0]
     if query.shape[0] != rows:
       query = query.reshape(rows, -1, *query.shape[2:])
-      mask = mask.reshape(rows, 1, query.shape[1], key.shape[1])
+      mask = mask.reshape(rows, 1, query.shape[1], mask.shape[-1])
 
     mask_bias = None
     if mask is not None:
@@ -180,6 +185,7 @@ class MultiHeadDotProductAttention(nn.Module):
       deterministic=deterministic,
       dtype=self.dtype,
       float32_logits=self.float32_logits,
+      length_last=cached is not None,
     )
     x = x.reshape(*inputs_q.shape[:2], self.num_heads, self.head_dim)
     return DenseGeneral(

@@ -8,8 +8,10 @@ Leaves of the 'cache' collection, for a module that attends:
   together, [batch] after a prefill with prompts of several lengths. T5X's beam
   search turns the latter into [batch, beam]; any shape with one number a row
   is kept as it comes.
-- `cached_cross_key`, `cached_cross_value` [batch, heads, length, kv]: the
-  encoder's output, projected once, by the prefill.
+- `cached_cross_key/cached_bias`, `cached_cross_value/cached_bias` [batch, heads,
+  kv, length]: the encoder's output, projected once, by the prefill. One row an
+  example, whatever the number of beams: T5X's decoding makes, flattens and
+  gathers beams of every leaf, but for the name `cached_bias`.
 """
 
 import flax.linen as nn
@@ -20,6 +22,7 @@ from jaxtyping import Array, Float, Int, Num
 from fnet_t5x.layers.masks import combine_masks
 
 KeyOrValue = Float[Array, 'batch length heads kv']
+CachedKeyOrValue = Float[Array, 'batch heads kv length']
 
 
 def _write_row(cache: Array, update: Array, index: Array) -> Array:
@@ -141,17 +144,19 @@ def store_cross_attention(
   module: nn.Module, key: KeyOrValue, value: KeyOrValue
 ) -> None:
   """Keeps the projections of the encoder's output for the steps to come."""
-  module.put_variable('cache', 'cached_cross_key', jnp.swapaxes(key, 1, 2))
-  module.put_variable('cache', 'cached_cross_value', jnp.swapaxes(value, 1, 2))
+  for name, x in (('cached_cross_key', key), ('cached_cross_value', value)):
+    # As a step's matrix products read it: no step has to turn it round.
+    leaf = jnp.transpose(x, (0, 2, 3, 1))
+    module.put_variable('cache', name, {'cached_bias': leaf})
 
 
 def load_cross_attention(
   module: nn.Module,
-) -> tuple[KeyOrValue, KeyOrValue] | None:
+) -> tuple[CachedKeyOrValue, CachedKeyOrValue] | None:
   """What `store_cross_attention` kept, or None if it was never called."""
   if not module.has_variable('cache', 'cached_cross_key'):
     return None
   return (
-    jnp.swapaxes(module.get_variable('cache', 'cached_cross_key'), 1, 2),
-    jnp.swapaxes(module.get_variable('cache', 'cached_cross_value'), 1, 2),
+    module.get_variable('cache', 'cached_cross_key')['cached_bias'],
+    module.get_variable('cache', 'cached_cross_value')['cached_bias'],
   )

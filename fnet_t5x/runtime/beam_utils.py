@@ -21,15 +21,9 @@ from jaxtyping import Array, Float, Int, PyTree
 NEG_INF_VALUE = -1.0e7
 NEG_INF = np.array(NEG_INF_VALUE)
 
-# Leaves that know nothing of beams. The first two have no batch axis; the
-# cross-attention's keys and values are functions of the encoder's output, one
-# row an example: copies for each beam would only be read, over and over.
-_WITHOUT_BEAMS = (
-  'cached_bias',
-  'position_embedder_index',
-  'cached_cross_key',
-  'cached_cross_value',
-)
+# Leaves that know nothing of beams (T5X's names): those without a batch axis,
+# and our cross-attention's, one row an example.
+_WITHOUT_BEAMS = ('cached_bias', 'position_embedder_index')
 
 Cache = Mapping[str, Any]
 

@@ -180,7 +180,9 @@ def test_cross_attention_serves_beams_from_one_row():
     deterministic=True,
     mutable=['cache'],
   )
-  assert cache['cache']['cached_cross_key'].shape == (2, HEADS, 5, KV)
+  assert jax.tree.map(jnp.shape, cache['cache']['cached_cross_key']) == {
+    'cached_bias': (2, HEADS, KV, 5)
+  }
   got = layer.apply(
     {'params': params, **cache},
     queries,

@@ -108,7 +108,7 @@ def test_the_cache_has_batch_first_and_projects_the_inputs_once(
   module, params = build('hybrid')
   cache = generate(module, params, batch_of(random_tokens), (0,) * 3, 1)[1]
   shapes = jax.tree.map(jnp.shape, cache['cache']['decoder'])
-  past, inputs = (3, 2, LENGTH, 8), (3, 2, 8, 8)
+  past, inputs = (3, 2, LENGTH, 8), {'cached_bias': (3, 2, 8, 8)}
   assert shapes == {
     'relpos_bias': {'cached_bias': (2, LENGTH), 'cache_index': (3,)},
     'layers_0': {
@@ -142,8 +142,7 @@ def test_beams_may_share_the_cross_attention_cache(build, random_tokens):
   )
 
   def expand(path, leaf):
-    name = path[-1].key
-    shared = name.startswith('cached_cross') or name == 'cached_bias'
+    shared = path[-1].key == 'cached_bias'
     return leaf if shared else jnp.repeat(leaf, 2, axis=0)
 
   wide = jax.tree_util.tree_map_with_path(expand, cache)

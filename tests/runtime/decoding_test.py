@@ -322,8 +322,7 @@ def test_cache_beams_are_picked_and_shared_leaves_stay(one_hot, offset):
   cache = {
     'layer': {
       'cached_key': key,
-      'cached_cross_key': shared,
-      'cached_cross_value': shared,
+      'cached_cross_key': {'cached_bias': shared},
       'cached_bias': shared,
       'cache_index': np.int32(3),
     }
@@ -335,8 +334,8 @@ def test_cache_beams_are_picked_and_shared_leaves_stay(one_hot, offset):
   index = beams.reshape(*[1] * offset, 3, 4, 1)
   want = np.take_along_axis(key, index, axis=offset + 1)
   np.testing.assert_array_equal(got['cached_key'], want)
-  for name in ('cached_cross_key', 'cached_cross_value', 'cached_bias'):
-    assert got[name] is shared
+  assert got['cached_cross_key']['cached_bias'] is shared
+  assert got['cached_bias'] is shared
   assert got['cache_index'] == 3
 
 

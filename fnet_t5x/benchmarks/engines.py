@@ -1,0 +1,320 @@
+"""Times engines and networks: `python -m fnet_t5x.benchmarks.engines`.
+
+A training step, and writing with a batch of inputs, by each engine (T5X, the
+embedded runtime) with each network: T5X's own T5 under T5X, our T5 under the
+runtime, our hybrid under both. Sizes come from the gin files of the models,
+and everything else is equal: the optimizer, the batch, the decoding function.
+T5X's rows are left out where T5X is not importable.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import itertools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# Before anything imports `fnet_t5x.compat`: gin files build our networks here,
+# and each engine's own model goes around them.
+os.environ['FNET_T5X_ENGINE'] = 'runtime'
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fnet_t5x import command_line
+from fnet_t5x.benchmarks import report
+from fnet_t5x.benchmarks.timing import speedup, time_in_turns
+from fnet_t5x.gin_root import gin_root
+
+SIZES = ('tiny', 'small')
+PACKAGES = {'T5X': 't5x', 'runtime': 'fnet_t5x.runtime'}
+BASELINE = ('T5X', "T5X's T5")
+CASES = (
+  BASELINE,
+  ('T5X', 'our hybrid'),
+  ('runtime', 'our T5'),
+  ('runtime', 'our hybrid'),
+)
+GIN_MODELS = {
+  "T5X's T5": 't5',
+  'our T5': 't5',
+  'our hybrid': 'fnet_t5',
+}
+DECODES = {
+  'greedy': ('temperature_sample', {'topk': 1}, 1),
+  'beam 4': ('beam_search', {}, 4),
+}
+
+
+class Lengths(NamedTuple):
+  """Rows and tokens of what is timed."""
+
+  batch: int = 4
+  inputs: int = 512
+  targets: int = 114
+  new_tokens: int = 64
+
+
+@gin.configurable(module='engines')
+def _configured(model=gin.REQUIRED):
+  return model
+
+
+def gin_model(name: str, size: str) -> Any:
+  """Returns the runtime's model of `gin/models/<name>_<size>.gin`."""
+  gin.clear_config()
+  gin.add_config_file_search_path(gin_root())
+  gin.parse_config_file(f'gin/models/{name}_{size}.gin')
+  gin.parse_config(
+    [
+      'DROPOUT_RATE = 0.0',
+      "ACTIVATION_DTYPE = 'float32'",
+      'engines._configured.model = %MODEL',
+    ]
+  )
+  return _configured()
+
+
+def make_model(engine: str, network: str, size: str, decode_fn=None) -> Any:
+  """Returns an engine's model around a network."""
+  configured = gin_model(GIN_MODELS[network], size)
+  module = configured.module
+  if network == "T5X's T5":
+    theirs = importlib.import_module('t5x.examples.t5.network')
+    known = {field.name for field in dataclasses.fields(theirs.T5Config)}
+    sizes = dataclasses.asdict(module.config)
+    module = theirs.Transformer(
+      theirs.T5Config(**{k: v for k, v in sizes.items() if k in known})
+    )
+  adafactor = _module(engine, 'adafactor')
+  rules = dict.fromkeys(('abspos_buckets', 'length'), adafactor.FactorDim.NONE)
+  rules |= dict(adafactor.standard_logical_factor_rules())
+  return _module(engine, 'models').EncoderDecoderModel(
+    module=module,
+    input_vocabulary=configured.input_vocabulary,
+    output_vocabulary=configured.output_vocabulary,
+    optimizer_def=adafactor.Adafactor(
+      decay_rate=0.8, step_offset=0, logical_factor_rules=rules
+    ),
+    z_loss=0.0001,
+    decode_fn=decode_fn or _module(engine, 'decoding').beam_search,
+  )
+
+
+def make_batch(lengths: Lengths, vocab_size: int) -> dict[str, jax.Array]:
+  """Returns rows full of random tokens."""
+  random = np.random.default_rng(0)
+
+  def tokens(length):
+    return random.integers(3, vocab_size, (lengths.batch, length), np.int32)
+
+  targets = tokens(lengths.targets)
+  shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+  batch = {
+    'encoder_input_tokens': tokens(lengths.inputs),
+    'decoder_target_tokens': targets,
+    'decoder_input_tokens': shifted,
+    'decoder_loss_weights': np.ones_like(targets),
+  }
+  return {name: jnp.asarray(value) for name, value in batch.items()}
+
+
+def train_call(
+  engine: str, network: str, size: str, lengths: Lengths, steps: int
+) -> Callable[[], Any]:
+  """Returns a call that takes training steps."""
+  model = make_model(engine, network, size)
+  batch = make_batch(lengths, model.module.config.vocab_size)
+  partitioner = _module(engine, 'partitioning').PjitPartitioner(
+    num_partitions=1
+  )
+  initializer = _module(engine, 'utils').TrainStateInitializer(
+    optimizer_def=model.optimizer_def,
+    init_fn=model.get_initial_variables,
+    input_shapes={name: x.shape for name, x in batch.items()},
+    input_types={name: x.dtype for name, x in batch.items()},
+    partitioner=partitioner,
+  )
+  trainer = _module(engine, 'trainer').Trainer(
+    model=model,
+    train_state=initializer.from_scratch(jax.random.PRNGKey(0)),
+    partitioner=partitioner,
+    train_state_axes=initializer.train_state_axes,
+    eval_names=(),
+    summary_dir=None,
+    rng=jax.random.PRNGKey(1),
+    learning_rate_fn=lambda step: jnp.float32(0.01),
+    num_microbatches=None,
+  )
+  trainer.compile_train(batch)
+
+  def call():
+    trainer.train(itertools.repeat(batch), steps)
+    return trainer.train_state.params
+
+  return call
+
+
+def generate_call(
+  engine: str, network: str, size: str, lengths: Lengths, decode: str
+) -> Callable[[], Any]:
+  """Returns a call that writes as many tokens as there may be."""
+  function, options, number = DECODES[decode]
+  decode_fn = functools.partial(
+    getattr(_module(engine, 'decoding'), function), **options
+  )
+  model = make_model(engine, network, size, decode_fn)
+  vocab_size = model.module.config.vocab_size
+  batch = make_batch(lengths._replace(targets=lengths.new_tokens), vocab_size)
+  shapes = {name: x.shape for name, x in batch.items()}
+  init = jax.jit(lambda rng: model.get_initial_variables(rng, shapes)['params'])
+  params = init(jax.random.PRNGKey(0))
+
+  @jax.jit
+  def write(params, batch):
+    return model.predict_batch_with_aux(
+      params,
+      batch,
+      num_decodes=number,
+      # No token has this id, so nothing ends early.
+      decoder_params={'eos_id': vocab_size},
+    )
+
+  return lambda: write(params, batch)
+
+
+def _module(engine: str, name: str) -> Any:
+  return importlib.import_module(f'{PACKAGES[engine]}.{name}')
+
+
+def measure(
+  size: str,
+  what: str,
+  lengths: Lengths,
+  *,
+  steps: int = 1,
+  rounds: int = 20,
+  seconds: float = 60.0,
+) -> list[dict[str, Any]]:
+  """Times every engine and network on a training step or a decoding.
+
+  Args:
+    size: of the gin files.
+    what: 'train step', or a key of `DECODES`.
+    lengths: of the batch.
+    steps: training steps a call.
+    rounds: at most so many.
+    seconds: no new round begins after so many.
+
+  Returns:
+    One record a case, with seconds a step or decoding (median and least) and
+    `speedup`: how many times faster than T5X with its own T5, or with no T5X
+    the runtime with our T5.
+  """
+  cases = [c for c in CASES if importlib.util.find_spec(PACKAGES[c[0]])]
+  calls = {}
+  for engine, network in cases:
+    if what == 'train step':
+      call = train_call(engine, network, size, lengths, steps)
+    else:
+      call = generate_call(engine, network, size, lengths, what)
+    calls[engine, network] = call
+  times = time_in_turns(calls, rounds=rounds, seconds=seconds)
+  per_call = steps if what == 'train step' else 1
+  return [
+    {
+      'size': size,
+      'what': what,
+      'engine': engine,
+      'network': network,
+      'median_seconds': float(np.median(taken)) / per_call,
+      'least_seconds': float(taken.min()) / per_call,
+      'rounds': len(taken),
+      'speedup': speedup(times[cases[0]], taken),
+    }
+    for (engine, network), taken in times.items()
+  ]
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  """Reads the command line; ends the program on bad input."""
+  parser = argparse.ArgumentParser(
+    prog='python -m fnet_t5x.benchmarks.engines', description=__doc__
+  )
+  whats = ('train step', *DECODES)
+  parser.add_argument('--sizes', nargs='+', default=SIZES)
+  parser.add_argument('--what', nargs='+', default=whats, choices=whats)
+  for field, default in Lengths()._asdict().items():
+    name = field.replace('_', '-')
+    parser.add_argument(f'--{name}', type=int, default=default)
+  parser.add_argument('--json', type=pathlib.Path, help='file to write')
+  parser.add_argument(
+    '--quick', action='store_true', help='three rounds, and no more'
+  )
+  options = parser.parse_args(arguments)
+  if min(getattr(options, field) for field in Lengths._fields) < 1:
+    parser.error('--batch, --inputs, --targets, --new-tokens: at least 1')
+  folder = pathlib.Path(gin_root()) / 'gin/sizes'
+  known = sorted(path.stem for path in folder.glob('*.gin'))
+  for size in options.sizes:
+    if size not in known:
+      parser.error(f'--sizes {size}: choose from {", ".join(known)}')
+  if options.json:
+    try:
+      report.check_writable(options.json)
+    except FileNotFoundError as error:
+      parser.error(f'--json {error}')
+  return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Measures every size, prints the table, and writes the JSON file."""
+  options = parse(arguments)
+  lengths = Lengths(*(getattr(options, field) for field in Lengths._fields))
+  limits = {'rounds': 3, 'seconds': 0.0} if options.quick else {}
+  sections = [
+    measure(size, what, lengths, **limits)
+    for size in options.sizes
+    for what in options.what
+  ]
+  base = f'{sections[0][0]["engine"]} with {sections[0][0]["network"]}'
+  report.print_table(
+    f'{report.environment()["device"]}, float32, {lengths.batch} rows of '
+    f'{lengths.inputs} inputs; training on {lengths.targets} targets, writing '
+    f'{lengths.new_tokens}: median ms, and times the speed of {base}',
+    ['', 'ms', ''],
+    [
+      [[f'{rows[0]["size"]}, {rows[0]["what"]}', '', '']]
+      + [
+        [
+          f'  {row["engine"]}, {row["network"]}',
+          f'{1e3 * row["median_seconds"]:.1f}',
+          f'{row["speedup"]:.2f}x',
+        ]
+        for row in rows
+      ]
+      for rows in sections
+    ],
+  )
+  if len(sections[0]) < len(CASES):
+    print('T5X is not importable: its rows are left out')
+  if options.json:
+    settings = {
+      'sizes': list(options.sizes),
+      'what': list(options.what),
+      **lengths._asdict(),
+      'quick': options.quick,
+    }
+    rows = [row for section in sections for row in section]
+    report.write_json(options.json, 'engines', settings, rows)
+
+
+if __name__ == '__main__':
+  command_line.import_tensorflow()
+  main()
