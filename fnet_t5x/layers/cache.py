@@ -8,10 +8,10 @@ Leaves of the 'cache' collection, for a module that attends:
   together, [batch] after a prefill with prompts of several lengths. T5X's beam
   search turns the latter into [batch, beam]; any shape with one number a row
   is kept as it comes.
-- `cached_cross_key/cached_bias`, `cached_cross_value/cached_bias` [batch, heads,
-  kv, length]: the encoder's output, projected once, by the prefill. One row an
-  example, whatever the number of beams: T5X's decoding makes, flattens and
-  gathers beams of every leaf, but for the name `cached_bias`.
+- `cached_cross_key/cached_bias`, `cached_cross_value/cached_bias`
+  [batch, heads, kv, length]: the encoder's output, projected once, by the
+  prefill. One row an example, whatever the number of beams: T5X's decoding
+  makes, flattens and gathers beams of every leaf but those of this name.
 """
 
 import flax.linen as nn
