@@ -25,10 +25,9 @@ def _random_segment_lengths(
 
   Example: 7 items, 3 segments -> [2, 4, 1].
   """
-  gap_is_cut = seqio.stateless_shuffle(
-    tf.cast(tf.range(items - 1) < segments - 1, tf.int32), seed
-  )
-  cuts = tf.cast(tf.where(gap_is_cut > 0)[:, 0], tf.int32) + 1
+  # A random order of the gaps; the first `segments - 1` in it are cut.
+  order = tf.argsort(tf.random.stateless_uniform([items - 1], seed=seed))
+  cuts = tf.cast(tf.where(order < segments - 1)[:, 0], tf.int32) + 1
   return tf.concat([cuts, [items]], 0) - tf.concat([[0], cuts], 0)
 
 
@@ -72,7 +71,11 @@ def random_spans_noise_mask(
   noise_lengths = _random_segment_lengths(noise, spans, seeds[0])
   kept_lengths = _random_segment_lengths(padded_length - noise, spans, seeds[1])
   span_lengths = tf.reshape(tf.stack([kept_lengths, noise_lengths], 1), [-1])
-  mask = tf.repeat(tf.range(2 * spans) % 2 == 1, span_lengths)[:length]
+  # A position lies in span k if k spans end at it or before.
+  span = tf.searchsorted(
+    tf.cumsum(span_lengths), tf.range(length), side='right'
+  )
+  mask = span % 2 == 1
   if random_roll:
     offset = tf.random.stateless_uniform(
       [1],
@@ -165,7 +168,8 @@ def noise_span_to_unique_sentinel(
   with_sentinels = tf.where(
     starts_span, tf.cast(vocabulary.vocab_size, tokens.dtype) - span, tokens
   )
-  return tf.boolean_mask(with_sentinels, starts_span | ~noise_mask)
+  kept = tf.where(starts_span | ~noise_mask)[:, 0]
+  return tf.gather(with_sentinels, kept)
 
 
 def nonnoise_span_to_unique_sentinel(

@@ -181,7 +181,7 @@ def measure(
   objective_name: str,
   *,
   lengths: Sequence[int] | None = None,
-  sequences: int = 2048,
+  sequences: int = 8192,
   rounds: int = 5,
 ) -> list[dict[str, Any]]:
   """Times a task's batches, and t5's, in turns.
@@ -190,8 +190,8 @@ def measure(
     source: middle part of the task's name.
     objective_name: last part of it.
     lengths: see `setup_of`.
-    sequences: rows a call. SeqIO packs a group of as many examples as a row has
-      tokens at once: calls of less than a few groups time bursts.
+    sequences: rows a call. SeqIO packs groups of as many examples as a row has
+      tokens: calls of few groups time how these happen to fall.
     rounds: timed calls of each.
 
   Returns:
@@ -280,7 +280,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   )
   parser.add_argument('--cache_dir', help='output of seqio_cache_tasks')
   parser.add_argument(
-    '--sequences', type=int, default=2048, help='rows a timed call'
+    '--sequences', type=int, default=8192, help='rows a timed call'
   )
   parser.add_argument('--rounds', type=int, default=5, help='timed calls')
   parser.add_argument('--json', type=pathlib.Path, help='file to write')
