@@ -107,7 +107,10 @@ def trained_model_file(vocab_size: int = DEFAULT_VOCAB_SIZE) -> pathlib.Path:
     'num_threads': 16,
     'minloglevel': 2,
   }
-  parameters = json.dumps(trainer_args, sort_keys=True)
+  # Releases train other pieces from the same text and arguments.
+  parameters = (
+    json.dumps(trainer_args, sort_keys=True) + sentencepiece.__version__
+  )
   key = hashlib.sha256(
     (corpus.content_hash('train') + parameters).encode()
   ).hexdigest()[:16]

@@ -9,6 +9,7 @@ import sys
 
 import gin
 import pytest
+import sentencepiece
 import seqio
 import tensorflow as tf
 
@@ -67,14 +68,16 @@ def test_training_is_deterministic(small_corpus):
   assert path.read_bytes() == first
 
 
-def test_cache_key_follows_corpus_and_parameters(small_corpus):
+def test_cache_key_follows_corpus_and_parameters(small_corpus, monkeypatch):
   paths = {
     vocabularies.trained_model_file(160),
     vocabularies.trained_model_file(170),
   }
   (small_corpus / '1931-Example-1.txt').write_text('a new address ' * 9)
   paths.add(vocabularies.trained_model_file(160))
-  assert len(paths) == 3
+  monkeypatch.setattr(sentencepiece, '__version__', '0.0.1')
+  paths.add(vocabularies.trained_model_file(160))
+  assert len(paths) == 4
 
 
 def test_two_processes_at_once_share_the_cache(small_corpus):
