@@ -40,14 +40,14 @@ def written(tmp_path_factory):
     loss_normalizing_factor='NUM_REAL_TARGET_TOKENS',
   )
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
-  initializer = utils.TrainStateInitializer(
-    optimizer_def=model.optimizer_def,
-    init_fn=model.get_initial_variables,
-    input_shapes=SHAPES,
-    input_types=TYPES,
-    partitioner=partitioner,
-  )
   with jax.numpy_rank_promotion('allow'):
+    initializer = utils.TrainStateInitializer(
+      optimizer_def=model.optimizer_def,
+      init_fn=model.get_initial_variables,
+      input_shapes=SHAPES,
+      input_types=TYPES,
+      partitioner=partitioner,
+    )
     state = initializer.from_scratch(jax.random.PRNGKey(6))
     state = state.replace_step(jnp.asarray(500, jnp.int32))
     directory = str(tmp_path_factory.mktemp('t5'))
