@@ -67,6 +67,16 @@ setuptools.setup(
   extras_require={
     # SeqIO's caching job, TFDS's pipelines.
     'cache': CACHE,
+    # For a GPU host, and for TPUs.
+    'gpu': ['jax[cuda12]>=0.10.2,<0.11'],
+    'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+    # What T5X and airio import, which are on no registry themselves (README).
+    't5x': [
+      'cached_property>=2',
+      'fiddle>=0.3',
+      'grain>=0.2.12',
+      'jestimator==0.3.3',
+    ],
     'test': [
       *CACHE,
       'pytest>=8',

@@ -2,13 +2,14 @@
 
 Layout, T5X's: `<model_dir>/checkpoint_<step>/state` holds
 `{'target': params, 'state': {'step', 'param_states'}}`, and
-`checkpoint_<step>/dataset` the position in the training data.
+`checkpoint_<step>/dataset` the position in the training data. Checkpoints of
+T5X's older layout are read too (`legacy_checkpoint.py`).
 """
 
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from clu.data import dataset_iterator
 from etils import epath
 from flax import traverse_util
 
+from fnet_t5x.runtime import checkpoint_names, legacy_checkpoint
 from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime.checkpoint_config import (
   CheckpointConfig,
@@ -154,23 +156,40 @@ class CheckpointManager:
         position in the data.
     """
     where = self._directory / f'{PREFIX}_{step}'
-    saved = _flat(self._manager.item_metadata(step)[STATE].tree)
+    legacy = None
+    if legacy_checkpoint.is_legacy(where):
+      legacy = legacy_checkpoint.LegacyCheckpoint(where)
+      saved = legacy.leaves
+    else:
+      saved = _flat(self._manager.item_metadata(step)[STATE].tree)
     wanted = _flat(shapes.state_dict())
     placed = _flat(shardings.state_dict())
-    sources = {name: _source(name, cfg.assignment_map) for name in wanted}
-    if cfg.fallback_to_scratch:
-      sources = {n: s if s in saved else None for n, s in sources.items()}
-    _check_same_architecture(where, wanted, saved, sources)
+    sources = checkpoint_names.find_sources(wanted, saved, cfg)
+    checkpoint_names.check_same_architecture(where, wanted, saved, sources, cfg)
+    if iterator is not None and not (where / DATASET).is_dir():
+      raise ValueError(
+        f'{where} holds no position in the training data; set '
+        'SaveCheckpointConfig.save_dataset and '
+        'RestoreCheckpointConfig.restore_dataset to False to start over'
+      )
+    checkpoint_names.report(saved, sources)
+    sources = {n: s for n, s in sources.items() if s is not None}
+    dtypes = {
+      name: jnp.dtype(cfg.dtype)
+      if cfg.dtype and name.startswith('target/')
+      else wanted[name].dtype
+      for name in sources
+    }
+    if legacy:
+      return _nested(
+        {n: legacy.read(s, dtypes[n], placed[n]) for n, s in sources.items()}
+      )
     item, restore_args = {}, {}
     for name, source in sources.items():
-      if source is None:
-        continue
-      dtype = wanted[name].dtype
-      if cfg.dtype and name.startswith('target/'):
-        dtype = jnp.dtype(cfg.dtype)
-      item[source] = jax.ShapeDtypeStruct(wanted[name].shape, dtype)
+      shape, dtype = wanted[name].shape, dtypes[name]
+      item[source] = jax.ShapeDtypeStruct(shape, dtype)
       restore_args[source] = ocp.ArrayRestoreArgs(
-        sharding=placed[name], dtype=dtype, global_shape=wanted[name].shape
+        sharding=placed[name], dtype=dtype, global_shape=shape
       )
     args = {
       STATE: ocp.args.PyTreeRestore(
@@ -178,17 +197,11 @@ class CheckpointManager:
       )
     }
     if iterator is not None:
-      if not (where / DATASET).is_dir():
-        raise ValueError(
-          f'{where} holds no position in the training data; set '
-          'SaveCheckpointConfig.save_dataset and '
-          'RestoreCheckpointConfig.restore_dataset to False to start over'
-        )
       args[DATASET] = DatasetArgs(iterator)
     restored = _flat(
       self._manager.restore(step, args=ocp.args.Composite(**args))[STATE]
     )
-    return _nested({n: restored[s] for n, s in sources.items() if s})
+    return _nested({n: restored[s] for n, s in sources.items()})
 
   def latest_step(self) -> int | None:
     """Returns the step of the last checkpoint, also one being written."""
@@ -245,50 +258,3 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
   return traverse_util.unflatten_dict(tree, sep='/')
-
-
-def _source(
-  name: str, assignment_map: Sequence[tuple[str, str | None]] | None
-) -> str | None:
-  """Returns the name in the checkpoint of a leaf of ours."""
-  for pattern, replacement in assignment_map or ():
-    match = re.fullmatch(pattern, name)
-    if match:
-      return None if replacement is None else match.expand(replacement)
-  return name
-
-
-def _check_same_architecture(
-  where: epath.Path,
-  wanted: Mapping[str, Any],
-  saved: Mapping[str, Any],
-  sources: Mapping[str, str | None],
-) -> None:
-  """Raises ValueError with the first difference and how many there are."""
-  mapped = any(name != source for name, source in sources.items())
-  used = set(sources.values())
-  # Parameters first: what their optimizer states lack follows from them.
-  for what, prefix in (('architecture', 'target/'), ('optimizer', '')):
-    pairs = [(n, s) for n, s in sources.items() if s and s.startswith(prefix)]
-    missing = [f'it lacks {s}' for _, s in pairs if s not in saved]
-    extra = [
-      f'it has {name} besides'
-      for name in saved
-      if name.startswith('target/') and name not in used and not mapped
-    ]
-    shaped = [
-      f'{s} is {_shape(saved[s])} there and {_shape(wanted[n])} here'
-      for n, s in pairs
-      if s in saved and _shape(saved[s]) != _shape(wanted[n])
-    ]
-    if differences := [*shaped, *missing, *extra]:
-      raise ValueError(
-        f'{where} was written by another {what}: {differences[0]} '
-        f'({len(missing)} missing, {len(extra)} left over, {len(shaped)} of '
-        'another shape); use the gin file it was trained with, or another '
-        'MODEL_DIR or checkpoint'
-      )
-
-
-def _shape(array: Any) -> tuple[int, ...]:
-  return tuple(array.shape)

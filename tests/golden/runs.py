@@ -5,7 +5,8 @@ T5X at commit cc342d4, in an environment where it is importable, from here:
   JAX_PLATFORMS=cpu FNET_T5X_ENGINE=t5x python runs.py > runs.json
 
 Both engines read the same gin files through `run`; the tests compare what the
-runtime then does, step by step, with what is recorded of T5X.
+runtime then does, step by step, with what is recorded of T5X. To train one
+case, or to go on with it: `python runs.py CASE MODEL_DIR STEPS SAVE_PERIOD`.
 """
 
 import contextlib
@@ -49,37 +50,48 @@ DECODES = {
   ),
 }
 # Wide enough for Adafactor to factor every matrix but the biases' tables.
-GIN = """
+MODEL_GIN = """
 from __gin__ import dynamic_registration
-import __main__ as train_script
-from fnet_t5x.compat import partitioning
-from fnet_t5x.compat import trainer
 from golden import runs
 
 include 'gin/architectures/{architecture}.gin'
-include 'gin/runs/pretrain.gin'
 
 EMBED_DIM = 128
 NUM_HEADS = 4
 HEAD_DIM = 32
 MLP_DIM = 128
 NUM_ENCODER_LAYERS = 2
-{attention_layers}NUM_DECODER_LAYERS = 1
+NUM_DECODER_LAYERS = 1
+{hybrid}
 VOCAB_SIZE = 256
 VOCABULARY = @runs.vocabulary()
 ACTIVATION_DTYPE = 'float32'
-DROPOUT_RATE = {dropout}
 MIXTURE_OR_TASK_NAME = 'golden_runs'
 TASK_FEATURE_LENGTHS = {{'inputs': 24, 'targets': 16}}
+"""
+HYBRID_GIN = """
+NUM_ATTENTION_LAYERS = 1
+MAX_ENCODER_LENGTH = 32
+"""
+RUN_GIN = """
+from __gin__ import dynamic_registration
+import __main__ as train_script
+from fnet_t5x.compat import partitioning
+from fnet_t5x.compat import trainer
+from golden import runs
+
+include 'gin/runs/pretrain.gin'
+
+DROPOUT_RATE = {dropout}
 BATCH_SIZE = 8
 RANDOM_SEED = 11
 WARMUP_STEPS = 20
 LEARNING_RATE = 0.2
-TRAIN_STEPS = 50
+TRAIN_STEPS = {steps}
 EVAL_PERIOD = 50
 EVAL_STEPS = 3
 STATS_PERIOD = 1
-SAVE_PERIOD = None
+SAVE_PERIOD = {save_period}
 MODEL_DIR = '{model_dir}'
 
 train_script.train.trainer_cls = @runs.watched_trainer
@@ -130,24 +142,36 @@ def _examples(split, shuffle_files, seed=None):
     start, stride = random.randint(2, VOCAB, 2)
     steps = np.arange(random.randint(3, 14))
     rows.append((2 + (start + stride * steps) % (VOCAB - 2)).tolist())
-  return tf.data.Dataset.from_generator(
-    lambda: ({'inputs': row, 'targets': row[::-1]} for row in rows),
-    output_signature={
-      name: tf.TensorSpec([None], tf.int32) for name in LENGTHS
-    },
+  # No generator: its position could not be saved.
+  return tf.data.Dataset.from_tensor_slices(
+    {
+      'inputs': tf.ragged.constant(rows, tf.int32),
+      'targets': tf.ragged.constant([row[::-1] for row in rows], tf.int32),
+    }
   )
 
 
-def _register():
-  if TASK not in seqio.TaskRegistry.names():
-    seqio.TaskRegistry.add(
-      TASK,
-      source=seqio.FunctionDataSource(_examples, ('train', 'validation')),
-      preprocessors=[seqio.preprocessors.append_eos],
-      output_features={
-        name: seqio.Feature(VOCABULARY, add_eos=True) for name in LENGTHS
-      },
-    )
+def exact_match(targets, predictions):
+  """A SeqIO metric of predictions."""
+  same = [t == p for t, p in zip(targets, predictions, strict=True)]
+  return {'exact_match': sum(same) / len(same)}
+
+
+def mean_score(targets, scores):
+  """A SeqIO metric of scores."""
+  return {'mean_score': float(np.mean(scores))}
+
+
+if TASK not in seqio.TaskRegistry.names():
+  seqio.TaskRegistry.add(
+    TASK,
+    source=seqio.FunctionDataSource(_examples, ('train', 'validation')),
+    preprocessors=[seqio.preprocessors.append_eos],
+    output_features={
+      name: seqio.Feature(VOCABULARY, add_eos=True) for name in LENGTHS
+    },
+    metric_fns=[exact_match, mean_score],
+  )
 
 
 def watched_trainer(trainer_cls, **arguments):
@@ -254,35 +278,55 @@ def _written(model, params, batch):
   return {'decodes': decodes, 'scores': [_round(s) for s in scores.tolist()]}
 
 
-def run(case, model_dir):
-  """Trains by the engine in use; returns everything recorded of it."""
+def model_gin(architecture):
+  """A gin file's text: a small model, and the task."""
+  hybrid = HYBRID_GIN if architecture == 'fnet_t5' else ''
+  return MODEL_GIN.format(architecture=architecture, hybrid=hybrid)
+
+
+def train_case(case, model_dir, steps=STEPS, save_period=None):
+  """Trains by the engine in use, and returns the model.
+
+  Where `model_dir` holds a checkpoint, training goes on from there.
+  """
   architecture, dropout = CASES[case]
-  _register()
   gin.clear_config()
   gin.add_config_file_search_path(
     str(pathlib.Path(fnet_t5x.__file__).parents[1])
   )
-  text = GIN.format(
-    architecture=architecture,
-    attention_layers=(
-      'NUM_ATTENTION_LAYERS = 1\nMAX_ENCODER_LENGTH = 32\n'
-      if architecture == 'fnet_t5'
-      else ''
-    ),
-    dropout=dropout,
-    model_dir=model_dir,
+  gin.parse_config(model_gin(architecture))
+  gin.parse_config(
+    RUN_GIN.format(
+      dropout=dropout,
+      steps=steps,
+      save_period=save_period,
+      model_dir=model_dir,
+    )
   )
-  gin.parse_config(text)
-  grad_norm = 'grad_norm'
   if engine.USES_T5X:
     gin.parse_config(T5X_GIN)
-    grad_norm = 'weight_gradient_norm'
   configured, model = gin.get_configurable(train_arguments)()
   configured()
+  return model
 
-  state = _watched['trainer'].train_state
+
+def losses(model_dir):
+  """The training loss of every step, whichever engines took them."""
+  return _metrics(os.path.join(model_dir, 'train'), ('loss',))['loss']
+
+
+def step_metrics(model_dir):
+  """The training metrics of every step, by name."""
+  grad_norm = 'weight_gradient_norm' if engine.USES_T5X else 'grad_norm'
   rows = _metrics(os.path.join(model_dir, 'train'), (*METRICS, grad_norm))
   rows['grad_norm'] = rows.pop(grad_norm)
+  return rows
+
+
+def run(case, model_dir):
+  """Trains by the engine in use; returns everything recorded of it."""
+  model = train_case(case, model_dir)
+  state = _watched['trainer'].train_state
   validation = _metrics(
     os.path.join(model_dir, 'training_eval', TASK), METRICS[:4]
   )
@@ -305,12 +349,12 @@ def run(case, model_dir):
     'initial': _watched['initial'],
     'axes': _watched['axes'],
     'batches': _watched['batches'].hexdigest(),
-    'steps': rows,
+    'steps': step_metrics(model_dir),
     'validation': validation,
     'parameters': describe(state.params),
     'optimizer': describe(state.param_states),
   }
-  if dropout:  # Decoding compiles for long: not for every case.
+  if CASES[case][1]:  # Decoding compiles for long: not for every case.
     recorded |= _written(model, params, batch)
   return recorded
 
@@ -320,6 +364,10 @@ if __name__ == '__main__':
   sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
   import golden.runs
 
+  if sys.argv[1:]:
+    case, model_dir, steps, save_period = sys.argv[1:]
+    golden.runs.train_case(case, model_dir, int(steps), int(save_period))
+    sys.exit()
   with (
     contextlib.redirect_stdout(sys.stderr),
     tempfile.TemporaryDirectory() as folder,

@@ -1,0 +1,170 @@
+"""T5X's older checkpoints, its public ones, fill our T5 and our hybrid."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_runs
+import tensorstore
+from flax import serialization, traverse_util
+
+from fnet_t5x.networks import t5
+from fnet_t5x.runtime import checkpoint_names, initialization, models
+from fnet_t5x.runtime.checkpoints import RestoreCheckpointConfig
+
+STEP = 1_000_000
+
+
+def t5_model():
+  hybrid = small_runs.make_model()
+  shared = {
+    name: getattr(hybrid.module.config, name)
+    for name in t5.T5Config.__dataclass_fields__
+  }
+  return models.EncoderDecoderModel(
+    module=t5.Transformer(t5.T5Config(**shared)),
+    input_vocabulary=small_runs.VOCABULARY,
+    output_vocabulary=small_runs.VOCABULARY,
+    optimizer_def=hybrid.optimizer_def,
+  )
+
+
+def make_initializer(model):
+  batch = small_runs.packed_batch(seed=0)
+  return initialization.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    {name: x.shape for name, x in batch.items()},
+    small_runs.one_device(),
+    {name: x.dtype for name, x in batch.items()},
+  )
+
+
+def flat(state):
+  return traverse_util.flatten_dict(jax.device_get(state.state_dict()), sep='/')
+
+
+def write(directory, state_dict):
+  """A checkpoint as T5X's first checkpointer wrote them.
+
+  Arrays are zarr, compressed, in pieces; the small ones are in the msgpack.
+  """
+  leaves = {}
+  for name, array in state_dict.items():
+    if array.ndim < 2:
+      leaves[name] = array
+      continue
+    folder = name.replace('/', '.')
+    description = {
+      'driver': 'zarr',
+      'dtype': 'float32',
+      'kvstore': {'driver': 'file', 'path': folder},
+      'metadata': {
+        'compressor': {'id': 'gzip'},
+        'shape': list(array.shape),
+        'chunks': [max(n // 2, 1) for n in array.shape],
+      },
+    }
+    leaves[name] = description
+    opened = tensorstore.open(
+      {
+        **description,
+        'kvstore': {'driver': 'file', 'path': f'{directory}/{folder}'},
+      },
+      create=True,
+    ).result()
+    opened.write(array).result()
+  nested = traverse_util.unflatten_dict(leaves, sep='/')
+  directory.mkdir(exist_ok=True)
+  (directory / 'checkpoint').write_bytes(
+    serialization.to_bytes({'version': 3, 'optimizer': nested})
+  )
+
+
+@pytest.fixture(scope='module')
+def state():
+  state = make_initializer(t5_model()).from_scratch(jax.random.PRNGKey(3))
+  return state.replace_step(jnp.asarray(STEP, jnp.int32))
+
+
+@pytest.fixture(scope='module')
+def checkpoint(state, tmp_path_factory):
+  directory = tmp_path_factory.mktemp('public') / f'checkpoint_{STEP}'
+  write(directory, flat(state))
+  return str(directory)
+
+
+def test_the_baseline_restores_whole(checkpoint, state):
+  restored = make_initializer(t5_model()).from_checkpoint(
+    RestoreCheckpointConfig(path=checkpoint, mode='specific')
+  )
+  got, want = flat(restored), flat(state)
+  assert got.keys() == want.keys()
+  for name, value in want.items():
+    np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_the_hybrid_takes_decoder_embeddings_and_what_else_fits(
+  checkpoint, state, capsys
+):
+  initializer = make_initializer(small_runs.make_model())
+  rng = jax.random.PRNGKey(4)
+  restored = initializer.from_checkpoint(
+    RestoreCheckpointConfig(
+      path=checkpoint,
+      mode='specific',
+      assignment_map=(),
+      fallback_to_scratch=True,
+    ),
+    rng,
+  )
+  got, want = flat(restored), flat(state)
+  scratch = flat(initializer.from_scratch(rng))
+  for name, value in got.items():
+    expected = want if name in want else scratch
+    np.testing.assert_array_equal(value, expected[name], err_msg=name)
+  taken = {name for name in got if name in want}
+  assert {n for n in want if n.startswith('target/decoder/')} <= taken
+  assert 'target/token_embedder/embedding' in taken
+  assert 'target/encoder/layers_1/attention/query/kernel' in taken
+  assert got['state/step'] == STEP
+  assert capsys.readouterr().out.splitlines() == [
+    'not in the checkpoint, initialised (2 arrays):',
+    '  encoder/layers_{0}/pre_mixing_layer_norm/scale',
+    '  encoder/position_embedder/embedding',
+    'in the checkpoint, not used (5 arrays):',
+    *(
+      f'  encoder/layers_{{0}}/{name}'
+      for name in (
+        'attention/key/kernel',
+        'attention/out/kernel',
+        'attention/query/kernel',
+        'attention/value/kernel',
+        'pre_attention_layer_norm/scale',
+      )
+    ),
+  ]
+
+
+def test_without_leave_to_start_anew_the_hybrid_refuses(checkpoint):
+  with pytest.raises(ValueError, match='another architecture') as error:
+    make_initializer(small_runs.make_model()).from_checkpoint(
+      RestoreCheckpointConfig(path=checkpoint, mode='specific')
+    )
+  assert '\n' not in str(error.value)
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
+  directory = tmp_path / 'checkpoint_3'
+  directory.mkdir()
+  (directory / 'checkpoint').write_bytes(serialization.to_bytes({'a': 1}))
+  with pytest.raises(ValueError, match='no T5X checkpoint of version 2 or 3'):
+    make_initializer(t5_model()).from_checkpoint(
+      RestoreCheckpointConfig(path=str(directory), mode='specific')
+    )
+
+
+def test_layers_are_told_together():
+  assert checkpoint_names.layers_together(
+    ['a/layers_0/b', 'c', 'a/layers_10/b', 'a/layers_1/d/e']
+  ) == ['a/layers_{0,10}/b', 'c', 'a/layers_{1}/d/e']

@@ -1,0 +1,35 @@
+"""What is recorded of T5X is what T5X computes."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from golden import runs
+
+GOLDEN = pathlib.Path(runs.__file__).parent
+
+
+@pytest.mark.parametrize(
+  'name', ['decoding', 'models', 'optimizer', 't5_network', 'runs']
+)
+def test_recording_is_t5xs(python, name):
+  got = json.loads(python(f'{name}.py'))
+  want = json.loads((GOLDEN / f'{name}.json').read_text())
+  assert_alike(got, want, name)
+
+
+def assert_alike(got, want, where):
+  """Equal but for the last digits of floats."""
+  if isinstance(want, dict):
+    assert got.keys() == want.keys(), where
+    for key, value in want.items():
+      assert_alike(got[key], value, f'{where}/{key}')
+  elif isinstance(want, list):
+    assert len(got) == len(want), where
+    for index, value in enumerate(want):
+      assert_alike(got[index], value, f'{where}/{index}')
+  elif isinstance(want, float):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6, err_msg=where)
+  else:
+    assert got == want, where
