@@ -78,6 +78,25 @@ def cache_map(
   return flax.core.freeze(mapped) if frozen else mapped
 
 
+def set_positions(cache: Cache, positions: Int[Array, ' batch']) -> Cache:
+  """Tells a decoder that counts positions itself where each row goes on.
+
+  Such a decoder's embedder keeps its count in the cache under T5X's name, and
+  a prefill, which is one call, moves it by one. A cache without it is returned
+  as it is.
+
+  Args:
+    cache: of the network.
+    positions: of the next tokens to feed.
+  """
+  decoder = cache.get('decoder', {})
+  embedder = decoder.get('position_embedder', {})
+  if 'position_embedder_index' not in embedder:
+    return cache
+  embedder = {**embedder, 'position_embedder_index': positions}
+  return {**cache, 'decoder': {**decoder, 'position_embedder': embedder}}
+
+
 def add_beam_dim(x: Array, beam_size: int, offset: int = 0) -> Array:
   """[batch, ...] -> [batch, beam, ...], every beam a copy."""
   shape = list(x.shape)

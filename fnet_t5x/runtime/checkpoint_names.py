@@ -1,5 +1,6 @@
 """Which leaf of a checkpoint fills which leaf of a train state."""
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,10 +22,33 @@ def find_sources(
 
   None stands for what the checkpoint is not to fill: by `cfg.assignment_map`,
   or by `cfg.fallback_to_scratch` where the checkpoint lacks it.
+
+  Raises:
+    ValueError: a pattern of `cfg.assignment_map` is of no use, or leads to
+      what the checkpoint lacks. Both are slips that would otherwise start
+      parameters from scratch.
   """
-  sources = {name: _assigned(name, cfg) for name in wanted}
-  if cfg.fallback_to_scratch:
-    sources = {n: s if s in saved else None for n, s in sources.items()}
+  sources: dict[str, str | None] = {}
+  used = set()
+  for name in wanted:
+    index, source = _assigned(name, cfg)
+    if index is not None:
+      used.add(index)
+      if source is not None and source not in saved:
+        raise ValueError(
+          f'RestoreCheckpointConfig.assignment_map fills {name} from {source}, '
+          f'which the checkpoint lacks; it has {_similar(source, saved)}'
+        )
+    elif cfg.fallback_to_scratch and source not in saved:
+      source = None
+    sources[name] = source
+  for index, (pattern, _) in enumerate(cfg.assignment_map or ()):
+    if index not in used:
+      raise ValueError(
+        f'RestoreCheckpointConfig.assignment_map: {_text(pattern)!r} matches '
+        'no name that is left to it here, such as '
+        f'{_similar(_text(pattern), wanted)}; correct it or take it out'
+      )
   return sources
 
 
@@ -89,12 +113,23 @@ def layers_together(names: Iterable[str]) -> list[str]:
   ]
 
 
-def _assigned(name: str, cfg: RestoreCheckpointConfig) -> str | None:
-  for pattern, replacement in cfg.assignment_map or ():
+def _assigned(
+  name: str, cfg: RestoreCheckpointConfig
+) -> tuple[int | None, str | None]:
+  """Returns which pattern matches first, if any, and where it leads."""
+  for index, (pattern, replacement) in enumerate(cfg.assignment_map or ()):
     match = re.fullmatch(pattern, name)
     if match:
-      return None if replacement is None else match.expand(replacement)
-  return name
+      return index, None if replacement is None else match.expand(replacement)
+  return None, name
+
+
+def _text(pattern: str | re.Pattern) -> str:
+  return pattern if isinstance(pattern, str) else pattern.pattern
+
+
+def _similar(name: str, names: Iterable[str]) -> str:
+  return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]
 
 
 def _left(saved: Mapping[str, Any], sources: Sources) -> list[str]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import seqio
 from jaxtyping import Array, Float, Int, PyTree
 
-from fnet_t5x.runtime import decoding, losses
+from fnet_t5x.runtime import beam_utils, decoding, losses
 from fnet_t5x.runtime.base_model import (
   BaseModel,
   BaseTransformerModel,
@@ -235,7 +235,8 @@ class EncoderDecoderModel(BaseTransformerModel):
       prefill_lengths=prompt_lengths,
       method=self.module.decode,
     )
-    return variables['cache'], prompt_lengths
+    cache = beam_utils.set_positions(variables['cache'], prompt_lengths)
+    return cache, prompt_lengths
 
   def _prefills(self) -> bool:
     """Whether both the decoding function and the network know prompts."""

@@ -6,13 +6,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import seqio
 import tensorflow as tf
 from clu import metric_writers
 
+from fnet_t5x.runtime import actions as actions_lib
 from fnet_t5x.runtime import (
   checkpoints,
   console,
@@ -52,6 +53,8 @@ def train(
   ],
   inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
   run_eval_before_training: bool = False,
+  actions: Mapping[str, Sequence[actions_lib.BaseAction]] | None = None,
+  concurrent_metrics: bool = True,
 ) -> int:
   """Trains a model; T5X's `train` with T5X's arguments.
 
@@ -76,6 +79,11 @@ def train(
     summarize_config_fn: writes the configuration to `model_dir`.
     inference_evaluator_cls: makes SeqIO's evaluator.
     run_eval_before_training: also evaluate the initial state.
+    actions: what may end the run, by the moment it is asked: after the steps
+      of a report ('TRAIN'), or after an evaluation with teacher forcing
+      ('TRAIN_EVAL') or with predictions ('INFER_EVAL').
+    concurrent_metrics: T5X's switch: its actions of 'TRAIN' and 'INFER_EVAL'
+      run only without. Here metrics are waited for, and all actions run.
 
   Returns:
     The exit code: 0, or 143 where SIGTERM stopped the run; it has then saved.
@@ -84,6 +92,7 @@ def train(
     ValueError: bad input, or a loss that is no number.
     OSError: `model_dir` is not writable.
   """
+  del concurrent_metrics
   if use_hardware_rng:
     raise ValueError('USE_HARDWARE_RNG is for T5X; set it to False')
   if not isinstance(model_dir, str) or not model_dir:
@@ -95,6 +104,7 @@ def train(
     STATS_PERIOD=stats_period,
     SAVE_PERIOD=checkpoint_cfg.save and checkpoint_cfg.save.period,
   )
+  actions = actions_lib.parse_actions(actions)
   if random_seed is None:
     random_seed = int(time.time())
   init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(random_seed))
@@ -193,9 +203,10 @@ def train(
     total_steps=total_steps,
     stats_period=stats_period or eval_period or total_steps,
     eval_period=eval_period,
+    actions=actions,
   )
   # Closed while SIGTERM is still caught: a checkpoint may be half written.
-  with _on_sigterm(trainer), contextlib.closing(run):
+  with _on_sigterm(trainer) as terminated, contextlib.closing(run):
     run.make_up(run_eval_before_training)
     if first_step == total_steps:
       console.say(f'already at step {total_steps}: nothing to train')
@@ -209,9 +220,12 @@ def train(
       f'compiled the training step in {time.perf_counter() - start:.1f} s'
     )
     run.run(itertools.chain([first_batch], train_iter))
-  if trainer.stop_training:
-    console.say(f'stopped by SIGTERM at step {int(trainer.train_state.step)}')
+  step = int(trainer.train_state.step)
+  if terminated.is_set():
+    console.say(f'stopped by SIGTERM at step {step}')
     return _TERMINATED
+  if trainer.stop_training:
+    console.say(f'stopped by an action at step {step}')
   return 0
 
 
@@ -238,18 +252,20 @@ def _eval_datasets(
 
 
 @contextlib.contextmanager
-def _on_sigterm(trainer: trainer_lib.Trainer) -> Iterator[None]:
-  """Lets SIGTERM end training after the step under way."""
+def _on_sigterm(trainer: trainer_lib.Trainer) -> Iterator[threading.Event]:
+  """Lets SIGTERM end training after the step under way, and tells so."""
+  terminated = threading.Event()
 
   def stop(signum, frame):
     del signum, frame
+    terminated.set()
     trainer.stop_training = True
 
   if threading.current_thread() is not threading.main_thread():
-    yield
+    yield terminated
     return
   before = signal.signal(signal.SIGTERM, stop)
   try:
-    yield
+    yield terminated
   finally:
     signal.signal(signal.SIGTERM, before)

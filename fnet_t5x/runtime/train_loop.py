@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterator, Mapping
 
+import clu.values
 import jax
 import jax.numpy as jnp
 import tensorflow as tf
 
+from fnet_t5x.runtime import actions as actions_lib
 from fnet_t5x.runtime import (
   checkpoints,
   datasets,
@@ -16,6 +18,7 @@ from fnet_t5x.runtime import (
 from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime import trainer as trainer_lib
+from fnet_t5x.runtime.actions import ActionMode
 
 
 class TrainLoop:
@@ -40,6 +43,7 @@ class TrainLoop:
     total_steps: int,
     stats_period: int,
     eval_period: int,
+    actions: actions_lib.Actions,
   ):
     self._trainer = trainer
     self._reporter = reporter
@@ -51,6 +55,7 @@ class TrainLoop:
     self._total_steps = total_steps
     self._stats_period = stats_period
     self._eval_period = eval_period
+    self._actions = actions
     self._save_period = save_cfg.period if checkpoint_manager else 0
     self._step = int(trainer.train_state.step)
 
@@ -80,6 +85,7 @@ class TrainLoop:
       values = scalars(metrics)
       self._reporter.train(self._step, values, self._trainer.flops_per_step)
       self._check_finite(values)
+      self._act(ActionMode.TRAIN, {reporting.TRAIN: _values(metrics)})
       if self._is_due(self._save_period):
         self.save()
       if self._is_due(self._eval_period):
@@ -115,8 +121,10 @@ class TrainLoop:
     """Evaluates with teacher forcing, then with predictions.
 
     What is reported is not evaluated again. SIGTERM leaves the rest out: the
-    run makes up for it when it goes on.
+    run makes up for it when it goes on. Actions see both evaluations, even
+    if one of them stops the run.
     """
+    by_task = {}
     for task, batches in self._eval_datasets.items():
       collection = f'training_eval/{task}'
       if self._reporter.has(collection, self._step):
@@ -130,16 +138,33 @@ class TrainLoop:
           'corpus, or lower BATCH_SIZE'
         )
       self._reporter.eval(self._step, collection, scalars(metrics))
+      by_task[task] = _values(metrics)
+    results = self._evaluate_predictions()
+    self._act(ActionMode.TRAIN_EVAL, by_task)
+    self._act(ActionMode.INFER_EVAL, results)
+
+  def _evaluate_predictions(self) -> Mapping[str, Mapping[str, float]]:
     tasks = [f'inference_eval/{task.name}' for task in self._inferred_tasks()]
     if all(self._reporter.has(task, self._step) for task in tasks):
-      return
+      return {}
     if self._trainer.stop_training:
-      return
+      return {}
     results = self._evaluator.evaluate(self._trainer.train_state)
     for task, values in results.items():
       self._reporter.inference_eval(
         self._step, f'inference_eval/{task}', values
       )
+    return results
+
+  def _act(
+    self,
+    mode: ActionMode,
+    metrics_by_task: actions_lib.MetricsByTask,
+  ) -> None:
+    if metrics_by_task and actions_lib.run_actions(
+      mode, self._actions, self._trainer.train_state, metrics_by_task
+    ):
+      self._trainer.stop_training = True
 
   def close(self) -> None:
     """Waits for checkpoints and summaries."""
@@ -176,10 +201,13 @@ class TrainLoop:
 
 def scalars(metrics: metrics_lib.MetricsMap) -> dict[str, float]:
   """Returns each metric's value."""
-  return {
-    name: float(metric.compute_value().value)
-    for name, metric in metrics.items()
-  }
+  return {name: float(value.value) for name, value in _values(metrics).items()}
+
+
+def _values(
+  metrics: metrics_lib.MetricsMap,
+) -> dict[str, clu.values.Value]:
+  return {name: metric.compute_value() for name, metric in metrics.items()}
 
 
 def _next(step: int, period: int) -> int:

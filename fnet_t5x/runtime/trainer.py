@@ -14,6 +14,23 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import models, partitioning
 from fnet_t5x.runtime import train_state as train_state_lib
+from fnet_t5x.runtime.actions import (
+  ActionMode,
+  BaseAction,
+  EarlyStoppingAction,
+  TerminateOnNanAction,
+)
+
+__all__ = [
+  'ActionMode',
+  'BaseAction',
+  'Batch',
+  'EarlyStoppingAction',
+  'LearningRate',
+  'TerminateOnNanAction',
+  'Trainer',
+  'accumulate_grads_microbatched',
+]
 
 Batch = Mapping[str, jax.Array]
 LearningRate = Callable[[Int[Array, '']], Float[Array, '']]

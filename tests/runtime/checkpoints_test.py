@@ -289,6 +289,41 @@ def test_assignment_map_renames_and_drops(saved, state):
     initializer.from_checkpoint(cfg)
 
 
+LAYER_NORM = r'(.*)/pre_attention_layer_norm/scale'
+
+
+@pytest.mark.parametrize(
+  ('assignment_map', 'message'),
+  [
+    # A plural: nothing is called so.
+    (
+      [('target/encoder/layer_0/mlp/(.*)', None)],
+      "'target/encoder/layer_0/mlp/(.*)' matches no name that is left to it "
+      'here, such as target/encoder/layers_0/mlp/',
+    ),
+    # The first pattern leaves nothing to the second.
+    (
+      [(LAYER_NORM, None), (re.compile(LAYER_NORM), None)],
+      f'{LAYER_NORM!r} matches no name',
+    ),
+    (
+      [('target/token_embedder/(.*)', r'target/embeddings/\1')],
+      'fills target/token_embedder/embedding from target/embeddings/embedding, '
+      'which the checkpoint lacks; it has target/',
+    ),
+  ],
+)
+def test_assignment_map_that_does_nothing_is_refused(
+  saved, initializer, assignment_map, message
+):
+  cfg = RestoreCheckpointConfig(
+    path=str(saved), assignment_map=assignment_map, fallback_to_scratch=True
+  )
+  with pytest.raises(ValueError, match=re.escape(message)) as error:
+    initializer.from_checkpoint(cfg, jax.random.PRNGKey(0))
+  assert '\n' not in str(error.value)
+
+
 def test_fallback_to_scratch_initialises_what_is_lacking(saved, state):
   initializer = make_initializer(small_runs.make_model(**TURNED))
   cfg = RestoreCheckpointConfig(path=str(saved), fallback_to_scratch=True)

@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -200,3 +201,76 @@ def test_two_keys_are_refused(setting):
     model.predict_batch_with_aux(
       params, batch, rng=rng, decoder_params={'decode_rng': rng}
     )
+
+
+class CountingEmbedder(nn.Module):
+  """Keeps the position of the next token in the cache, by T5X's name."""
+
+  @nn.compact
+  def __call__(self):
+    counted = self.has_variable('cache', 'position_embedder_index')
+    index = self.variable('cache', 'position_embedder_index', jnp.zeros, 1, int)
+    position = index.value
+    if counted:
+      index.value = position + 1
+    return position
+
+
+class CountingDecoder(nn.Module):
+  @nn.compact
+  def __call__(self, tokens):
+    position = CountingEmbedder(name='position_embedder')()[:, None]
+    return 9.0 * jax.nn.one_hot(following(tokens, position), VOCAB)
+
+
+class Counting(nn.Module):
+  """Writes by the last token and its position, which its decoder counts."""
+
+  def setup(self):
+    self.decoder = CountingDecoder()
+
+  def encode(self, encoder_input_tokens, enable_dropout=True):
+    return jnp.zeros((*encoder_input_tokens.shape, 1))
+
+  def decode(
+    self,
+    encoded,
+    encoder_input_tokens,
+    decoder_input_tokens,
+    decoder_target_tokens,
+    prefill=False,
+    **unused_kwargs,
+  ):
+    return self.decoder(decoder_input_tokens)
+
+  def __call__(self, encoder_input_tokens, **kwargs):
+    return self.decode(None, encoder_input_tokens, **kwargs)
+
+
+def following(token, position):
+  return (7 * token + 3 * position + 1) % 5 + 2
+
+
+@pytest.mark.parametrize('prompts', [False, True])
+def test_decoder_that_counts_positions_goes_on_behind_its_prompt(prompts):
+  vocabulary = seqio.PassThroughVocabulary(size=VOCAB, eos_id=1)
+  model = models.EncoderDecoderModel(
+    module=Counting(),
+    input_vocabulary=vocabulary,
+    output_vocabulary=vocabulary,
+    optimizer_def=None,
+    decode_fn=GREEDY,
+  )
+  inputs = np.array([[0, 5, 3, 6, 0, 0, 0], [0, 2, 0, 0, 0, 0, 0], [0] * 7])
+  expected = np.zeros_like(inputs)
+  for row, prompt in zip(expected, inputs[:, 1:], strict=True):
+    kept = np.count_nonzero(prompt) if prompts else 0
+    row[:kept] = prompt[:kept]
+    for i in range(kept, len(row)):
+      row[i] = following(row[i - 1] if i else 0, i)
+  tokens, _ = model.predict_batch_with_aux(
+    {},
+    {'encoder_input_tokens': inputs, 'decoder_input_tokens': inputs},
+    prompt_with_targets=prompts,
+  )
+  np.testing.assert_array_equal(tokens, expected)
