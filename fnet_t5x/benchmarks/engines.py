@@ -26,6 +26,7 @@ import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging as absl_logging
 
 from fnet_t5x import command_line
 from fnet_t5x.benchmarks import report
@@ -273,35 +274,45 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   return options
 
 
-def main(arguments: list[str] | None = None) -> None:
-  """Measures every size, prints the table, and writes the JSON file."""
-  options = parse(arguments)
-  lengths = Lengths(*(getattr(options, field) for field in Lengths._fields))
-  limits = {'rounds': 3, 'seconds': 0.0} if options.quick else {}
-  sections = [
-    measure(size, what, lengths, **limits)
-    for size in options.sizes
-    for what in options.what
-  ]
-  base = f'{sections[0][0]["engine"]} with {sections[0][0]["network"]}'
+def print_section(rows: list[dict[str, Any]], lengths: Lengths) -> None:
+  """Prints what `measure` returned as a table."""
+  first = rows[0]
+  if first['what'] == 'train step':
+    does = f'training on {lengths.targets} targets'
+  else:
+    does = f'writing {lengths.new_tokens} tokens'
   report.print_table(
-    f'{report.environment()["device"]}, float32, {lengths.batch} rows of '
-    f'{lengths.inputs} inputs; training on {lengths.targets} targets, writing '
-    f'{lengths.new_tokens}: median ms, and times the speed of {base}',
+    f'{first["size"]}, {first["what"]} ({report.environment()["device"]}, '
+    f'float32): {lengths.batch} rows of {lengths.inputs} inputs, {does}; '
+    f'median ms, and times the speed of {first["engine"]} with '
+    f'{first["network"]}',
     ['', 'ms', ''],
     [
-      [[f'{rows[0]["size"]}, {rows[0]["what"]}', '', '']]
-      + [
+      [
         [
-          f'  {row["engine"]}, {row["network"]}',
+          f'{row["engine"]}, {row["network"]}',
           f'{1e3 * row["median_seconds"]:.1f}',
           f'{row["speedup"]:.2f}x',
         ]
         for row in rows
       ]
-      for rows in sections
     ],
   )
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Measures every size, prints a table each, and writes the JSON file."""
+  options = parse(arguments)
+  # T5X's Adafactor warns of every parameter.
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  lengths = Lengths(*(getattr(options, field) for field in Lengths._fields))
+  limits = {'rounds': 3, 'seconds': 0.0} if options.quick else {}
+  sections = []
+  for size in options.sizes:
+    for what in options.what:
+      sections.append(measure(size, what, lengths, **limits))
+      # Measuring takes minutes: what there is, is shown.
+      print_section(sections[-1], lengths)
   if len(sections[0]) < len(CASES):
     print('T5X is not importable: its rows are left out')
   if options.json:
