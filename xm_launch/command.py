@@ -118,7 +118,9 @@ def check(settings: Settings, needs: Sequence[str] = ()) -> None:
   for need in needs:
     if not getattr(settings, need):
       raise ValueError(f'no Google Cloud {need} given: {examples[need]}')
-  if settings.zone and not re.fullmatch(r'[a-z]+-[a-z]+\d+-[a-z]', settings.zone):
+  if settings.zone and not re.fullmatch(
+    r'[a-z]+-[a-z]+\d+-[a-z]', settings.zone
+  ):
     raise ValueError(f'--zone={settings.zone}: no zone; {examples["zone"]}')
   if settings.bucket and not re.fullmatch(r'[a-z0-9][\w.-]+', settings.bucket):
     raise ValueError(

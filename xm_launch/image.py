@@ -25,8 +25,8 @@ def dockerfile(settings: command.Settings) -> str:
   lines = [
     f'FROM {BASE_IMAGE}',
     'ENV PIP_NO_CACHE_DIR=1 ' + _pairs(command.ENVIRONMENT),
-    'COPY source /fnet_t5x',
-    f'RUN {exports} bash /fnet_t5x/xm_launch/install.sh /fnet_t5x {EXTRAS}',
+    'COPY source /source',
+    f'RUN {exports} bash /source/xm_launch/install.sh /source {EXTRAS}',
     # The run's words are the container's arguments, so that one image serves
     # every run of a commit.
     'COPY entrypoint.sh /entrypoint.sh',

@@ -9,6 +9,7 @@ The image installs this repository at a commit, and T5X at its own. With
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import pathlib
@@ -25,13 +26,10 @@ NEEDS = ('project', 'bucket', 'zone')
 
 
 def image_tag(settings: command.Settings, packed: source.Source) -> str:
-  """Returns the name that the image is pushed under.
-
-  One for each commit and kind of run: the entry point depends on both.
-  """
-  hosts = 'host' if _tpu(settings).one_host else 'pod'
-  tag = f'{packed.commit[:12]}-{settings.run_mode}-{hosts}'
-  return f'gcr.io/{settings.project}/fnet_t5x:{tag}'
+  """Returns the name that the image is pushed under: one for each content."""
+  content = image.dockerfile(settings) + image.entrypoint(settings)
+  digest = hashlib.sha256(content.encode()).hexdigest()
+  return f'gcr.io/{settings.project}/fnet_t5x:{packed.commit[:12]}-{digest[:8]}'
 
 
 def check_tpu(settings: command.Settings) -> None:
@@ -67,9 +65,7 @@ def executor(settings: command.Settings):
 
   tpu = _tpu(settings)
   resource = xm.ResourceType[tpu.generation.resource]
-  return xm_local.Vertex(
-    requirements=xm.JobRequirements({resource: tpu.size})
-  )
+  return xm_local.Vertex(requirements=xm.JobRequirements({resource: tpu.size}))
 
 
 def job(settings: command.Settings, executable):

@@ -16,7 +16,7 @@ def define() -> None:
   """Defines the flags of a run and of Google Cloud."""
   flags.DEFINE_string('run_mode', 'train', 'train, eval or infer.')
   flags.DEFINE_string(
-    'model_dir', None, 'The run\'s folder, gs://bucket/folder.'
+    'model_dir', None, "The run's folder, gs://bucket/folder."
   )
   flags.DEFINE_integer(
     'checkpoint_step', None, 'For eval and infer: a step of model_dir.'
@@ -111,7 +111,9 @@ def checked_source(made: command.Settings) -> source.Source:
       )
     except FileNotFoundError as error:
       said = str(error).replace(str(folder), f'commit {packed.commit[:12]}')
-      raise FileNotFoundError(f'{said}; correct the name, or commit it') from None
+      raise FileNotFoundError(
+        f'{said}; correct the name, or commit it'
+      ) from None
   uncommitted = packed.uncommitted()
   if uncommitted:
     sys.stderr.write(

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # What a TPU VM's workers do: every worker runs the same.
 #
-#   worker.sh setup TAG    installs ~/fnet_t5x/TAG.tar.gz, once a TAG
-#   worker.sh start RUN    starts the file RUN (bash) and leaves it running
+#   worker.sh setup TAG    installs TAG.tar.gz, once a TAG
+#   worker.sh start        starts run.sh, and leaves it running
 #   worker.sh status       one word a worker: running, done, failed, idle
 #   worker.sh log [LINES]  the end of the run's log
 #   worker.sh stop         ends the run
 #
-# All it keeps is in ~/fnet_t5x (FNET_T5X_HOME). `setup` and `start` may be run
-# again: a worker that has the TAG, or a run that goes on, is left alone.
+# All it reads and keeps is in ~/fnet_t5x_pod (FNET_T5X_HOME). `setup` and
+# `start` may be repeated: a worker that has the TAG, and a run that goes on or
+# is done, are left alone.
 set -euo pipefail
 
-home=${FNET_T5X_HOME:-$HOME/fnet_t5x}
+home=${FNET_T5X_HOME:-$HOME/fnet_t5x_pod}
 venv=$home/venv
 mkdir -p "$home"
-
-# After a reboot the number may be another process's.
+# After a reboot a process's number may be another's.
 boot=$(cat /proc/sys/kernel/random/boot_id)
 
 # The process that `start` left; its group holds all that it started.
@@ -32,8 +32,11 @@ setup() {
     echo "$tag is installed"
     return
   fi
-  rm -f "$home/installed"
-  rm -rf "$home/source"
+  if alive; then
+    echo 'another run goes on here, with another commit: worker.sh stop' >&2
+    return 1
+  fi
+  rm -rf "$home/installed" "$home/source"
   mkdir "$home/source"
   tar -xzf "$home/$tag.tar.gz" -C "$home/source"
   if [[ ! -x $venv/bin/python ]]; then
@@ -48,18 +51,28 @@ setup() {
 }
 
 start() {
-  local run=${1:?worker.sh start RUN}
+  local same=no
+  cmp --silent "$home/run.sh" "$home/started.sh" && same=yes
   if alive; then
-    echo 'a run goes on'
+    if [[ $same == no ]]; then
+      echo 'another run goes on here: worker.sh stop' >&2
+      return 1
+    fi
+    echo 'the run goes on'
+    return
+  fi
+  if [[ $same == yes && $(status) == 'done' ]]; then
+    echo 'the run was done before'
     return
   fi
   rm -f "$home/code"
-  # Its own session: it outlives the connection that started it.
+  cp "$home/run.sh" "$home/started.sh"
+  # A session of its own: it outlives the connection that started it.
   PATH=$venv/bin:$PATH setsid bash -c \
-    'bash "$1"; echo $? >"$2/code.part"; mv "$2/code.part" "$2/code"' \
-    start "$run" "$home" >>"$home/log" 2>&1 </dev/null &
+    'cd "$1"; bash started.sh; echo $? >code.part; mv code.part code' \
+    start "$home" >>"$home/log" 2>&1 </dev/null &
   echo "$! $boot" >"$home/pid"
-  echo started
+  echo 'started'
 }
 
 status() {
