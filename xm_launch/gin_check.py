@@ -159,7 +159,7 @@ def _check_binding(
     ) from error
   if len(statements) != 1:
     raise ValueError(
-      f'--gin.{binding}: not one binding; give each its own flag'
+      f'{binding!r}: not one binding; give each its own flag'
     )
   return {
     statement.selector

@@ -68,6 +68,7 @@ start() {
   rm -f "$home/code"
   cp "$home/run.sh" "$home/started.sh"
   # A session of its own: it outlives the connection that started it.
+  # shellcheck disable=SC2016  # for the inner bash to expand
   PATH=$venv/bin:$PATH setsid bash -c \
     'cd "$1"; bash started.sh; echo $? >code.part; mv code.part code' \
     start "$home" >>"$home/log" 2>&1 </dev/null &
