@@ -158,9 +158,7 @@ def _check_binding(
       f'quotes: --gin.{name}="\'...\'"'
     ) from error
   if len(statements) != 1:
-    raise ValueError(
-      f'{binding!r}: not one binding; give each its own flag'
-    )
+    raise ValueError(f'{binding!r}: not one binding; give each its own flag')
   return {
     statement.selector
     for statement in statements

@@ -83,7 +83,7 @@ def job(settings: command.Settings, executable):
 def plan(settings: command.Settings, packed: source.Source) -> str:
   """Returns what a launch runs, for a reader and for a shell."""
   tpu, tag = _tpu(settings), image_tag(settings, packed)
-  archive = shlex.join(packed.archive_command('source.tar.gz'))
+  archive = shlex.join(packed.archive_command())
   arguments = command.arguments(settings)
   spec = {
     'displayName': settings.name,
@@ -102,7 +102,7 @@ def plan(settings: command.Settings, packed: source.Source) -> str:
   return '\n'.join(
     [
       '# The image, by docker here, or by Cloud Build where there is no docker',
-      f'{archive}',
+      f'{archive} >source.tar.gz',
       'mkdir -p context/source',
       'tar -xzf source.tar.gz -C context/source',
       'cat >context/Dockerfile <<"EOF"',

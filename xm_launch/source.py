@@ -53,17 +53,15 @@ class Source:
     changed = self._git('status', '--porcelain', '--untracked-files=all')
     return [line[3:] for line in changed.splitlines()]
 
-  def archive_command(self, path: str) -> list[str]:
-    """Returns the command that writes the commit's files to a .tar.gz."""
-    return [
-      *('git', '-C', str(self.root), 'archive', '--format=tar.gz'),
-      f'--output={path}',
-      self.commit,
-    ]
+  def archive_command(self) -> list[str]:
+    """Returns the command that prints the commit's files as a .tar.gz."""
+    words = ('archive', '--format=tar.gz', self.commit)
+    return ['git', '-C', str(self.root), *words]
 
   def archive(self, path: pathlib.Path) -> None:
     """Writes the commit's files to a .tar.gz."""
-    self._git(*self.archive_command(str(path))[3:])
+    with path.open('wb') as f:
+      subprocess.run(self.archive_command(), stdout=f, check=True)
 
   def extract(self, folder: pathlib.Path) -> None:
     """Writes the commit's files below a folder."""

@@ -141,12 +141,12 @@ def write_folder(pod: Pod, packed: source.Source, folder: pathlib.Path) -> None:
 def plan(pod: Pod, packed: source.Source) -> str:
   """Returns what a launch runs, for a reader and for a shell."""
   folder = 'launch'
-  archive = packed.archive_command(f'{folder}/{pod.tag}.tar.gz')
+  archive = shlex.join(packed.archive_command())
   return '\n'.join(
     [
       '# What every worker gets',
       f'mkdir -p {folder}',
-      shlex.join(archive),
+      f'{archive} >{folder}/{pod.tag}.tar.gz',
       f'cp {shlex.quote(str(WORKER_SCRIPT))} {folder}/worker.sh',
       f'cat >{folder}/run.sh <<"EOF"',
       f'{run_script(pod.settings)}EOF',
@@ -243,6 +243,7 @@ class Watch:
       state = call(self.pod.describe(), SHORT_SECONDS).strip()
     except GcloudError as error:
       if 'not_found' in str(error).lower().replace(' ', '_'):
+        self.answered = True
         return None
       # A first answer tells that names and permissions are right; after it, an
       # error is the network's.

@@ -94,9 +94,10 @@ stop() {
   if alive; then
     read -r pid _ <"$home/pid"
     kill -TERM -- "-$pid" 2>/dev/null || true
-    for _ in $(seq "${FNET_T5X_GRACE_SECONDS:-60}"); do
+    # A minute, to save a checkpoint.
+    for _ in $(seq 300); do
       alive || break
-      sleep 1
+      sleep 0.2
     done
     kill -KILL -- "-$pid" 2>/dev/null || true
   fi
