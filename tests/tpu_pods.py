@@ -75,7 +75,7 @@ if words[:3] == ['-m', 'uv', 'venv']:
   (made / 'python').chmod(0o755)
 elif words == ['-m', 'fnet_t5x.gin_root']:
   print('/gin root')
-elif words[0] == '-c' and 'print(jestimator' in words[1]:
+elif words[0] == '-c' and 'find_spec("jestimator")' in words[1]:
   folder = home / 'jestimator'
   folder.mkdir(exist_ok=True)
   (folder / 'amos_helper.py').write_text(

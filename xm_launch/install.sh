@@ -18,8 +18,10 @@ python -m pip install --quiet "${source_dir}[${extras}]"
 # what they need.
 python -m pip install --quiet --no-deps "$AIRIO_SOURCE" "$T5X_SOURCE"
 
-# The registry's jestimator takes PartitionSpec from where JAX no longer has it.
-jestimator=$(python -c 'import jestimator; print(jestimator.__path__[0])')
+# The registry's jestimator takes PartitionSpec from where JAX no longer has it,
+# and cannot be imported before it is mended.
+jestimator=$(python -c 'import importlib.util as u
+print(u.find_spec("jestimator").submodule_search_locations[0])')
 sed -i 's/jax.experimental.pjit import Part/jax.sharding import Part/' \
   "$jestimator/amos_helper.py"
 
