@@ -201,9 +201,15 @@ def join_processes(uses_t5x: bool) -> None:
   import jax
 
   given = flags.FLAGS
-  jax.distributed.initialize(
-    given.coordinator_address, given.process_count, given.process_index
-  )
+  try:
+    jax.distributed.initialize(
+      given.coordinator_address, given.process_count, given.process_index
+    )
+  except ValueError as error:
+    raise ValueError(
+      f'--multiprocess_gpu: {error} Give --coordinator_address=HOST:PORT, '
+      '--process_count and --process_index; on a TPU pod they are found'
+    ) from error
 
 
 def use_runtime() -> None:

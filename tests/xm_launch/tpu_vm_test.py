@@ -13,7 +13,7 @@ import pytest
 import tpu_pods
 
 import fnet_t5x
-from fnet_t5x.xm_launch import command, source, tpu_vm
+from fnet_t5x.xm_launch import command, source, tpu_pod, tpu_vm
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 SETTINGS = command.Settings(
@@ -68,8 +68,8 @@ def packed():
 def watch(cloud, packed, tmp_path):
   folder = tmp_path / 'launch'
   folder.mkdir()
-  pod = tpu_vm.Pod(SETTINGS, packed.tag, spot=True, restarts=1)
-  tpu_vm.write_folder(pod, packed, folder)
+  pod = tpu_pod.Pod(SETTINGS, packed.tag, spot=True, restarts=1)
+  tpu_pod.write_folder(pod, packed, folder)
   return tpu_vm.Watch(pod, str(folder))
 
 
@@ -276,8 +276,8 @@ def test_a_network_that_fails_is_waited_for(cloud, watch, capsys):
 
 
 def test_printed_lines_do_what_the_launch_does(cloud, packed, tmp_path):
-  pod = tpu_vm.Pod(SETTINGS, packed.tag)
-  plan = tpu_vm.plan(pod, packed)
+  pod = tpu_pod.Pod(SETTINGS, packed.tag)
+  plan = tpu_pod.plan(pod, packed)
   # The lines after a comment line "# The TPU" assume one that is gone.
   cloud.set_state('PREEMPTED')
   subprocess.run(['bash', '-e', '-c', plan], cwd=tmp_path, check=True)
@@ -302,6 +302,6 @@ def test_worker_script_names_its_commands(tmp_path):
 def test_without_gcloud_is_one_line(tmp_path, packed, monkeypatch):
   (tmp_path / 'git').symlink_to(shutil.which('git'))
   monkeypatch.setenv('PATH', str(tmp_path))
-  pod = tpu_vm.Pod(SETTINGS, packed.tag)
+  pod = tpu_pod.Pod(SETTINGS, packed.tag)
   with pytest.raises(ValueError, match='gcloud is not installed'):
     tpu_vm.watch(pod, packed)
