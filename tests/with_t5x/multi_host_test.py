@@ -104,7 +104,7 @@ def weights(checkpoint):
   return traverse_util.flatten_dict(state['target'], sep='/')
 
 
-def test_two_processes_train_resume_and_evaluate_as_one(tmp_path):
+def test_two_processes_do_as_one(tmp_path):
   one, two = tmp_path / 'one', tmp_path / 'two'
 
   def train(model_dir, processes, steps):
@@ -131,19 +131,24 @@ def test_two_processes_train_resume_and_evaluate_as_one(tmp_path):
   for name, value in expected.items():
     np.testing.assert_allclose(saved[name], value, rtol=1e-4, atol=1e-5)
 
-  # T5X's own command for evaluation cannot join processes; ours can.
-  metrics = []
-  for processes in (1, 2):
-    output = tmp_path / f'evaluated_by_{processes}'
+  # T5X's own commands for the rest cannot join processes; ours can.
+  def finished(mode, processes):
+    output = tmp_path / f'{mode}_{processes}'
     launch(
       tmp_path,
-      'fnet_t5x.eval',
-      'eval',
+      f'fnet_t5x.{mode}',
+      mode,
       processes,
       4,
       CHECKPOINT_PATH=str(two / 'checkpoint_4'),
-      EVAL_OUTPUT_DIR=str(output),
+      **{f'{mode.upper()}_OUTPUT_DIR': str(output)},
     )
-    (path,) = output.glob(f'**/{runs.TASK}-metrics.jsonl')
-    metrics.append(json.loads(path.read_text().splitlines()[-1]))
-  assert metrics[1] == pytest.approx(metrics[0], rel=1e-4)
+    kind = {'eval': 'metrics.jsonl', 'infer': 'predict.jsonl-00000-of-00001'}
+    (path,) = output.glob(f'**/{runs.TASK}-{kind[mode]}')
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+  expected, metrics = finished('eval', 1), finished('eval', 2)
+  assert metrics[-1] == pytest.approx(expected[-1], rel=1e-4)
+  written = finished('infer', 2)
+  assert len(written) == 200
+  assert written == finished('infer', 1)
