@@ -24,6 +24,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	for script in xm_launch/*.sh; do bash -n $$script || exit 1; done
 
 bench: install
 	$(BIN)/python -m fnet_t5x.benchmarks.mixing

@@ -15,7 +15,13 @@ VERSION = re.search(
 )[1]
 # Beam writes TFRecords only where it finds a CRC-32C.
 CACHE = ['apache-beam>=2.77,<3', 'google-crc32c>=1.7,<2']
-MAPPED = {'fnet_t5x.tasks': 'tasks', 'fnet_t5x.gin': 'gin'}
+# Runs on Vertex AI; its Google libraries keep protobuf below 7.
+LAUNCH = ['xmanager>=0.8.5,<0.9']
+MAPPED = {
+  'fnet_t5x.gin': 'gin',
+  'fnet_t5x.tasks': 'tasks',
+  'fnet_t5x.xm_launch': 'xm_launch',
+}
 
 setuptools.setup(
   name='fnet_t5x',
@@ -30,7 +36,10 @@ setuptools.setup(
     *MAPPED,
   ],
   package_dir=MAPPED,
-  package_data={'fnet_t5x.gin': ['**/*.gin']},
+  package_data={
+    'fnet_t5x.gin': ['**/*.gin'],
+    'fnet_t5x.xm_launch': ['*.sh'],
+  },
   python_requires='>=3.11',
   # The ranges hold versions that were tested together.
   install_requires=[
@@ -67,6 +76,7 @@ setuptools.setup(
   extras_require={
     # SeqIO's caching job, TFDS's pipelines.
     'cache': CACHE,
+    'launch': LAUNCH,
     # For a GPU host, and for TPUs.
     'gpu': ['jax[cuda12]>=0.10.2,<0.11'],
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
@@ -79,6 +89,7 @@ setuptools.setup(
     ],
     'test': [
       *CACHE,
+      *LAUNCH,
       'pytest>=8',
       'pytest-xdist>=3.6',
       'ruff>=0.14',

@@ -56,6 +56,21 @@ def define_flags() -> None:
   )
 
 
+def define_process_flags() -> None:
+  """Defines T5X's flags of a run by several processes."""
+  flags.DEFINE_boolean(
+    'multiprocess_gpu',
+    False,
+    'Join the other processes of the run, on GPU, TPU or CPU: calls '
+    'jax.distributed.initialize. On a TPU pod the three flags below are found.',
+  )
+  flags.DEFINE_string(
+    'coordinator_address', None, 'Address and port of the first process.'
+  )
+  flags.DEFINE_integer('process_count', None, 'How many processes there are.')
+  flags.DEFINE_integer('process_index', None, 'The number of this process.')
+
+
 def rewrite_gin_args(args: Sequence[str]) -> list[str]:
   """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`.
 
@@ -148,6 +163,7 @@ def start(argv: Sequence[str]) -> None:
   logging.addLevelName(logging.WARNING, 'warning')
   logging.basicConfig(format='%(levelname)s: %(message)s')
   define_flags()
+  define_process_flags()
   rest = flags.FLAGS(rewrite_gin_args(argv))
   if len(rest) > 1:
     raise ValueError(f'no such argument: {" ".join(rest[1:])}')
@@ -158,6 +174,8 @@ def start(argv: Sequence[str]) -> None:
     )
   from fnet_t5x.compat import engine
 
+  if flags.FLAGS.multiprocess_gpu:
+    join_processes(engine.USES_T5X)
   import_tensorflow()
   from fnet_t5x.runtime import console
 
@@ -166,6 +184,32 @@ def start(argv: Sequence[str]) -> None:
     # T5X tells how a run goes by its log alone.
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.INFO)
+
+
+def join_processes(uses_t5x: bool) -> None:
+  """Joins the other processes of the run, before JAX looks for devices.
+
+  Raises:
+    ValueError: the engine is the embedded runtime, or it is not known where
+      the other processes are.
+  """
+  if not uses_t5x:
+    raise ValueError(
+      '--multiprocess_gpu: the embedded runtime is one process; several are '
+      "T5X's job: install it (README: Engines)"
+    )
+  import jax
+
+  given = flags.FLAGS
+  try:
+    jax.distributed.initialize(
+      given.coordinator_address, given.process_count, given.process_index
+    )
+  except ValueError as error:
+    raise ValueError(
+      f'--multiprocess_gpu: {error} Give --coordinator_address=HOST:PORT, '
+      '--process_count and --process_index; on a TPU pod they are found'
+    ) from error
 
 
 def use_runtime() -> None:

@@ -75,6 +75,7 @@ def test_wheel_holds_one_name_and_all_gin_files(wheel):
     name.removeprefix('fnet_t5x/') for name in names if name.endswith('.gin')
   } == gin_files
   assert 'fnet_t5x/tasks/sotu.py' in names
+  assert 'fnet_t5x/xm_launch/worker.sh' in names
   assert not any(name.endswith('_test.py') for name in names)
   assert 'fnet_t5x/gin/__init__.py' not in names
 
@@ -95,6 +96,17 @@ def test_wheel_says_where_its_gin_files_are(installed, tmp_path):
   root = pathlib.Path(run(installed, tmp_path, '-m', 'fnet_t5x.gin_root'))
   assert root == installed / 'fnet_t5x'
   assert (root / 'gin/experiments/quickstart.gin').is_file()
+
+
+def test_wheel_launches_nothing_itself(installed, tmp_path):
+  """Hosts install a checkout's commit; an installation has none."""
+  script = (
+    'from fnet_t5x.xm_launch import source\n'
+    'try: source.Source()\n'
+    'except ValueError as error: print(error)'
+  )
+  said = run(installed, tmp_path, '-c', script)
+  assert 'launch from a clone of the repository' in said
 
 
 def test_importing_the_package_imports_neither_jax_nor_tensorflow(

@@ -1,0 +1,147 @@
+"""A cloud for tests: a `gcloud` whose TPU is folders of this machine.
+
+Every word that gcloud is given is recorded. `ssh` and `scp` reach two workers,
+which are home folders: what runs on them runs for real, by bash. Their Python
+is a program that records what it is asked to do.
+"""
+
+import json
+import pathlib
+import shutil
+import stat
+import sys
+
+GCLOUD = """#!{python} -IS
+import json, os, pathlib, shutil, subprocess, sys
+cloud = pathlib.Path({cloud!r})
+words = sys.argv[1:]
+with (cloud / 'calls.jsonl').open('a') as f:
+  f.write(json.dumps(words) + '\\n')
+assert words[:3] == ['compute', 'tpus', 'tpu-vm'], words
+verb, *rest = words[3:]
+options = dict(w[2:].partition('=')[::2] for w in rest if w.startswith('--'))
+plain = [w for w in rest if not w.startswith('--')]
+assert 'quiet' in options and options['project'] and options['zone'], words
+refusal = cloud / ('refuse_' + verb)
+if refusal.exists():
+  text = refusal.read_text()
+  refusal.unlink()
+  sys.exit('ERROR: (gcloud.compute.tpus.tpu-vm.%s) %s' % (verb, text))
+state = cloud / 'state'
+workers = [cloud / 'worker_0', cloud / 'worker_1']
+if verb == 'create':
+  for worker in workers:
+    shutil.rmtree(worker, ignore_errors=True)
+    worker.mkdir()
+  state.write_text('READY')
+  sys.exit()
+if not state.exists():
+  sys.exit('ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource')
+if verb == 'describe':
+  print(state.read_text())
+elif verb == 'delete':
+  state.unlink()
+elif state.read_text() != 'READY':
+  sys.exit('ERROR: the TPU is ' + state.read_text())
+elif verb == 'scp':
+  *files, target = plain
+  for worker in workers:
+    for name in files:
+      shutil.copy(name, worker / target.partition(':')[2])
+elif verb == 'ssh':
+  assert options['worker'] == 'all', words
+  codes = [
+    subprocess.run(
+      ['bash', '-c', options['command']],
+      cwd=worker,
+      env={{'HOME': str(worker), 'PATH': os.environ['PATH']}},
+    ).returncode
+    for worker in workers
+  ]
+  sys.exit(max(codes))
+else:
+  sys.exit('no such verb: ' + verb)
+"""
+PYTHON = """#!{python} -IS
+import json, os, pathlib, sys, time
+cloud, home = pathlib.Path({cloud!r}), pathlib.Path(os.environ['HOME'])
+words = sys.argv[1:]
+with (cloud / 'python.jsonl').open('a') as f:
+  f.write(json.dumps([home.name, words, os.environ.get('T5X_SOURCE')]) + '\\n')
+if words[:3] == ['-m', 'uv', 'venv']:
+  made = pathlib.Path(words[-1]) / 'bin'
+  made.mkdir(parents=True)
+  (made / 'python').write_text(pathlib.Path(__file__).read_text())
+  (made / 'python').chmod(0o755)
+elif words == ['-m', 'fnet_t5x.gin_root']:
+  print('/gin root')
+elif words[0] == '-c' and 'find_spec("jestimator")' in words[1]:
+  folder = home / 'jestimator'
+  folder.mkdir(exist_ok=True)
+  (folder / 'amos_helper.py').write_text(
+    'from jax.experimental.pjit import PartitionSpec\\n')
+  print(folder)
+elif words[:2] == ['-m', 't5x.train']:
+  exec((cloud / 'train.py').read_text())
+"""
+
+
+class Cloud:
+  """The folder of a cloud, and what was asked of it."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder
+    self.bin = folder / 'bin'
+    self.bin.mkdir(parents=True)
+    for name, text in (('gcloud', GCLOUD), ('python3', PYTHON)):
+      path = self.bin / name
+      path.write_text(text.format(python=sys.executable, cloud=str(folder)))
+      path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    self.train('')
+
+  def train(self, script: str) -> None:
+    """Says what `python -m t5x.train` does on a worker from now on."""
+    (self.folder / 'train.py').write_text(script)
+
+  def set_state(self, state: str) -> None:
+    (self.folder / 'state').write_text(state)
+
+  def refuse(self, verb: str, text: str) -> None:
+    """Lets the next call of a verb fail."""
+    (self.folder / f'refuse_{verb}').write_text(text)
+
+  def calls(self) -> list[list[str]]:
+    return self._lines('calls.jsonl')
+
+  def verbs(self) -> list[str]:
+    """The verbs in order, that of `ssh` with what it runs."""
+    said = []
+    for words in self.calls():
+      (line,) = [w for w in words if w.startswith('--command=')] or ['']
+      command = line.rpartition('/worker.sh ')[2] if 'worker.sh' in line else ''
+      said.append(' '.join([words[3], *command.split()[:1]]))
+    return said
+
+  def python(self) -> list[list]:
+    """What a worker's Python was asked: worker, words and T5X_SOURCE."""
+    return self._lines('python.jsonl')
+
+  def started(self) -> list[list[str]]:
+    """The words of every start of the run, on all workers."""
+    return [w for _, w, _ in self.python() if w[:2] == ['-m', 't5x.train']]
+
+  def home(self, worker: int) -> pathlib.Path:
+    return self.folder / f'worker_{worker}/fnet_t5x_pod'
+
+  def _lines(self, name: str) -> list:
+    path = self.folder / name
+    if not path.exists():
+      return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+  def forget(self) -> None:
+    for name in ('calls.jsonl', 'python.jsonl'):
+      (self.folder / name).unlink(missing_ok=True)
+    for worker in self.folder.glob('worker_*'):
+      shutil.rmtree(worker)
+    (self.folder / 'state').unlink(missing_ok=True)

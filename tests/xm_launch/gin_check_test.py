@@ -1,0 +1,88 @@
+"""Gin that no host could start with is refused before a pod is."""
+
+import pathlib
+
+import pytest
+
+import fnet_t5x
+from fnet_t5x.xm_launch import gin_check
+
+ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+RUN_FILES = {
+  'train': ['gin/runs/pretrain.gin'],
+  'eval': ['gin/runs/eval.gin'],
+  'infer': ['gin/runs/infer.gin'],
+}
+MODEL = [
+  'gin/models/fnet_t5_large.gin',
+  'gin/objectives/span_corruption.gin',
+  'gin/sources/c4.gin',
+]
+BINDINGS = {
+  'train': ["MODEL_DIR='gs://b/r'", 'TRAIN_STEPS=10'],
+  'eval': ["EVAL_OUTPUT_DIR='gs://b/r'", "CHECKPOINT_PATH='gs://b/r/c'"],
+  'infer': ["INFER_OUTPUT_DIR='gs://b/r'", "CHECKPOINT_PATH='gs://b/r/c'"],
+}
+
+
+def check(mode='train', files=None, more=(), bindings=None, folders=()):
+  gin_check.check(
+    mode,
+    MODEL + RUN_FILES[mode] if files is None else files,
+    [*(BINDINGS[mode] if bindings is None else bindings), *more],
+    [str(ROOT), *map(str, folders)],
+  )
+
+
+@pytest.mark.parametrize('mode', RUN_FILES)
+def test_whole_runs_pass(mode):
+  check(
+    mode,
+    more=[
+      "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 114}",
+      "tfds_source.tfds_options.versions = {'c4/en': %C4_VERSION}",
+    ],
+  )
+
+
+def test_whole_experiments_pass():
+  check(files=['gin/experiments/quickstart.gin'], bindings=[])
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ({'files': ['gin/models/huge.gin']}, 'gin/models/huge.gin: in none of'),
+    ({'more': ['BATCH_SIZ=3']}, 'did you mean BATCH_SIZE?'),
+    ({'more': ['XYZZY=3']}, 'has the macro XYZZY; correct the name'),
+    ({'more': ['BATCH_SIZE=']}, 'nothing is no gin value'),
+    ({'more': ['ENCODER_MIXING=none at all']}, 'text needs quotes'),
+    ({'more': ["TASK_FEATURE_LENGTHS={'inputs': 1"]}, 'no gin value'),
+    ({'more': ['BATCH_SIZE=1\nBATCH_SIZE=2']}, 'not one binding'),
+    ({'bindings': ["MODEL_DIR='gs://b/r'"]}, 'TRAIN_STEPS not set'),
+    ({'more': ['BATCH_SIZE=%ANOTHER']}, 'ANOTHER not set'),
+    ({'files': MODEL}, 'add --gin_file=gin/runs/pretrain.gin'),
+    (
+      {'mode': 'eval', 'files': ['gin/experiments/quickstart.gin']},
+      'configures train, not evaluate',
+    ),
+  ],
+)
+def test_what_cannot_start_is_one_line(arguments, message):
+  with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+    check(**arguments)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('A = 1\nB = = 2\n', r"mine.gin, line 2: not gin: 'B = = 2'"),
+    ("A = {'a': 1\n", 'mine.gin: a bracket or quotes are not closed'),
+    ("include 'gin/none.gin'\n", 'mine.gin includes gin/none.gin: in none of'),
+  ],
+)
+def test_broken_files_are_named(tmp_path, text, message):
+  (tmp_path / 'mine.gin').write_text(text)
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    check(files=['mine.gin'], folders=[tmp_path])

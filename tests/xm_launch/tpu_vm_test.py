@@ -1,0 +1,307 @@
+"""Runs on TPU VMs: the loop and the workers' script, on a stand-in cloud."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tpu_pods
+
+import fnet_t5x
+from fnet_t5x.xm_launch import command, source, tpu_pod, tpu_vm
+
+ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+SETTINGS = command.Settings(
+  run_mode='train',
+  gin_files=['gin/experiments/quickstart.gin'],
+  model_dir='gs://my-bucket/run',
+  gin_bindings=["TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}"],
+  tpu_type='v4-16',
+  project='my-project',
+  zone='us-central2-b',
+  name='large',
+)
+FLAGS = [
+  '--gin_file=gin/experiments/quickstart.gin',
+  '--model_dir=gs://my-bucket/run',
+  "--gin.TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}",
+  '--tpu_type=v4-16',
+  '--project=my-project',
+  '--zone=us-central2-b',
+  '--name=large',
+]
+RUN = [
+  *('-m', 't5x.train', '--multiprocess_gpu', '--gin_search_paths=/gin root'),
+  '--gin_file=gin/experiments/quickstart.gin',
+  "--gin.MODEL_DIR='gs://my-bucket/run'",
+  "--gin.TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}",
+]
+FOR_LONG = 'time.sleep(60)'
+START = ['ssh', 'scp', 'ssh setup', 'ssh start']
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+  made = tpu_pods.Cloud(tmp_path / 'cloud')
+  monkeypatch.setenv('PATH', f'{made.bin}:{os.environ["PATH"]}')
+  yield made
+  for pid in (tmp_path / 'cloud').glob('worker_*/fnet_t5x_pod/pid'):
+    kill(pid)
+
+
+def kill(pid_file):
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+
+
+@pytest.fixture
+def packed():
+  return source.Source()
+
+
+@pytest.fixture
+def watch(cloud, packed, tmp_path):
+  folder = tmp_path / 'launch'
+  folder.mkdir()
+  pod = tpu_pod.Pod(SETTINGS, packed.tag, spot=True, restarts=1)
+  tpu_pod.write_folder(pod, packed, folder)
+  return tpu_vm.Watch(pod, str(folder))
+
+
+def wait_for(condition):
+  """Waits until a run that was just started has done something."""
+  for _ in range(200):
+    if condition():
+      return
+    time.sleep(0.05)
+  raise AssertionError('it did not happen')
+
+
+def test_a_preempted_run_is_started_again_and_finished(cloud, tmp_path):
+  """The whole command: preempted in its first run, done in its second."""
+  cloud.train(
+    'first = cloud / ("ran_" + home.name)\n'
+    'if not first.exists():\n'
+    '  first.touch()\n'
+    '  (cloud / "state").write_text("PREEMPTED")\n'
+    '  sys.exit(1)\n'
+  )
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'fnet_t5x.xm_launch.tpu_vm', *FLAGS, '--spot'),
+      '--poll_seconds=0.3',
+    ],
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path])},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'is PREEMPTED: deleting it' in done.stdout
+  assert 'large is done' in done.stdout
+  assert 'the TPU is still paid for' in done.stdout
+  verbs = cloud.verbs()
+  assert [v for v in verbs if v in ('create', 'delete')] == [
+    *('create', 'delete', 'create')
+  ]
+  # The same command, on both workers, each time.
+  assert cloud.started() == [RUN] * 4
+  (create,) = {tuple(c) for c in cloud.calls() if c[3] == 'create'}
+  assert set(create[4:]) >= {
+    'large',
+    '--accelerator-type=v4-16',
+    '--version=tpu-ubuntu2204-base',
+    '--spot',
+    '--zone=us-central2-b',
+    '--project=my-project',
+  }
+
+
+def test_workers_are_set_up_once(cloud, watch, packed):
+  cloud.train(FOR_LONG)
+  assert not watch.step()
+  assert cloud.verbs() == ['describe', 'create']
+  assert not watch.step()
+  assert cloud.verbs()[2:] == ['describe', *START]
+  wait_for(lambda: len(cloud.started()) == 2)
+  asked = [(words, t5x) for who, words, t5x in cloud.python() if who[-1] == '0']
+  installs = [
+    words for words, _ in asked if words[:3] == ['-m', 'pip', 'install']
+  ]
+  home = cloud.home(0)
+  assert installs == [
+    ['-m', 'pip', 'install', '--quiet', '--user', 'uv'],
+    ['-m', 'pip', 'install', '--quiet', f'{home}/source[t5x,tpu]'],
+    [
+      *('-m', 'pip', 'install', '--quiet', '--no-deps'),
+      f'git+https://github.com/google/airio@{command.AIRIO_COMMIT}',
+      f'git+https://github.com/google-research/t5x@{command.T5X_COMMIT}',
+    ],
+  ]
+  assert (home / 'installed').read_text().strip() == packed.tag
+  assert (home / 'source/setup.py').read_text() == (
+    subprocess.run(
+      ['git', '-C', ROOT, 'show', f'{packed.commit}:setup.py'],
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+  )
+  # Mended as README mends it.
+  assert (cloud.folder / 'worker_0/jestimator/amos_helper.py').read_text() == (
+    'from jax.sharding import PartitionSpec\n'
+  )
+  assert not watch.step()
+  assert cloud.verbs()[-2:] == ['describe', 'ssh status']
+
+  # Somebody else watches from now on: nothing is done twice.
+  asked = len(cloud.python())
+  watch.started = None
+  assert not watch.step()
+  assert len(cloud.python()) == asked
+
+
+def test_a_run_that_was_done_is_not_done_again(cloud, watch):
+  watch.step()
+  watch.step()
+  wait_for(lambda: all((cloud.home(i) / 'code').exists() for i in (0, 1)))
+  assert watch.step()
+  watch.started = None
+  watch.step()
+  assert watch.step()
+  assert len(cloud.started()) == 2
+
+
+def test_another_run_is_left_alone(cloud, watch):
+  cloud.train(FOR_LONG)
+  watch.step()
+  watch.step()
+  wait_for(lambda: len(cloud.started()) == 2)
+  other = pathlib.Path(watch.folder) / 'run.sh'
+  other.write_text(other.read_text().replace('114', '115'))
+  watch.started = None
+  with pytest.raises(tpu_vm.GcloudError, match='another run goes on here'):
+    watch.step()
+  assert len(cloud.started()) == 2
+  assert 'ssh stop' not in cloud.verbs()
+
+
+def test_a_run_that_fails_is_repeated_and_then_given_up(cloud, watch, capsys):
+  cloud.train(
+    'print("it broke", flush=True); sys.exit(home.name == "worker_1")'
+  )
+  watch.step()
+  for _ in range(2):
+    watch.step()
+    wait_for(lambda: all((cloud.home(i) / 'code').exists() for i in (0, 1)))
+    try:
+      assert not watch.step()
+    except RuntimeError as error:
+      assert 'large failed 2 times' in str(error)
+      assert 'gcloud compute tpus tpu-vm delete large' in str(error)
+      break
+    assert 'ssh stop' in cloud.verbs()
+  else:
+    raise AssertionError('it was not given up')
+  assert 'it broke' in capsys.readouterr().out
+
+
+def test_a_killed_run_is_a_failed_run(cloud, watch):
+  cloud.train(FOR_LONG)
+  watch.step()
+  watch.step()
+  wait_for(lambda: len(cloud.started()) == 2)
+  kill(cloud.home(1) / 'pid')
+  wait_for(lambda: 'failed' in tpu_vm.call(watch.pod.worker('status')).split())
+  assert tpu_vm.call(watch.pod.worker('status')).split() == [
+    'running',
+    'failed',
+  ]
+  watch.step()
+  # The worker that waited for the other was ended too.
+  assert tpu_vm.call(watch.pod.worker('status')).split() == ['idle', 'idle']
+
+
+@pytest.mark.parametrize(
+  'text, patient',
+  [
+    ('There is no more capacity in the zone', True),
+    ('PERMISSION_DENIED: not you', False),
+    ("Quota limit 'TPUV4' has been exceeded", False),
+  ],
+)
+def test_creating_waits_for_capacity_alone(cloud, watch, text, patient):
+  cloud.refuse('create', text)
+  if patient:
+    assert not watch.step()
+    watch.step()
+    assert cloud.verbs() == ['describe', 'create'] * 2
+  else:
+    with pytest.raises(tpu_vm.GcloudError, match=text[:10]):
+      watch.step()
+
+
+def test_states_that_pass_and_states_that_do_not(cloud, watch, capsys):
+  for state in ('CREATING', 'REPAIRING', 'DELETING'):
+    cloud.set_state(state)
+    assert not watch.step()
+    assert f'is {state}: waiting' in capsys.readouterr().out
+  cloud.set_state('STOPPED')
+  with pytest.raises(
+    RuntimeError, match='large is STOPPED: start it or delete'
+  ):
+    watch.step()
+  assert set(cloud.verbs()) == {'describe'}
+
+
+def test_a_network_that_fails_is_waited_for(cloud, watch, capsys):
+  cloud.refuse('describe', 'the token is no good')
+  with pytest.raises(tpu_vm.GcloudError, match='no good'):
+    watch.step()
+  watch.step()
+  cloud.refuse('describe', 'connection reset')
+  assert not watch.step()
+  assert 'cannot be looked at' in capsys.readouterr().out
+  cloud.refuse('scp', 'connection refused')
+  watch.pod.restarts = 3
+  assert not watch.step()
+  assert 'could not start' in capsys.readouterr().out
+  assert watch.started is None
+
+
+def test_printed_lines_do_what_the_launch_does(cloud, packed, tmp_path):
+  pod = tpu_pod.Pod(SETTINGS, packed.tag)
+  plan = tpu_pod.plan(pod, packed)
+  # The lines after a comment line "# The TPU" assume one that is gone.
+  cloud.set_state('PREEMPTED')
+  subprocess.run(['bash', '-e', '-c', plan], cwd=tmp_path, check=True)
+  assert cloud.verbs() == [
+    *('describe', 'delete', 'create', *START, 'describe', 'ssh status')
+  ]
+  wait_for(lambda: cloud.started() == [RUN] * 2)
+
+
+def test_worker_script_names_its_commands(tmp_path):
+  done = subprocess.run(
+    ['bash', ROOT / 'xm_launch/worker.sh', 'explode'],
+    env={'HOME': str(tmp_path), 'PATH': os.environ['PATH']},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert 'setup, start, status, log, stop' in done.stderr
+
+
+def test_without_gcloud_is_one_line(tmp_path, packed, monkeypatch):
+  (tmp_path / 'git').symlink_to(shutil.which('git'))
+  monkeypatch.setenv('PATH', str(tmp_path))
+  pod = tpu_pod.Pod(SETTINGS, packed.tag)
+  with pytest.raises(ValueError, match='gcloud is not installed'):
+    tpu_vm.watch(pod, packed)

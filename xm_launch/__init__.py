@@ -1,0 +1,1 @@
+"""Launching runs on TPU pods: Vertex AI by XManager, and plain TPU VMs."""

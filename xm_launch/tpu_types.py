@@ -1,0 +1,96 @@
+"""TPU slices by the names that Google Cloud gives them, `v3-32`.
+
+The number counts TensorCores up to v5p and chips from then on, as the
+documentation of Cloud TPU does (Cloud TPU, "TPU versions").
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """A generation of TPUs.
+
+  Attributes:
+    prefix: what a slice's name starts with.
+    resource: XManager's name of the chip (`xm.ResourceType`).
+    sizes: the sizes of its slices.
+    runtime_version: the software image of its TPU VMs.
+    vertex: whether XManager's Vertex AI executor has a machine for it.
+  """
+
+  prefix: str
+  resource: str
+  sizes: Sequence[int]
+  runtime_version: str
+  vertex: bool = False
+
+
+def _powers_of_two(first: int, last: int) -> list[int]:
+  return [2**i for i in range(20) if first <= 2**i <= last]
+
+
+GENERATIONS = (
+  Generation(
+    'v2', 'TPU_V2', (8, *_powers_of_two(32, 512)), 'tpu-ubuntu2204-base', True
+  ),
+  Generation(
+    'v3', 'TPU_V3', (8, *_powers_of_two(32, 2048)), 'tpu-ubuntu2204-base', True
+  ),
+  Generation('v4', 'TPU_V4', _powers_of_two(8, 4096), 'tpu-ubuntu2204-base'),
+  Generation(
+    'v5litepod', 'TPU_V5E', (1, *_powers_of_two(4, 256)), 'v2-alpha-tpuv5-lite'
+  ),
+  Generation(
+    'v5p',
+    'TPU_V5P',
+    (*_powers_of_two(8, 64), *range(128, 12289, 128)),
+    'v2-alpha-tpuv5',
+  ),
+  Generation('v6e', 'TPU_V6E', (1, *_powers_of_two(4, 256)), 'v2-alpha-tpuv6e'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TpuType:
+  """A slice: `size` TensorCores or chips of a generation."""
+
+  generation: Generation
+  size: int
+
+  @property
+  def name(self) -> str:
+    return f'{self.generation.prefix}-{self.size}'
+
+  @property
+  def one_host(self) -> bool:
+    """Whether a single machine holds all of it."""
+    return self.size <= 8
+
+
+def parse(name: str) -> TpuType:
+  """Returns the slice of a name such as `v3-32` or `v5litepod-16`.
+
+  Raises:
+    ValueError: there is no such slice; the message lists those that there are.
+  """
+  prefix, _, size = name.rpartition('-')
+  for generation in GENERATIONS:
+    if generation.prefix == prefix:
+      if size.isdecimal() and int(size) in generation.sizes:
+        return TpuType(generation, int(size))
+      raise ValueError(
+        f'--tpu_type={name}: no such slice; there are {_sizes(generation)}'
+      )
+  known = '; '.join(_sizes(generation) for generation in GENERATIONS)
+  raise ValueError(f'--tpu_type={name}: no such TPU; known are {known}')
+
+
+def _sizes(generation: Generation) -> str:
+  sizes = list(generation.sizes)
+  if len(sizes) > 20:
+    shown = [*map(str, sizes[:6]), '...', str(sizes[-1])]
+  else:
+    shown = list(map(str, sizes))
+  return f'{generation.prefix}-{{{",".join(shown)}}}'
