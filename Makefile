@@ -6,16 +6,18 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: install quickstart test lint bench clean
 
-install: $(VENV)/.installed
+# What tests need besides is no concern of a first run.
+install: $(VENV)/.installed-test
 
-$(VENV)/.installed: setup.py pyproject.toml
+$(VENV)/.installed $(VENV)/.installed-test: setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'fnet_t5x needs Python 3.11 or later: make PYTHON=...'; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet \
+	  --editable '.$(if $(findstring test,$(@F)),[test])'
 	touch $@
 
-quickstart: install
+quickstart: $(VENV)/.installed
 	$(BIN)/python -m fnet_t5x.quickstart
 
 test: install
@@ -26,7 +28,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	for script in xm_launch/*.sh; do bash -n $$script || exit 1; done
 
-bench: install
+bench: $(VENV)/.installed
 	$(BIN)/python -m fnet_t5x.benchmarks.mixing
 
 clean:
