@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 from flax.linen.partitioning import with_sharding_constraint
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from fnet_t5x.fourier.mixing import MixingPlan, mix
@@ -16,4 +17,6 @@ class FourierMixing(nn.Module):
   ) -> Float[Array, 'batch length embed']:
     """Mixes as `plan` says, which all layers of an encoder share."""
     x = mix(inputs, plan)
-    return with_sharding_constraint(x, ('batch', 'length', 'embed'))
+    x = with_sharding_constraint(x, ('batch', 'length', 'embed'))
+    # For remat policies: the transform is no product with a weight.
+    return checkpoint_name(x, 'mixing')
