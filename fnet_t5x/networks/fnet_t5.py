@@ -188,7 +188,9 @@ class EncoderLayer(nn.Module):
       x = inputs + t5_config.dropout(cfg)(x, deterministic=deterministic)
 
     y = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(x)
-    y = t5_config.feed_forward(cfg)(y, deterministic=deterministic)
+    y = t5_config.feed_forward(cfg, 'encoder_length')(
+      y, deterministic=deterministic
+    )
     return x + t5_config.dropout(cfg)(y, deterministic=deterministic)
 
 
@@ -237,7 +239,15 @@ class Encoder(nn.Module):
         layer, fields = t5_encoder.EncoderLayer, {'config': cfg}
         shared = (batch.mask, batch.bias, deterministic)
       x = layer_stack.apply_layers(
-        self, layer, fields, count, x, *shared, stack=stack, first=first
+        self,
+        layer,
+        fields,
+        count,
+        x,
+        *shared,
+        stack=stack,
+        first=first,
+        length_axis='encoder_length',
       )
       first += count
     x = LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)

@@ -62,6 +62,7 @@ def apply_layers(
   *shared: Any,
   stack: str,
   first: int = 0,
+  length_axis: str = 'length',
 ) -> Activations:
   """Applies `count` layers of one kind, as `config` in `fields` says.
 
@@ -74,11 +75,14 @@ def apply_layers(
     *shared: what all take besides; bools are compile-time constants.
     stack: the name of the layers where they are scanned.
     first: the number of the first layer where they are not.
+    length_axis: the logical name of the activations' length.
 
   Returns:
     What the last one gives.
   """
   config = fields['config']
+  axes = ('batch', length_axis, 'embed')
+  x = partitioning.with_sharding_constraint(x, axes)
   if config.remat_policy != 'none':
     layer = partitioning.remat(
       layer,
@@ -92,13 +96,14 @@ def apply_layers(
     )
   if not config.scan_layers:
     for i in range(first, first + count):
-      x = _constrained(layer(**fields, name=f'layers_{i}')(x, *shared))
+      x = layer(**fields, name=f'layers_{i}')(x, *shared)
+      x = partitioning.with_sharding_constraint(x, axes)
     return x
   # Parameters leave the scan at initialisation only.
   initialising = owner.is_mutable_collection('params')
   params_axis = SCAN_AXIS if initialising else partitioning.ScanIn(SCAN_AXIS)
   scanned = partitioning.scan_with_axes(
-    _scan_body(layer),
+    _scan_body(layer, axes),
     variable_axes={'params': params_axis, 'cache': 0},
     split_rngs={'params': True, 'dropout': True},
     in_axes=(nn.broadcast,) * len(shared),
@@ -106,19 +111,16 @@ def apply_layers(
     axis_name='layers',
   )
   x, _ = scanned(**fields, name=stack)(x, *shared)
-  return _constrained(x)
+  return x
 
 
-def _scan_body(layer):
+def _scan_body(layer, axes):
   class ScanBody(layer):
     def __call__(self, x, *shared):
-      return super().__call__(x, *shared), None
+      x = super().__call__(x, *shared)
+      return partitioning.with_sharding_constraint(x, axes), None
 
   return ScanBody
-
-
-def _constrained(x):
-  return partitioning.with_sharding_constraint(x, ('batch', 'length', 'embed'))
 
 
 def _saved(policy: RematPolicy):

@@ -104,13 +104,14 @@ def attention(
   )
 
 
-def feed_forward(config: T5Config) -> MlpBlock:
+def feed_forward(config: T5Config, length_axis: str = 'length') -> MlpBlock:
   """A feed-forward block of the configured size."""
   return MlpBlock(
     intermediate_dim=config.mlp_dim,
     activations=config.mlp_activations,
     intermediate_dropout_rate=config.dropout_rate,
     dtype=config.dtype,
+    length_axis=length_axis,
     name='mlp',
   )
 

@@ -60,7 +60,7 @@ class EncoderLayer(nn.Module):
     x = inputs + dropout(cfg)(x, deterministic=deterministic)
 
     y = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(x)
-    y = feed_forward(cfg)(y, deterministic=deterministic)
+    y = feed_forward(cfg, 'encoder_length')(y, deterministic=deterministic)
     return x + dropout(cfg)(y, deterministic=deterministic)
 
 
@@ -110,6 +110,7 @@ class Encoder(nn.Module):
       bias,
       deterministic,
       stack='encoder',
+      length_axis='encoder_length',
     )
     x = LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)
     return nn.Dropout(rate=cfg.dropout_rate)(x, deterministic=deterministic)
