@@ -30,10 +30,10 @@ from fnet_t5x.planning.collectives import collectives
 
 LAYOUTS = {
   'data': [1],
-  'model_1d': [2, 4, 8],
-  'model_2d': [2, 4, 8],
+  'model_1d': [2, 4],
+  'model_2d': [2, 4],
   'fully_sharded': [1, 2],
-  'sequence_sharded': [2, 4, 8],
+  'sequence_sharded': [2, 4],
 }
 NETWORKS = {'hybrid': 'fnet_t5', 'T5': 't5'}
 STEP, ENCODER = 'training step', 'encoder, forward'

@@ -5,8 +5,8 @@
 
 writes `<output>/checkpoint_10000`: the parameters, the optimizer's state, the
 step and the position in the training data. Runs of both engines go on from it.
-Scanned layers compile faster; layers one by one decode faster, and are what
-published T5 checkpoints have.
+Scanned layers compile faster; public T5 1.1 checkpoints are of layers one by
+one.
 """
 
 import sys
