@@ -5,9 +5,11 @@ batch is sharded, it gathers the whole batch onto every device first
 (jax#15680). Under `shard_map` each device sees its own rows only.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.interpreters import pxla
@@ -47,12 +49,52 @@ def map_rows(function: Callable, *operands):
   mesh = _context_mesh()
   if mesh is None:
     return function(*operands)
-  axes = tuple(a for a in BATCH_MESH_AXES if a in mesh.axis_names)
-  shards = math.prod(mesh.shape[a] for a in axes)
-  batch = jax.tree.leaves(operands)[0].shape[0]
-  if shards == 1 or batch % shards:
+  axes = _batch_axes(mesh, jax.tree.leaves(operands)[0].shape[0])
+  if not axes:
     return function(*operands)
   rows = PartitionSpec(axes)
   return jax.shard_map(
     function, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False
   )(*operands)
+
+
+def splits(axis: str | None, *sizes: int) -> bool:
+  """Whether the mesh in force has devices along `axis` that divide `sizes`."""
+  mesh = _context_mesh() if axis else None
+  if mesh is None or axis not in mesh.axis_names or mesh.shape[axis] == 1:
+    return False
+  return not any(size % mesh.shape[axis] for size in sizes)
+
+
+def map_shards(
+  function: Callable, x: jax.Array, shared: Any, axis: str, dimension: int
+) -> jax.Array:
+  """Returns function(x, shared, axis), each device with its piece of x.
+
+  Args:
+    function: from pieces of rows to others; may exchange along `axis`.
+    x: [batch, ...].
+    shared: a pytree of arrays whose axis 0 is the batch. A device gets the
+      whole of its rows.
+    axis: the mesh axis that rows are spread over.
+    dimension: the dimension of x, and of the result, that is.
+  """
+  mesh = _context_mesh()
+  rows = _batch_axes(mesh, x.shape[0]) or None
+  pieces = [rows, *[None] * (x.ndim - 1)]
+  pieces[dimension] = axis
+  pieces = PartitionSpec(*pieces)
+  return jax.shard_map(
+    functools.partial(function, axis=axis),
+    mesh=mesh,
+    in_specs=(pieces, PartitionSpec(rows)),
+    out_specs=pieces,
+    check_vma=False,
+  )(x, shared)
+
+
+def _batch_axes(mesh, batch):
+  """The mesh axes that a batch is spread over; none where it cannot be."""
+  axes = tuple(a for a in BATCH_MESH_AXES if a in mesh.axis_names)
+  shards = math.prod(mesh.shape[a] for a in axes)
+  return () if shards == 1 or batch % shards else axes

@@ -17,8 +17,7 @@ def unfold(
   embed: int,
 ) -> Float[Array, 'batch length embed']:
   """Returns features 0..embed - 1 from the two sums over tokens."""
-  tail = jax.lax.rev(_copied(even + odd, embed), (2,))
-  return _join(even - odd, tail, embed)
+  return join(even - odd, even + odd, embed)
 
 
 def mirror(
@@ -46,8 +45,18 @@ def mirror_rows(
 
   `half` is zero on padding, and so is the result.
   """
-  copied = _copied(half, embed)
-  tokens = half.shape[1]
+  tail = jax.lax.rev(turn_rows(_copied(half, embed), lengths), (2,))
+  return _join(half, tail, embed)
+
+
+def turn_rows(
+  x: Float[Array, 'batch length columns'], lengths: Int[Array, ' batch']
+) -> Float[Array, 'batch length columns']:
+  """Returns token -n, modulo lengths[b], in the place of token n of row b.
+
+  What is beyond that length must be zero, and stays so.
+  """
+  tokens = x.shape[1]
 
   def turn(row, length):
     # Modulo `length`, token 0 stays and 1..length - 1 turn around. Reversed,
@@ -57,7 +66,16 @@ def mirror_rows(
     turned = jax.lax.dynamic_slice_in_dim(turned, tokens - length, tokens - 1)
     return jnp.concatenate([row[:1], turned])
 
-  tail = jax.lax.rev(jax.vmap(turn)(copied, lengths), (2,))
+  return jax.vmap(turn)(x, lengths)
+
+
+def join(
+  half: Float[Array, 'batch length half'],
+  opposite: Float[Array, 'batch length half'],
+  embed: int,
+) -> Float[Array, 'batch length embed']:
+  """Returns features 0..embed - 1 from features k and embed - k."""
+  tail = jax.lax.rev(_copied(opposite, embed), (2,))
   return _join(half, tail, embed)
 
 

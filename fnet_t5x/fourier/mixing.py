@@ -17,10 +17,15 @@ from jaxtyping import Array, Float
 
 from fnet_t5x.fourier import half_spectrum
 from fnet_t5x.fourier.bluestein import bluestein_real
-from fnet_t5x.fourier.data_parallel import map_rows
+from fnet_t5x.fourier.data_parallel import map_rows, map_shards, splits
 from fnet_t5x.fourier.dft_matrix import dft_matrices
 from fnet_t5x.fourier.methods import Method, Scale, choose_method
 from fnet_t5x.fourier.plan import MixingPlan, make_mixing_plan, padded_plan
+from fnet_t5x.fourier.sharded_mixing import (
+  mix_embed_sharded,
+  mix_length_sharded,
+)
+from fnet_t5x.fourier.transforms import matmul, transform_embed, widen
 
 __all__ = ['MixingPlan', 'fourier_mix', 'make_mixing_plan', 'mix']
 
@@ -49,18 +54,29 @@ def fourier_mix(
 
 
 def mix(
-  x: Float[Array, 'batch length embed'], plan: MixingPlan
+  x: Float[Array, 'batch length embed'],
+  plan: MixingPlan,
+  length_axis: str | None = None,
+  embed_axis: str | None = None,
 ) -> Float[Array, 'batch length embed']:
   """Mixes a batch as `plan` says (see `make_mixing_plan`).
 
   Linear in x and its own transpose; composes with jit, vmap, grad, jvp, remat
   and scan. Nothing is differentiated with respect to the plan. Under a mesh
-  with a data axis each device transforms its own rows only.
+  with a data axis each device transforms its own rows only. Where a row is
+  spread over devices, along tokens or features, they exchange what they must
+  (`sharded_mixing.py`).
 
   With exact lengths, y at token n of a segment of L tokens is
   sum over the segment's m, and over k, of
   x[m, k] cos(2 pi (p_n p_m / L + k j / embed)) for feature j, times
   1 / sqrt(L embed) for 'ortho'; on padding y is 0, whatever finite x is there.
+
+  Args:
+    x: the activations.
+    plan: of their batch.
+    length_axis: the mesh axis that x's tokens are sharded over, if any.
+    embed_axis: the mesh axis that x's features are sharded over, if any.
 
   Raises:
     ValueError: x is not [batch, length, embed] of the plan's length and batch.
@@ -73,7 +89,7 @@ def mix(
   return jax.lax.custom_linear_solve(
     lambda y: y,
     x,
-    solve=lambda _, rhs: map_rows(_mix_rows, rhs, plan),
+    solve=lambda _, rhs: _mix_shards(rhs, plan, length_axis, embed_axis),
     symmetric=True,
   )
 
@@ -90,6 +106,15 @@ def _check(x, plan):
       f'mix: x holds {x.shape[0]} rows, its plan {plan.batch}; make the plan '
       'from the same batch'
     )
+
+
+def _mix_shards(x, plan, length_axis, embed_axis):
+  tokens, embed = x.shape[1:]
+  if splits(length_axis, tokens):
+    return map_shards(mix_length_sharded, x, plan, length_axis, dimension=1)
+  if splits(embed_axis, tokens, embed):
+    return map_shards(mix_embed_sharded, x, plan, embed_axis, dimension=2)
+  return map_rows(_mix_rows, x, plan)
 
 
 def _mix_rows(x, plan):
@@ -114,29 +139,29 @@ def _mix_whole(x, plan):
   factor = _factor(tokens * embed, plan)
   over_length = choose_method(plan.method, tokens)
   if over_length == choose_method(plan.method, embed) == 'fft':
-    half = jnp.fft.rfftn(_widen(x), axes=(-2, -1)).real
+    half = jnp.fft.rfftn(widen(x), axes=(-2, -1)).real
     return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
-  a, b = _transform_embed(x, plan)
+  a, b = transform_embed(x, plan)
   if over_length == 'fft':
     half = jnp.fft.fft(jax.lax.complex(a, -b), axis=-2).real
     return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
   cosine, sine = dft_matrices(tokens, tokens, tokens, x.dtype)
-  even = _matmul('nm,bmk->bnk', cosine, a) * factor
-  odd = _matmul('nm,bmk->bnk', sine, b) * factor
+  even = matmul('nm,bmk->bnk', cosine, a) * factor
+  odd = matmul('nm,bmk->bnk', sine, b) * factor
   return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
 
 
 def _mix_segments(x, plan):
   embed = x.shape[-1]
-  a, b = _transform_embed(x, plan)
-  even = _matmul('bnm,bmk->bnk', plan.cosine, a) * _factor(embed, plan)
-  odd = _matmul('bnm,bmk->bnk', plan.sine, b) * _factor(embed, plan)
+  a, b = transform_embed(x, plan)
+  even = matmul('bnm,bmk->bnk', plan.cosine, a) * _factor(embed, plan)
+  odd = matmul('bnm,bmk->bnk', plan.sine, b) * _factor(embed, plan)
   return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
 
 
 def _mix_bluestein(x, plan):
   embed = x.shape[-1]
-  a, b = _transform_embed(x, plan)
+  a, b = transform_embed(x, plan)
   half = bluestein_real(jax.lax.complex(a, -b), plan.chirp, plan.kernel)
   half = (half * _factor(embed, plan)).astype(x.dtype)
   return half_spectrum.mirror_rows(half, embed, plan.lengths)
@@ -145,35 +170,3 @@ def _mix_bluestein(x, plan):
 def _factor(points, plan):
   # A plan for exact lengths already holds its rows' 1 / sqrt(length).
   return points**-0.5 if plan.scale == 'ortho' else 1.0
-
-
-def _transform_embed(x, plan):
-  """Returns a, b: a - i b is the transform over embed, its first half."""
-  embed = x.shape[-1]
-  if choose_method(plan.method, embed) == 'fft':
-    spectrum = jnp.fft.rfft(_widen(x))
-    return spectrum.real, -spectrum.imag
-  cosine, sine = dft_matrices(embed, embed // 2 + 1, embed, x.dtype)
-  return (
-    _matmul('dk,bmd->bmk', cosine, x),
-    _matmul('dk,bmd->bmk', sine, x),
-  )
-
-
-def _matmul(subscripts, matrix, x):
-  """Multiplies in the matrix's type, adds in at least float32."""
-  total = jnp.promote_types(matrix.dtype, jnp.float32)
-  # TPUs and GPUs would otherwise round float32 operands to bfloat16 or TF32.
-  precision = 'highest' if matrix.dtype == total else 'default'
-  return jnp.einsum(
-    subscripts,
-    matrix,
-    x.astype(matrix.dtype),
-    precision=precision,
-    preferred_element_type=total,
-  )
-
-
-def _widen(x):
-  # FFTs exist in float32 and float64 only.
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -82,6 +82,7 @@ class MultiHeadDotProductAttention(nn.Module):
     float32_logits: whether to take logits and softmax in float32.
     cross_attention: whether keys and values come from the encoder. They are
       then cached by the prefill as a whole, and not step by step.
+    joined_kv: whether kernels store heads and kv as one axis, `joined_kv`.
   """
 
   num_heads: int
@@ -93,6 +94,7 @@ class MultiHeadDotProductAttention(nn.Module):
   )
   float32_logits: bool = False
   cross_attention: bool = False
+  joined_kv: bool = True
 
   @nn.compact
   def __call__(
@@ -131,10 +133,11 @@ class MultiHeadDotProductAttention(nn.Module):
     Raises:
       ValueError: when the inputs do not fit the cache.
     """
+    heads = ('joined_kv',) if self.joined_kv else ('heads', 'kv')
     projection = functools.partial(
       DenseGeneral,
       features=(self.num_heads, self.head_dim),
-      kernel_axes=('embed', 'joined_kv'),
+      kernel_axes=('embed', *heads),
       dtype=self.dtype,
     )
 
@@ -192,7 +195,7 @@ class MultiHeadDotProductAttention(nn.Module):
       features=inputs_q.shape[-1],
       axis=(-2, -1),
       kernel_init=self.kernel_init,
-      kernel_axes=('joined_kv', 'embed'),
+      kernel_axes=(*heads, 'embed'),
       dtype=self.dtype,
       name='out',
     )(x)

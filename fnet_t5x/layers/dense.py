@@ -19,15 +19,16 @@ def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
 class DenseGeneral(nn.Module):
   """Contracts `axis` of the input with a kernel, and appends `features`.
 
-  The kernel is stored as a matrix, [contracted, produced], so that it has two
-  logical axes however many the activations have.
+  With two names in `kernel_axes` the kernel is stored as a matrix, [contracted,
+  produced], however many axes the activations have; with more, each of those
+  axes is one of the kernel's.
 
   Attributes:
     features: size of each output axis.
     axis: input axes to contract.
     dtype: of the computation.
     kernel_init: initializer of the matrix.
-    kernel_axes: logical names of the matrix's two axes.
+    kernel_axes: logical names of the stored kernel's axes.
   """
 
   features: int | Sequence[int]
@@ -44,12 +45,14 @@ class DenseGeneral(nn.Module):
     features = as_tuple(self.features)
     contracted = tuple(axis % inputs.ndim for axis in as_tuple(self.axis))
     sizes = tuple(inputs.shape[axis] for axis in contracted)
+    matrix = (math.prod(sizes), math.prod(features))
+    stored = sizes + features if len(self.kernel_axes) > 2 else matrix
+
+    def init(key, shape, dtype):
+      return self.kernel_init(key, matrix, dtype).reshape(shape)
+
     kernel = param_with_axes(
-      'kernel',
-      self.kernel_init,
-      (math.prod(sizes), math.prod(features)),
-      jnp.float32,
-      axes=self.kernel_axes,
+      'kernel', init, stored, jnp.float32, axes=self.kernel_axes
     )
     kernel = kernel.astype(self.dtype).reshape(sizes + features)
     dimensions = ((contracted, tuple(range(len(sizes)))), ((), ()))

@@ -46,6 +46,7 @@ class MlpBlock(nn.Module):
     intermediate_dropout_rate: dropout on the hidden layer, one mask for all
       positions of a row.
     dtype: of the computation.
+    length_axis: the logical name of the activations' length.
   """
 
   intermediate_dim: int = 2048
@@ -55,6 +56,7 @@ class MlpBlock(nn.Module):
   )
   intermediate_dropout_rate: float = 0.1
   dtype: jnp.dtype = jnp.float32
+  length_axis: str = 'length'
 
   @nn.compact
   def __call__(
@@ -81,5 +83,5 @@ class MlpBlock(nn.Module):
     x = nn.Dropout(rate=self.intermediate_dropout_rate, broadcast_dims=(-2,))(
       x, deterministic=deterministic
     )
-    x = with_sharding_constraint(x, ('batch', 'length', 'mlp'))
+    x = with_sharding_constraint(x, ('batch', self.length_axis, 'mlp'))
     return dense(inputs.shape[-1], kernel_axes=('mlp', 'embed'), name='wo')(x)

@@ -1,10 +1,16 @@
 """The Fourier token-mixing sublayer of FNet (2105.03824)."""
 
 import flax.linen as nn
-from flax.linen.partitioning import with_sharding_constraint
+from flax.linen.partitioning import (
+  logical_to_mesh_axes,
+  with_sharding_constraint,
+)
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from fnet_t5x.fourier.mixing import MixingPlan, mix
+
+AXES = ('batch', 'encoder_length', 'embed')
 
 
 class FourierMixing(nn.Module):
@@ -15,5 +21,8 @@ class FourierMixing(nn.Module):
     self, inputs: Float[Array, 'batch length embed'], plan: MixingPlan
   ) -> Float[Array, 'batch length embed']:
     """Mixes as `plan` says, which all layers of an encoder share."""
-    x = mix(inputs, plan)
-    return with_sharding_constraint(x, ('batch', 'length', 'embed'))
+    _, length_axis, embed_axis = logical_to_mesh_axes(AXES)
+    x = mix(inputs, plan, length_axis, embed_axis)
+    x = with_sharding_constraint(x, AXES)
+    # For remat policies: the transform is no product with a weight.
+    return checkpoint_name(x, 'mixing')

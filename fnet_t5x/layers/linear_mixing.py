@@ -80,4 +80,4 @@ class LinearMixing(nn.Module):
       same = jnp.where(segment_ids[:, :, None] > 0, same, False)
       kernel = kernel[positions[:, :, None], positions[:, None, :]]
       x = jnp.einsum('bnm,bmd->bnd', jnp.where(same, kernel, 0), x)
-    return with_sharding_constraint(x, ('batch', 'length', 'embed'))
+    return with_sharding_constraint(x, ('batch', 'encoder_length', 'embed'))

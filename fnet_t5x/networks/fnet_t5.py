@@ -21,7 +21,7 @@ from fnet_t5x.layers.embedding import LearnedPositions, sinusoidal_positions
 from fnet_t5x.layers.fourier_mixing import FourierMixing
 from fnet_t5x.layers.linear_mixing import LinearMixing
 from fnet_t5x.layers.normalization import LayerNorm
-from fnet_t5x.networks import t5, t5_config, t5_encoder
+from fnet_t5x.networks import layer_stack, t5, t5_config, t5_encoder
 
 Mixing = Literal['fourier', 'attention', 'linear', 'none']
 Layout = Literal['top', 'bottom', 'middle', 'mixed']
@@ -105,6 +105,7 @@ class FNetT5Config(t5.T5Config):
   fourier_method: methods.Method = 'auto'
 
   def __post_init__(self):
+    super().__post_init__()
     for name, choices in (
       ('encoder_position_embedding', Positions),
       ('fourier_scale', methods.Scale),
@@ -146,7 +147,7 @@ class MixingInputs:
     segment_ids: 0 on padding, else the number of the token's example.
     positions: of each token in its example; None if rows are not packed.
     mask: attention's, None if no layer attends.
-    bias: attention's, None if no layer attends.
+    bias: attention's, None if no layer attends or each has its own.
     plan: the Fourier transform's, None if no layer has one.
   """
 
@@ -187,7 +188,9 @@ class EncoderLayer(nn.Module):
       x = inputs + t5_config.dropout(cfg)(x, deterministic=deterministic)
 
     y = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(x)
-    y = t5_config.feed_forward(cfg)(y, deterministic=deterministic)
+    y = t5_config.feed_forward(cfg, 'encoder_length')(
+      y, deterministic=deterministic
+    )
     return x + t5_config.dropout(cfg)(y, deterministic=deterministic)
 
 
@@ -228,13 +231,25 @@ class Encoder(nn.Module):
     x = self.shared_embedding(encoder_input_tokens.astype(jnp.int32))
     x = self._add_positions(x, batch.positions)
     x = t5_config.dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
-    for i, mixing in enumerate(cfg.layer_mixing):
-      name = f'layers_{i}'
+    first = 0
+    for stack, mixing, count in layer_stack.runs(cfg.layer_mixing, 'encoder'):
+      layer, fields = EncoderLayer, {'config': cfg, 'mixing': mixing}
+      shared = (batch, deterministic)
       if mixing == 'attention':
-        layer = t5_encoder.EncoderLayer(cfg, name=name)
-        x = layer(x, batch.mask, batch.bias, deterministic)
-      else:
-        x = EncoderLayer(cfg, mixing, name=name)(x, batch, deterministic)
+        layer, fields = t5_encoder.EncoderLayer, {'config': cfg}
+        shared = (batch.mask, batch.bias, deterministic)
+      x = layer_stack.apply_layers(
+        self,
+        layer,
+        fields,
+        count,
+        x,
+        *shared,
+        stack=stack,
+        first=first,
+        length_axis='encoder_length',
+      )
+      first += count
     x = LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)
     return nn.Dropout(rate=cfg.dropout_rate)(x, deterministic=deterministic)
 
@@ -243,9 +258,10 @@ class Encoder(nn.Module):
     real = tokens > 0
     mask = bias = plan = None
     if 'attention' in cfg.layer_mixing:
-      length = tokens.shape[-1]
       mask = t5_encoder.encoder_attention_mask(tokens, segment_ids, cfg.dtype)
-      bias = t5_config.relative_position_biases(cfg)(length, length, True)
+      if cfg.shares_relpos_bias:
+        length = tokens.shape[-1]
+        bias = t5_config.relative_position_biases(cfg)(length, length, True)
     if segment_ids is None:
       segment_ids, positions = real.astype(jnp.int32), None
     else:

@@ -42,6 +42,11 @@ class Transformer(nn.Module):
     self.encoder = self.make_encoder()
     self.decoder = Decoder(cfg, self.shared_embedding)
 
+  @property
+  def scan_layers(self) -> bool:
+    """Whether the cache has its batch as axis 1; T5X's decoding asks."""
+    return self.config.scan_layers
+
   def make_encoder(self) -> nn.Module:
     """The encoder; what a network with another encoder overrides."""
     return Encoder(self.config, self.shared_embedding)

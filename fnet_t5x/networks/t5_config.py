@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
+from fnet_t5x.fourier import methods
 from fnet_t5x.layers.attention import MultiHeadDotProductAttention
 from fnet_t5x.layers.feed_forward import MlpBlock
 from fnet_t5x.layers.relative_position import RelativePositionBiases
+from fnet_t5x.networks.layer_stack import RematPolicy
 
 Tokens = Int[Array, 'batch length']
 Activations = Float[Array, 'batch length embed']
@@ -35,6 +37,17 @@ class T5Config:
     float32_attention_logits: whether attention logits are float32 always.
     one_hot_embedding: see `embedding.Embed.one_hot`. None: a gather where JAX
       runs on CPU, else one-hot.
+    scan_layers: whether like layers are one compiled layer, run as often as
+      they are many; see `layer_stack` for what it does to parameters.
+    remat_policy: what the forward pass keeps for the backward pass. 'none':
+      everything; 'minimal': products with weights, and the outcome of mixing;
+      'full': each layer's input only; or a policy of `jax.checkpoint_policies`.
+    relpos_bias_per_layer: whether each layer has relative position biases of
+      its own, where T5 shares one table in a stack. Scanned layers always do,
+      as T5X's.
+
+  Raises:
+    ValueError: for an unknown policy.
   """
 
   vocab_size: int
@@ -50,10 +63,21 @@ class T5Config:
   logits_via_embedding: bool = False
   float32_attention_logits: bool = False
   one_hot_embedding: bool | None = None
+  scan_layers: bool = False
+  remat_policy: RematPolicy = 'none'
+  relpos_bias_per_layer: bool = False
+
+  def __post_init__(self):
+    methods.check_choice('remat_policy', self.remat_policy, RematPolicy)
+
+  @property
+  def shares_relpos_bias(self) -> bool:
+    """Whether one table of position biases serves a whole stack."""
+    return not (self.scan_layers or self.relpos_bias_per_layer)
 
 
 def relative_position_biases(config: T5Config) -> RelativePositionBiases:
-  """The biases of a stack, shared by its layers."""
+  """The biases of a layer, or those that a stack's layers share."""
   return RelativePositionBiases(
     num_buckets=32,
     max_distance=128,
@@ -75,17 +99,19 @@ def attention(
     dropout_rate=config.dropout_rate,
     float32_logits=config.float32_attention_logits,
     cross_attention=cross_attention,
+    joined_kv=not config.scan_layers,
     name=name,
   )
 
 
-def feed_forward(config: T5Config) -> MlpBlock:
+def feed_forward(config: T5Config, length_axis: str = 'length') -> MlpBlock:
   """A feed-forward block of the configured size."""
   return MlpBlock(
     intermediate_dim=config.mlp_dim,
     activations=config.mlp_activations,
     intermediate_dropout_rate=config.dropout_rate,
     dtype=config.dtype,
+    length_axis=length_axis,
     name='mlp',
   )
 

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from fnet_t5x.layers.dense import DenseGeneral
 from fnet_t5x.layers.normalization import LayerNorm
+from fnet_t5x.networks import layer_stack
 from fnet_t5x.networks.t5_config import (
   Activations,
   Mask,
@@ -42,6 +43,10 @@ class DecoderLayer(nn.Module):
       'prefill_lengths': prefill_lengths,
       'deterministic': deterministic,
     }
+    if not cfg.shares_relpos_bias:
+      decoder_bias = decoder_biases(
+        cfg, inputs.shape[1], decode, prefill_lengths
+      )
     x = LayerNorm(dtype=cfg.dtype, name='pre_self_attention_layer_norm')(inputs)
     x = attention(cfg, 'self_attention')(
       x, x, decoder_mask, decoder_bias, **caching
@@ -57,6 +62,18 @@ class DecoderLayer(nn.Module):
     z = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(y)
     z = feed_forward(cfg)(z, deterministic=deterministic)
     return y + dropout(cfg)(z, deterministic=deterministic)
+
+
+def decoder_biases(
+  config: T5Config,
+  length: int,
+  decode: bool,
+  prefill_lengths: Int[Array, ' batch'] | None,
+) -> Float[Array, '#batch heads q_length kv_length']:
+  """The decoder's relative position biases, of one position while decoding."""
+  return relative_position_biases(config)(
+    length, length, False, decode=decode, prefill_lengths=prefill_lengths
+  )
 
 
 class Decoder(nn.Module):
@@ -78,23 +95,27 @@ class Decoder(nn.Module):
   ) -> Float[Array, 'batch length vocab']:
     """Gives next-token logits; see `Transformer.decode`."""
     cfg = self.config
-    length = decoder_input_tokens.shape[-1]
-    bias = relative_position_biases(cfg)(
-      length, length, False, decode=decode, prefill_lengths=prefill_lengths
-    )
+    bias = None
+    if cfg.shares_relpos_bias:
+      length = decoder_input_tokens.shape[-1]
+      bias = decoder_biases(cfg, length, decode, prefill_lengths)
     x = self.shared_embedding(decoder_input_tokens.astype(jnp.int32))
     x = dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
-    for i in range(cfg.num_decoder_layers):
-      x = DecoderLayer(cfg, name=f'layers_{i}')(
-        x,
-        encoded,
-        decoder_mask,
-        encoder_decoder_mask,
-        bias,
-        deterministic,
-        decode,
-        prefill_lengths,
-      )
+    x = layer_stack.apply_layers(
+      self,
+      DecoderLayer,
+      {'config': cfg},
+      cfg.num_decoder_layers,
+      x,
+      encoded,
+      decoder_mask,
+      encoder_decoder_mask,
+      bias,
+      deterministic,
+      decode,
+      prefill_lengths,
+      stack='decoder',
+    )
     x = LayerNorm(dtype=cfg.dtype, name='decoder_norm')(x)
     x = dropout(cfg)(x, deterministic=deterministic)
     if cfg.logits_via_embedding:

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from fnet_t5x.layers import masks
 from fnet_t5x.layers.normalization import LayerNorm
+from fnet_t5x.networks import layer_stack
 from fnet_t5x.networks.t5_config import (
   Activations,
   Mask,
@@ -49,6 +50,9 @@ class EncoderLayer(nn.Module):
   ) -> Activations:
     """Applies the layer."""
     cfg = self.config
+    if not cfg.shares_relpos_bias:
+      length = inputs.shape[1]
+      encoder_bias = relative_position_biases(cfg)(length, length, True)
     x = LayerNorm(dtype=cfg.dtype, name='pre_attention_layer_norm')(inputs)
     x = attention(cfg, 'attention')(
       x, x, encoder_mask, encoder_bias, deterministic=deterministic
@@ -56,7 +60,7 @@ class EncoderLayer(nn.Module):
     x = inputs + dropout(cfg)(x, deterministic=deterministic)
 
     y = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(x)
-    y = feed_forward(cfg)(y, deterministic=deterministic)
+    y = feed_forward(cfg, 'encoder_length')(y, deterministic=deterministic)
     return x + dropout(cfg)(y, deterministic=deterministic)
 
 
@@ -87,14 +91,26 @@ class Encoder(nn.Module):
     """
     del encoder_positions  # relative biases need none
     cfg = self.config
-    length = encoder_input_tokens.shape[-1]
     mask = encoder_attention_mask(
       encoder_input_tokens, encoder_segment_ids, cfg.dtype
     )
-    bias = relative_position_biases(cfg)(length, length, True)
+    bias = None
+    if cfg.shares_relpos_bias:
+      length = encoder_input_tokens.shape[-1]
+      bias = relative_position_biases(cfg)(length, length, True)
     x = self.shared_embedding(encoder_input_tokens.astype(jnp.int32))
     x = dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
-    for i in range(cfg.num_encoder_layers):
-      x = EncoderLayer(cfg, name=f'layers_{i}')(x, mask, bias, deterministic)
+    x = layer_stack.apply_layers(
+      self,
+      EncoderLayer,
+      {'config': cfg},
+      cfg.num_encoder_layers,
+      x,
+      mask,
+      bias,
+      deterministic,
+      stack='encoder',
+      length_axis='encoder_length',
+    )
     x = LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)
     return nn.Dropout(rate=cfg.dropout_rate)(x, deterministic=deterministic)

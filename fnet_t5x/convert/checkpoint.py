@@ -1,0 +1,112 @@
+"""Checkpoints written anew, their layers scanned or not."""
+
+import os
+import shutil
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import traverse_util
+
+from fnet_t5x.convert import scanned_layers
+from fnet_t5x.runtime import checkpoints, console
+
+LAYOUTS = ('scanned', 'unscanned')
+
+
+def convert(
+  checkpoint: str | os.PathLike,
+  output: str | os.PathLike,
+  to: str | None = None,
+) -> epath.Path:
+  """Writes a checkpoint anew in the other layout, whole or not at all.
+
+  Args:
+    checkpoint: `.../checkpoint_<step>`, or a folder of them.
+    output: the folder to write `checkpoint_<step>` to.
+    to: 'scanned' or 'unscanned'; None for the one that it is not in.
+
+  Returns:
+    What was written.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+    FileExistsError: there is one where this would be written.
+    ValueError: it is no checkpoint of T5 or FNet-T5, or is in `to` already.
+  """
+  directory, step = checkpoints.locate(
+    checkpoints.RestoreCheckpointConfig(path=str(checkpoint), mode='latest')
+  )
+  source = epath.Path(directory) / f'{checkpoints.PREFIX}_{step}'
+  target = epath.Path(os.path.abspath(output)) / source.name
+  if target.exists():
+    raise FileExistsError(f'{target} exists; choose another --output')
+  leaves = _read(source)
+  try:
+    scanned = scanned_layers.is_scanned(leaves)
+    to = to or LAYOUTS[scanned]
+    if to == LAYOUTS[not scanned]:
+      raise ValueError(f'its layers are {to} already')
+    convert_leaves = (
+      scanned_layers.to_unscanned if scanned else scanned_layers.to_scanned
+    )
+    result = convert_leaves(leaves)
+  except ValueError as error:
+    raise ValueError(f'{source}: {error}') from error
+  _write(target.parent, step, result.leaves, source / checkpoints.DATASET)
+  console.say(f'{target}: {to}; set SCAN_LAYERS = {to == "scanned"}')
+  if result.own_biases:
+    console.say(
+      'position biases differ from layer to layer; set '
+      'RELPOS_BIAS_PER_LAYER = True'
+    )
+  if result.refactored:
+    console.say(
+      f"Adafactor's second moments of {result.refactored} parameters are "
+      'factored on one side only: averaged, or estimated of their averages'
+    )
+  return target
+
+
+def _read(source: epath.Path) -> dict[str, np.ndarray]:
+  state = source / checkpoints.STATE
+  if not state.is_dir():
+    raise ValueError(f'{source} holds no {checkpoints.STATE!r} of Orbax')
+  with ocp.PyTreeCheckpointer() as reader:
+    tree = reader.metadata(state).item_metadata.tree
+    as_numpy = traverse_util.flatten_dict(tree, sep='/')
+    arrays = {n: ocp.RestoreArgs(restore_type=np.ndarray) for n in as_numpy}
+    restored = reader.restore(
+      state, restore_args=traverse_util.unflatten_dict(arrays, sep='/')
+    )
+  return traverse_util.flatten_dict(restored, sep='/')
+
+
+class _State:
+  """A state as `CheckpointManager.save` takes it."""
+
+  def __init__(self, step: int, leaves: dict[str, np.ndarray]):
+    self.step = step
+    self._leaves = leaves
+
+  def state_dict(self) -> dict[str, Any]:
+    return traverse_util.unflatten_dict(self._leaves, sep='/')
+
+
+class _SavedPosition:
+  """A position in the data that is copied, and not read."""
+
+  def __init__(self, folder: epath.Path):
+    self._folder = folder
+
+  def save(self, path: str) -> None:
+    for file in self._folder.iterdir():
+      shutil.copy(file, os.path.dirname(path))
+
+
+def _write(directory, step, leaves, dataset):
+  manager = checkpoints.CheckpointManager(str(directory), create=True)
+  position = _SavedPosition(dataset) if dataset.is_dir() else None
+  manager.save(_State(step, leaves), None, position)
+  manager.close()

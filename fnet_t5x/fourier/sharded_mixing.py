@@ -1,0 +1,67 @@
+"""Mixing where a row is spread over devices: the least that must be sent.
+
+Each device transforms along the axis that it has whole, sends pieces so that it
+has the other one whole, transforms along that, and sends the result back. With
+X the bytes of x on one device, before and after:
+
+- length sharded: 2 X, X each way. Half of the features are sent, as complex
+  numbers; what comes back is both halves of the real features.
+- embed sharded: 3 X. The complex transform over length, all features; and the
+  real result.
+
+A gather would bring (devices - 1) X to each device, and leave every device the
+arithmetic of all. All bytes are float32's on the way there, x's type on the way
+back. Nothing is sent inside of a branch: groups of devices take branches of
+their own.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fnet_t5x.fourier import half_spectrum, transforms
+from fnet_t5x.fourier.plan import MixingPlan
+
+
+def mix_length_sharded(
+  x: Float[Array, 'batch local_length embed'], plan: MixingPlan, axis: str
+) -> Float[Array, 'batch local_length embed']:
+  """Mixes rows whose tokens are spread over the mesh axis `axis`.
+
+  To be called inside `shard_map`; `plan` is that of the whole rows.
+  """
+  embed = x.shape[-1]
+  pair = jnp.stack(transforms.transform_embed(x, plan))
+  half, devices = pair.shape[-1], jax.lax.axis_size(axis)
+  padding = (0, 0), (0, 0), (0, 0), (0, -half % devices)
+  pair = _exchange(jnp.pad(pair, padding), axis, give=3, take=2)
+  pair = jnp.stack(transforms.real_over_length(pair[0], pair[1], plan))
+  pair = (pair * _embed_factor(embed, plan)).astype(x.dtype)
+  pair = _exchange(pair, axis, give=2, take=3)[..., :half]
+  return half_spectrum.join(pair[0], pair[1], embed)
+
+
+def mix_embed_sharded(
+  x: Float[Array, 'batch length local_embed'], plan: MixingPlan, axis: str
+) -> Float[Array, 'batch length local_embed']:
+  """Mixes tokens whose features are spread over the mesh axis `axis`.
+
+  To be called inside `shard_map`; `plan` is that of the whole rows.
+  """
+  zero = jnp.zeros_like(x)
+  # The imaginary part of F x is the real part of F (-i x).
+  real, _ = transforms.real_over_length(x, zero, plan)
+  imaginary, _ = transforms.real_over_length(zero, x, plan)
+  pair = _exchange(jnp.stack([real, imaginary]), axis, give=2, take=3)
+  y = transforms.real_over_embed(pair[0], pair[1], plan)
+  y = (y * _embed_factor(y.shape[-1], plan)).astype(x.dtype)
+  return _exchange(y, axis, give=2, take=1)
+
+
+def _exchange(x, axis, give, take):
+  """Splits x along `give`, joins what others send along `take`."""
+  return jax.lax.all_to_all(x, axis, give, take, tiled=True)
+
+
+def _embed_factor(embed, plan):
+  return embed**-0.5 if plan.scale == 'ortho' else 1.0

@@ -1,0 +1,33 @@
+"""The table of collectives, of a tiny network."""
+
+import json
+
+from fnet_t5x.benchmarks import collectives
+
+SMALL = [
+  *('--batch', '8', '--inputs', '16', '--targets', '8'),
+  '--gin',
+  'NUM_ENCODER_LAYERS = 2',
+  'NUM_DECODER_LAYERS = 1',
+  'NUM_ATTENTION_LAYERS = 1',
+  'VOCAB_SIZE = 128',
+]
+
+
+def test_prints_the_table_and_writes_json(tmp_path, capsys):
+  path = tmp_path / 'collectives.json'
+  collectives.main(['--layouts', 'data', *SMALL, '--json', str(path)])
+  table = capsys.readouterr().out
+  assert 'data (8, 1)' in table
+  assert 'encoder, forward: nothing' in table
+  rows = json.loads(path.read_text())['rows']
+  encoders = [row for row in rows if row['program'] == 'encoder, forward']
+  # Data parallelism: gradients are added, and nothing else is sent.
+  assert {row['kind'] for row in encoders} == {'none'}
+  steps = [row for row in rows if row['program'] == 'training step']
+  assert {row['network'] for row in steps} == {'hybrid', 'T5'}
+  gradients = {
+    row['network']: row['bytes'] for row in steps if row['kind'] == 'all-reduce'
+  }
+  # The hybrid has fewer parameters, by a layer's attention.
+  assert 0 < gradients['hybrid'] < gradients['T5']

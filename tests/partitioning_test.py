@@ -1,0 +1,226 @@
+"""The gin files of gin/partitioning/: rules, collectives, and equal losses."""
+
+import functools
+import pathlib
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_runs
+from flax.linen.partitioning import get_axis_names, logical_to_mesh_axes
+from flax.traverse_util import flatten_dict
+
+import fnet_t5x
+from fnet_t5x import partitioning as fnet_partitioning
+from fnet_t5x.planning.collectives import find_collectives
+from fnet_t5x.runtime import (
+  adafactor,
+  initialization,
+  partitioning,
+  train_loop,
+)
+
+ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+FILES = sorted(path.stem for path in (ROOT / 'gin/partitioning').glob('*.gin'))
+# 'data' and 'model_1d' with all meshes are in mesh_test.py.
+MESHES = [
+  ('data', (8, 1)),
+  ('fully_sharded', (8, 1)),
+  ('fully_sharded', (4, 2)),
+  ('model_1d', (2, 4)),
+  ('model_2d', (4, 2)),
+  ('model_2d', (2, 4)),
+  ('model_2d', (1, 8)),
+  ('sequence_sharded', (4, 2)),
+  ('sequence_sharded', (2, 4)),
+  ('sequence_sharded', (1, 8)),
+]
+
+
+@gin.configurable(module='partitioning_test')
+def configured(partitioner=gin.REQUIRED):
+  return partitioner
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin():
+  gin.clear_config()
+  gin.add_config_file_search_path(str(ROOT))
+  yield
+  gin.clear_config()
+
+
+def make_partitioner(name, mesh_shape=None):
+  gin.parse_config_file(f'gin/partitioning/{name}.gin')
+  if mesh_shape:
+    # As T5X wants it on CPU; the runtime takes either.
+    gin.parse_config(
+      f'NUM_PARTITIONS = None\n'
+      f'MODEL_PARALLEL_SUBMESH = (1, {mesh_shape[1]}, 1, 1)'
+    )
+  gin.parse_config('partitioning_test.configured.partitioner = %PARTITIONER')
+  partitioner = configured()
+  gin.clear_config()
+  if mesh_shape:
+    assert tuple(partitioner.mesh.shape.values()) == mesh_shape
+  return partitioner
+
+
+def test_the_files_are_these():
+  assert FILES == [
+    'data',
+    'fully_sharded',
+    'model_1d',
+    'model_2d',
+    'sequence_sharded',
+  ]
+  assert {name for name, _ in MESHES} == set(FILES)
+
+
+def layout_of(name, *axes):
+  return tuple(
+    logical_to_mesh_axes(axes, make_partitioner(name).logical_axis_rules)
+  )
+
+
+def test_what_is_spread_where():
+  encoder = ('batch', 'encoder_length', 'embed')
+  hidden = ('batch', 'encoder_length', 'mlp')
+  weight = ('embed', 'mlp')
+  for name, want in {
+    'data': [('data', None, None), ('data', None, 'model'), (None, 'model')],
+    'model_1d': [
+      ('data', None, None),
+      ('data', None, 'model'),
+      (None, 'model'),
+    ],
+    'model_2d': [
+      ('data', None, 'model'),
+      ('data', None, 'model'),
+      ('data', 'model'),
+    ],
+    'fully_sharded': [
+      ('data', None, None),
+      ('data', None, 'model'),
+      ('data', 'model'),
+    ],
+    'sequence_sharded': [
+      ('data', 'model', None),
+      ('data', 'model', None),
+      (None, 'model'),
+    ],
+  }.items():
+    got = [layout_of(name, *axes) for axes in (encoder, hidden, weight)]
+    assert got == want, name
+  # The decoder's tokens stay together: a step has one.
+  decoder = layout_of('sequence_sharded', 'batch', 'length', 'mlp')
+  assert decoder == ('data', None, 'model')
+
+
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize('mixing', ['fourier', 'linear', 'attention'])
+def test_every_axis_of_every_parameter_has_its_rules(mixing, scan):
+  model = small_runs.make_model(
+    encoder_mixing=(mixing, 'attention'), scan_layers=scan
+  )
+  shapes = {'encoder_input_tokens': (1, 8), 'decoder_input_tokens': (1, 8)}
+  variables = jax.eval_shape(
+    lambda: model.get_initial_variables(jax.random.PRNGKey(0), shapes)
+  )
+  axes = flatten_dict(get_axis_names(variables['params_axes']), sep='/')
+  assert axes.keys() == flatten_dict(variables['params'], sep='/').keys()
+  names = {name for spec in axes.values() for name in spec}
+  assert ('layers' in names) == scan
+  factored = adafactor.standard_logical_factor_rules()
+  for rules in (
+    partitioning.standard_logical_axis_rules(),
+    fnet_partitioning.sequence_sharded_logical_axis_rules(),
+  ):
+    assert names <= {logical for logical, _ in rules}
+    assert ('layers', None) in rules
+  assert names <= set(factored)
+
+
+def compile_encoder(model, partitioner, batch):
+  """The forward pass of the encoder, as a training step runs it."""
+  initializer = initialization.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    {name: x.shape for name, x in batch.items()},
+    partitioner,
+    {name: x.dtype for name, x in batch.items()},
+  )
+
+  def encode(params, tokens, segment_ids, positions):
+    return model.module.apply(
+      {'params': params},
+      tokens,
+      segment_ids,
+      enable_dropout=False,
+      encoder_positions=positions,
+      method=model.module.encode,
+    )
+
+  rows = partitioner.data_partition_spec
+  axes = initializer.train_state_axes.params
+  partitioned = partitioner.partition(encode, (axes, rows, rows, rows), rows)
+  shapes = initializer.global_train_state_shape.params
+  tokens = jax.ShapeDtypeStruct(batch['encoder_input_tokens'].shape, jnp.int32)
+  return partitioner.compile(partitioned, shapes, *[tokens] * 3).as_text()
+
+
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize(('name', 'mesh'), MESHES)
+def test_what_the_encoder_sends(name, mesh, scan):
+  if scan and name in ('data', 'model_1d'):
+    layers = {'num_encoder_layers': 3, 'scan_layers': True}
+    model = small_runs.make_model(
+      encoder_mixing=('fourier', 'fourier', 'attention'), **layers
+    )
+  elif scan:
+    pytest.skip('the layers are the same')
+  else:
+    model = small_runs.make_model()
+  text = compile_encoder(
+    model, make_partitioner(name, mesh), small_runs.packed_batch(0)
+  )
+  found = find_collectives(text)
+  if name == 'data':
+    assert not found
+  mixing = [each for each in found if '/fourier/' in each.op_name]
+  allowed = {
+    'model_2d': {'all-to-all'},
+    'sequence_sharded': {'all-to-all'},
+  }.get(name, set())
+  assert {each.kind for each in mixing} == allowed
+
+
+@functools.cache
+def one_device():
+  return losses(small_runs.one_device())
+
+
+def losses(partitioner):
+  """Loss and gradient norm of a step, and the loss after it."""
+  trainer = small_runs.make_trainer(
+    small_runs.make_model(dropout_rate=0.1, z_loss=1e-4),
+    partitioner,
+    small_runs.packed_batch(0),
+  )
+  found = []
+  for seed in range(2):
+    batch = small_runs.packed_batch(seed)
+    metrics = train_loop.scalars(trainer.train(iter([batch]), 1)[0])
+    found += [metrics['loss'], metrics['grad_norm']]
+  return found
+
+
+@pytest.mark.parametrize(
+  ('name', 'mesh'),
+  [each for each in MESHES if each[0] not in ('data', 'model_1d')],
+)
+def test_trains_as_one_device(name, mesh):
+  partitioner = make_partitioner(name, mesh)
+  np.testing.assert_allclose(losses(partitioner), one_device(), rtol=1e-4)

@@ -1,0 +1,87 @@
+"""Training steps of a scanned hybrid under each file of gin/partitioning.
+
+Run by a test, once an engine: prints the losses of two steps as JSON.
+"""
+
+import json
+import sys
+
+import gin
+import jax
+import numpy as np
+
+from fnet_t5x.compat import trainer, utils
+from fnet_t5x.gin_root import gin_root
+
+SIZES = """
+NUM_ENCODER_LAYERS = 3
+NUM_DECODER_LAYERS = 2
+NUM_ATTENTION_LAYERS = 1
+EMBED_DIM = 16
+NUM_HEADS = 4
+HEAD_DIM = 8
+MLP_DIM = 32
+VOCAB_SIZE = 64
+VOCABULARY = None
+ACTIVATION_DTYPE = 'float32'
+DROPOUT_RATE = 0.0
+SCAN_LAYERS = True
+REMAT_POLICY = 'minimal'
+NUM_PARTITIONS = None
+partitioned_step.configured.model = %MODEL
+partitioned_step.configured.partitioner = %PARTITIONER
+"""
+
+
+@gin.configurable(module='partitioned_step')
+def configured(model=gin.REQUIRED, partitioner=gin.REQUIRED):
+  return model, partitioner
+
+
+def losses(layout, partitions):
+  gin.clear_config()
+  gin.parse_config_file('gin/models/fnet_t5_tiny.gin')
+  gin.parse_config_file(f'gin/partitioning/{layout}.gin')
+  gin.parse_config(SIZES)
+  gin.parse_config(f'MODEL_PARALLEL_SUBMESH = (1, {partitions}, 1, 1)')
+  model, partitioner = configured()
+  tokens = np.random.default_rng(0).integers(2, 64, (8, 16)).astype(np.int32)
+  batch = {
+    'encoder_input_tokens': tokens,
+    'decoder_input_tokens': np.pad(tokens[:, :-1], ((0, 0), (1, 0))),
+    'decoder_target_tokens': tokens,
+    'decoder_loss_weights': np.ones_like(tokens),
+  }
+  initializer = utils.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    {name: x.shape for name, x in batch.items()},
+    partitioner,
+    {name: x.dtype for name, x in batch.items()},
+  )
+  run = trainer.Trainer(
+    model=model,
+    train_state=initializer.from_scratch(jax.random.PRNGKey(0)),
+    partitioner=partitioner,
+    eval_names=(),
+    summary_dir=None,
+    train_state_axes=initializer.train_state_axes,
+    rng=jax.random.PRNGKey(1),
+    learning_rate_fn=lambda step: 0.01,
+    num_microbatches=None,
+  )
+  found = []
+  for _ in range(2):
+    metrics = run.train(iter([batch]), 1)
+    # T5X hands over a promise of them, the runtime they and the steps taken.
+    metrics = metrics.result() if hasattr(metrics, 'result') else metrics[0]
+    loss = metrics['loss']
+    loss = loss.compute() if hasattr(loss, 'compute') else loss.value
+    found.append(float(loss))
+  return found
+
+
+if __name__ == '__main__':
+  gin.add_config_file_search_path(gin_root())
+  cases = [case.split(':') for case in sys.argv[1:]]
+  print(json.dumps([losses(layout, int(n)) for layout, n in cases]))
