@@ -184,7 +184,7 @@ def import_tensorflow() -> None:
   they are held back, and shown if the import fails.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  with _stderr_held_back():
+  with stderr_held_back():
     import tensorflow as tf
     import tensorflow_text  # noqa: F401
 
@@ -192,7 +192,7 @@ def import_tensorflow() -> None:
 
 
 @contextlib.contextmanager
-def _stderr_held_back() -> Iterator[None]:
+def stderr_held_back() -> Iterator[None]:
   """Drops what the block writes to standard error, unless it raises."""
   sys.stderr.flush()
   kept = os.dup(2)
