@@ -138,12 +138,11 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
   )
 
 
-def start(argv: Sequence[str]) -> None:
-  """Reads the command line and imports TensorFlow: what must come first.
+def read_flags(argv: Sequence[str]) -> None:
+  """Reads the command line, which names at least one gin file.
 
   Raises:
-    ValueError: an argument that there is not, no gin file, or no such engine.
-    FileNotFoundError: a gin file that no search path holds.
+    ValueError: an argument that there is not, or no gin file.
   """
   logging.addLevelName(logging.WARNING, 'warning')
   logging.basicConfig(format='%(levelname)s: %(message)s')
@@ -156,6 +155,16 @@ def start(argv: Sequence[str]) -> None:
       'no --gin_file given; for a first run: '
       '--gin_file=gin/experiments/quickstart.gin'
     )
+
+
+def start(argv: Sequence[str]) -> None:
+  """Reads the command line and imports TensorFlow: what must come first.
+
+  Raises:
+    ValueError: an argument that there is not, no gin file, or no such engine.
+    FileNotFoundError: a gin file that no search path holds.
+  """
+  read_flags(argv)
   from fnet_t5x.compat import engine
 
   import_tensorflow()

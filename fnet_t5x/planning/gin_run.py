@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from fnet_t5x.gin_root import gin_root
 from fnet_t5x.runtime import (
-  datasets,
   gin_utils,
   initialization,
   models,

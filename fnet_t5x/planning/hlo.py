@@ -20,8 +20,21 @@ _ARRAY = re.compile(
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # What moves no data by itself, or names data that others move.
 _FREE = frozenset(
-  'after-all bitcast call conditional constant copy-done get-tuple-element iota '
-  'parameter partition-id replica-id tuple while'.split()
+  (
+    'after-all',
+    'bitcast',
+    'call',
+    'conditional',
+    'constant',
+    'copy-done',
+    'get-tuple-element',
+    'iota',
+    'parameter',
+    'partition-id',
+    'replica-id',
+    'tuple',
+    'while',
+  )
 )
 
 

@@ -54,8 +54,8 @@ class Program:
   results: int = 0
   temporaries: int = 0
   code: int = 0
-  work: hlo.Work = hlo.Work()
-  work_once: hlo.Work = hlo.Work()
+  work: hlo.Work = dataclasses.field(default_factory=hlo.Work)
+  work_once: hlo.Work = dataclasses.field(default_factory=hlo.Work)
   compiler_flops: float = 0.0
   compiler_bytes: float = 0.0
   optimal_seconds: float | None = None
@@ -108,10 +108,11 @@ def place(run: Run, topology: Topology) -> None:
     devices=devices_of(topology),
   )
   partitioner.get_data_layout(run.batch_size)
-  _check_divides(run)
+  check_divides(run)
 
 
-def _check_divides(run):
+def check_divides(run: Run) -> None:
+  """Raises ValueError where a size does not divide over the mesh."""
   config, partitioner = run.config, run.partitioner
   parts = run.num_microbatches
   if run.batch_size % parts:
@@ -121,8 +122,8 @@ def _check_divides(run):
     )
   if run.batch_size // parts % partitioner.data_mesh_size:
     raise ValueError(
-      f'a microbatch of {run.batch_size // parts} examples does not divide over '
-      f'the {partitioner.data_mesh_size} parts of the data axis: lower '
+      f'a microbatch of {run.batch_size // parts} examples does not divide '
+      f'over the {partitioner.data_mesh_size} parts of the data axis: lower '
       'NUM_MICROBATCHES or raise BATCH_SIZE'
     )
   sizes = {
