@@ -59,8 +59,7 @@ class Plan:
   @property
   def activations(self) -> int:
     """Bytes of the training step beside state and gradients."""
-    beside = self.train.memory - self.train.code - self.train.arguments
-    return max(beside - self.state.gradients, 0)
+    return max(self.train.temporaries - self.state.gradients, 0)
 
   @property
   def fits(self) -> bool:
@@ -197,7 +196,8 @@ def make_plan(
     )
   found = []
   if allowed and train.memory > allowed:
-    found = remedies.remedies(run, state, train.memory, allowed)
+    beside = max(train.temporaries - state.gradients, 0)
+    found = remedies.remedies(run, state, beside, allowed)
   return Plan(
     name=name,
     topology=topology,

@@ -18,9 +18,22 @@ from fnet_t5x.planning.topology import Topology
 from fnet_t5x.planning.topology import devices as devices_of
 from fnet_t5x.runtime import decoding, mesh, partitioning, train_state
 
-# "Used 46.70G of 30.75G hbm", as the TPU compiler says it.
-_DOES_NOT_FIT = re.compile(
-  r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) (?:hbm|HBM)', re.IGNORECASE
+# What the TPU compiler says of a program that it cannot place, and whether its
+# arguments are in the number.
+_DOES_NOT_FIT = (
+  (
+    re.compile(
+      r'required for HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available '
+      r'HBM \(([\d.]+)([KMGT]?)\)'
+    ),
+    False,
+  ),
+  (
+    re.compile(
+      r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm', re.IGNORECASE
+    ),
+    True,
+  ),
 )
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
@@ -188,7 +201,10 @@ def train_step(run: Run, backend: str) -> Program:
       rng=jax.random.PRNGKey(0),
     )
     return _analysed(
-      'train step', run.tokens, lambda: step.compile_train(run.batch)
+      'train step',
+      run.tokens,
+      state_bytes(run).held,
+      lambda: step.compile_train(run.batch),
     )
 
 
@@ -278,11 +294,13 @@ def prefill_and_step(
       made['shardings'] = compiled.output_shardings
       return compiled
 
-    filling = _analysed('prefill', batch_size * inputs, compile_prefill)
+    held = _bytes(state.params, layout)
+    filling = _analysed('prefill', batch_size * inputs, held, compile_prefill)
     if not filling.compiled:
       return filling, dataclasses.replace(filling, name='decoding step'), 0
     encoded, cache = made['shapes']
     at_encoded, at_cache = made['shardings']
+    cache_bytes = _bytes(cache, at_cache)
     stepping = _analysed(
       'decoding step',
       batch_size,
@@ -297,32 +315,38 @@ def prefill_and_step(
         .compile()
       ),
     )
-  cache_bytes = sum(
-    math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-    for leaf, sharding in zip(
-      jax.tree.leaves(cache), jax.tree.leaves(at_cache), strict=True
-    )
-  )
   return filling, stepping, cache_bytes
 
 
+def _bytes(shapes, shardings):
+  """Bytes on one device of a tree of shapes laid out so."""
+  return sum(
+    math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf, sharding in zip(
+      jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True
+    )
+  )
+
+
 def _analysed(
-  name: str, tokens: int, compile_program: Callable[[], jax.stages.Compiled]
+  name: str,
+  tokens: int,
+  held: int,
+  compile_program: Callable[[], jax.stages.Compiled],
 ) -> Program:
   start = time.perf_counter()
   try:
     compiled = compile_program()
   except jax.errors.JaxRuntimeError as error:
-    used = _DOES_NOT_FIT.search(str(error))
-    if not used:
+    sizes = _sizes(str(error))
+    if not sizes:
       raise
-    needed, allowed = (
-      float(used[i]) * _UNITS[used[i + 1].upper()] for i in (1, 3)
-    )
+    needed, allowed, arguments_counted = sizes
     return Program(
       name,
       tokens,
-      temporaries=int(needed),
+      arguments=held,
+      temporaries=int(needed - held if arguments_counted else needed),
       device_memory=allowed,
       compile_seconds=time.perf_counter() - start,
     )
@@ -351,3 +375,14 @@ def _analysed(
     compile_seconds=seconds,
     hlo_bytes=len(text),
   )
+
+
+def _sizes(message):
+  """Returns bytes needed and allowed, and whether arguments are among them."""
+  for pattern, arguments_counted in _DOES_NOT_FIT:
+    if found := pattern.search(message):
+      needed, allowed = (
+        float(found[i]) * _UNITS[found[i + 1].upper()] for i in (1, 3)
+      )
+      return needed, allowed, arguments_counted
+  return None

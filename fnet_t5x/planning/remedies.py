@@ -28,17 +28,16 @@ class Remedy:
 
 
 def remedies(
-  run: Run, state: programs.StateBytes, needed: float, allowed: float
+  run: Run, state: programs.StateBytes, activations: float, allowed: float
 ) -> list[Remedy]:
   """Returns the least change of each kind that makes a step fit.
 
   Args:
     run: placed on its devices.
     state: its bytes.
-    needed: bytes that the step needs.
+    activations: bytes that the step needs beside state and gradients.
     allowed: bytes that a device has.
   """
-  activations = max(needed - state.held - state.gradients, 0.0)
   kinds = (_microbatches, _remat, _batches, _partitions)
   found = []
   for kind in kinds:

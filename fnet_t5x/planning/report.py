@@ -106,10 +106,10 @@ def _model(plans):
       ('mesh', lambda p: _mesh(p)),
       ('rows, positions a step', lambda p: f'{p.batch_size:,}, {p.tokens:,}'),
       (
-        'training FLOPs a position, by formula',
+        'training FLOPs a position',
         lambda p: per_token(p.training_flops / p.tokens),
       ),
-      ('  executed: products and transforms', counted('work')),
+      ('  executed', counted('work')),
       ("  compiler's count, loops once", counted('compiler_flops')),
     ],
   )
@@ -120,9 +120,6 @@ def _mesh(plan):
 
 
 def _memory(plans):
-  def compiled(cell):
-    return lambda plan: cell(plan) if plan.train.compiled else None
-
   return [
     _heading(plans, 'bytes a device, training'),
     *_rows(
@@ -132,10 +129,10 @@ def _memory(plans):
         ('  optimizer state', lambda p: gib(p.state.optimizer)),
         ('  gradients, at most', lambda p: gib(p.state.gradients)),
         (
-          '  activations and other temporaries',
-          compiled(lambda p: gib(p.activations)),
+          '  activations and the like',
+          lambda p: gib(p.activations),
         ),
-        ('  the program itself', compiled(lambda p: gib(p.train.code))),
+        ('  the program itself', lambda p: gib(p.train.code)),
         ('  needed, by the compiler', lambda p: gib(p.train.memory)),
         (
           '  there are',
@@ -207,7 +204,7 @@ def _times(plans):
       ('  memory', of(lambda p, t: seconds(t.memory))),
       ('  network', of(lambda p, t: seconds(t.network))),
       ('  roofline: the longest', of(later('roofline'))),
-      ("  compiler's estimate, by cycles", of(later('compiler'))),
+      ("  compiler's estimate", of(later('compiler'))),
       (
         "  compiler's optimal, loops once",
         of(lambda p, t: seconds(p.train.optimal_seconds)),
@@ -252,7 +249,7 @@ def _decoding(plans: Sequence[Plan], key: str):
         ('  sent', sent),
         ('  roofline', of(lambda p, t: seconds(t.roofline))),
         (
-          "  compiler's estimate, by cycles",
+          "  compiler's estimate",
           of(lambda p, t: seconds(t.compiler)),
         ),
         ('  positions a second, at best', of(rate)),
