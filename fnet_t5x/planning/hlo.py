@@ -114,8 +114,9 @@ class _Counter:
   def _instruction(self, body, instruction):
     opcode, attributes = instruction.opcode, instruction.attributes
     if opcode == 'while':
-      trips = collectives._TRIPS.search(attributes)
-      times = int(trips[1]) if trips and self._count_loops else 1
+      times = 1
+      if self._count_loops:
+        times = collectives._trips(self._computations, instruction)
       return self._all(instruction, 'body') * times
     if opcode == 'conditional':
       branches = map(self.executed, collectives._branches(instruction))
