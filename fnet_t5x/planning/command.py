@@ -34,12 +34,13 @@ def make(topology: Topology) -> int:
           decode_batch_size=given.decode_batch_size,
         )
       )
-  report.print_plans(plans)
+  report.print_plans(plans, given.thorough)
   if given.json:
     content = {
       'jax': jax.__version__,
       'gin_files': given.gin_file,
       'gin_bindings': given.gin_bindings,
+      'thorough': given.thorough,
       'plans': [each.record() for each in plans],
     }
     pathlib.Path(given.json).write_text(json.dumps(content, indent=2) + '\n')

@@ -10,13 +10,20 @@ from fnet_t5x.planning.roofline import DAY
 _GIB = 2**30
 
 
-def print_plans(plans: Sequence[Plan]) -> None:
-  """Prints plans side by side, and below what does not fit."""
+def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
+  """Prints plans side by side.
+
+  Args:
+    plans: of one topology.
+    thorough: whether the TPU compiler optimized as for a run.
+  """
   first = plans[0]
   chip = first.topology.chip
   where = f'{first.topology.text}, {first.devices} devices'
   if chip is None or not first.topology.is_tpu:
     where += ' simulated by the CPU compiler'
+  elif not thorough:
+    where += ', compiled in haste: times are upper bounds'
   sections = [
     _model(plans),
     _memory(plans),
@@ -28,7 +35,7 @@ def print_plans(plans: Sequence[Plan]) -> None:
       sections.append(_decoding(plans, key))
   sections.append(_compiling(plans))
   report.print_table(
-    f'{where}; estimates, all of them',
+    f'{where}\nestimates, all of them',
     ['', *(plan.name for plan in plans)],
     [rows for rows in sections if rows],
   )
@@ -180,22 +187,26 @@ def _times(plans):
 
     return outer
 
-  def later(key):
-    def lines(plan, times):
+  def later(key, cell):
+    def outer(plan, times):
       value = getattr(times, key)
-      if not value:
-        return None
-      days = plan.days(value)
-      parts = [
-        seconds(value),
-        f'{plan.share(value):.0%} of peak',
-        f'{plan.tokens / value * DAY / 1e9:,.1f} G/day',
-      ]
-      if days is not None:
-        parts.append(f'{days:,.1f} days')
-      return ', '.join(parts)
+      return cell(plan, value) if value else None
 
-    return lines
+    return of(outer)
+
+  def days(plan, value):
+    total = plan.days(value)
+    return None if total is None else f'{total:,.1f}'
+
+  def outcome(key):
+    return [
+      ('    share of peak', later(key, lambda p, v: f'{p.share(v):.1%}')),
+      (
+        '    positions a day',
+        later(key, lambda p, v: f'{p.tokens / v * DAY / 1e9:,.2f} G'),
+      ),
+      ('    days for TRAIN_STEPS', later(key, days)),
+    ]
 
   rows = _rows(
     plans,
@@ -203,8 +214,10 @@ def _times(plans):
       ('  arithmetic', of(lambda p, t: seconds(t.arithmetic))),
       ('  memory', of(lambda p, t: seconds(t.memory))),
       ('  network', of(lambda p, t: seconds(t.network))),
-      ('  roofline: the longest', of(later('roofline'))),
-      ("  compiler's estimate", of(later('compiler'))),
+      ('  roofline: the longest', of(lambda p, t: seconds(t.roofline))),
+      *outcome('roofline'),
+      ("  compiler's estimate", of(lambda p, t: seconds(t.compiler))),
+      *outcome('compiler'),
       (
         "  compiler's optimal, loops once",
         of(lambda p, t: seconds(p.train.optimal_seconds)),

@@ -76,8 +76,13 @@ def parse(text: str) -> Topology:
   return topology
 
 
-def prepare(topologies: Sequence[Topology]) -> None:
+def prepare(topologies: Sequence[Topology], thorough: bool = False) -> None:
   """Sets JAX up for the topologies; before its first use.
+
+  Args:
+    topologies: all that will be planned for.
+    thorough: whether the TPU compiler takes the time that it takes for a real
+      run: about three times as long.
 
   Raises:
     ImportError: a TPU is asked for, and libtpu is not installed.
@@ -93,6 +98,11 @@ def prepare(topologies: Sequence[Topology]) -> None:
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     os.environ.setdefault('TPU_MIN_LOG_LEVEL', '3')
+    if not thorough:
+      import jax
+
+      # The range ends at -1. The programs are slower, not larger.
+      jax.config.update('jax_exec_time_optimization_effort', -1.0)
   simulated = [math.prod(t.shape) for t in topologies if not t.is_tpu]
   if simulated:
     import jax
