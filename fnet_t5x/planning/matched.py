@@ -117,7 +117,7 @@ def match(size: str, family: str) -> Match:
   t5_flops = _training_flops(t5_config)
   name = f'gin/models/fnet_t5_{size}.gin'
   config = parameters.config_of(name)
-  total = _parameters_by_depth(name, config.num_decoder_layers)
+  total = parameters_by_depth(name, config.num_decoder_layers)
 
   @functools.cache
   def deep(depth):
@@ -147,7 +147,7 @@ def match(size: str, family: str) -> Match:
   )
 
 
-def _parameters_by_depth(name, decoder_layers):
+def parameters_by_depth(name: str, decoder_layers: int) -> Callable[[int], int]:
   """Returns the function from the encoder's depth to a model's parameters.
 
   Layers of a kind are alike: three shallow networks tell what each adds.

@@ -304,6 +304,7 @@ def prefill_and_step(
     stepping = _analysed(
       'decoding step',
       batch_size,
+      held + cache_bytes + _bytes(encoded, at_encoded),
       lambda: (
         jitted(
           step,
@@ -338,7 +339,7 @@ def _analysed(
   try:
     compiled = compile_program()
   except jax.errors.JaxRuntimeError as error:
-    sizes = _sizes(str(error))
+    sizes = sizes_of_complaint(str(error))
     if not sizes:
       raise
     needed, allowed, arguments_counted = sizes
@@ -377,7 +378,7 @@ def _analysed(
   )
 
 
-def _sizes(message):
+def sizes_of_complaint(message: str) -> tuple[float, float, bool] | None:
   """Returns bytes needed and allowed, and whether arguments are among them."""
   for pattern, arguments_counted in _DOES_NOT_FIT:
     if found := pattern.search(message):
