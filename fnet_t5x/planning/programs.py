@@ -45,7 +45,7 @@ class Program:
   Attributes:
     name: 'train step', 'prefill' or 'decoding step'.
     tokens: positions that a run of it computes, over all devices.
-    arguments: bytes of what it is given.
+    arguments: bytes of what it is given, and of what is held meanwhile.
     results: bytes of what it returns in memory of its own.
     temporaries: bytes beside them, at most at once.
     code: bytes of the program itself.
@@ -363,7 +363,9 @@ def _analysed(
   return Program(
     name,
     tokens,
-    arguments=memory.argument_size_in_bytes,
+    # A program is not handed what it does not read, such as the encoder's
+    # parameters in a decoding step; the device holds it all the same.
+    arguments=max(memory.argument_size_in_bytes, held),
     results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
     code=memory.generated_code_size_in_bytes,

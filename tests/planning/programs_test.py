@@ -61,8 +61,7 @@ def test_programs_take_the_state_and_the_batch():
       sum(x.size * x.dtype.itemsize for x in run.batch.values())
       // run.partitioner.mesh.shape['data']
     )
-    # What no operation reads is not handed over: positions, and the optimizer's
-    # places for what it does not keep.
+    # What no operation reads is not handed over, such as the positions.
     assert 0.99 * (state.held + batch) < step.arguments <= state.held + batch
     # Donated: the new state lies where the old one was.
     assert step.results < 0.01 * state.held + 4096
@@ -75,7 +74,7 @@ def test_programs_take_the_state_and_the_batch():
     keys_and_values = 2 * 4 * 2 * 2 * 8 * (16 + 32)
     assert keys_and_values <= cache < keys_and_values + 1024
     assert prefill.work.flops > decoding.work.flops > 0
-    assert decoding.arguments > state.parameters + cache
+    assert decoding.arguments >= state.parameters + cache
 
 
 @pytest.mark.parametrize(
