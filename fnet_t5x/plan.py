@@ -8,6 +8,12 @@ memory, collectives and times; every figure of the future is an estimate.
   --topology=v4:4x4x8   a TPU slice, by the real TPU compiler (libtpu)
   --topology=cpu:256    simulated devices; h100:8, a100:8 likewise
   --compare=gin/models/t5_xl.gin   the same run with another model, beside it
+  --nodecoding          the training step alone
+  --decode_batch_size=8 rows written for at once, BATCH_SIZE by default
+  --thorough            the TPU compiler optimizes as for a run: nearer times,
+                        after about three times as long
+  --comment             the main figures once more, as a gin file's comment
+  --json=plan.json      all figures
 """
 
 import pathlib
@@ -38,6 +44,7 @@ def _define_flags() -> None:
     'Whether the TPU compiler optimizes as for a run: times are then nearer to '
     'what they will be, after about three times as long.',
   )
+  flags.DEFINE_bool('comment', False, 'Whether to print a gin comment too.')
   flags.DEFINE_string('json', None, 'File to write the figures to.')
 
 
@@ -47,6 +54,9 @@ def main(argv: list[str]) -> int:
   Returns:
     The exit code: 1 where something does not fit.
   """
+  if {'--help', '-h'} & set(argv):
+    print(__doc__)
+    return 0
   _define_flags()
   command_line.read_flags(argv)
   if not flags.FLAGS.topology:

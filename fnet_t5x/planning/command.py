@@ -35,6 +35,8 @@ def make(topology: Topology) -> int:
         )
       )
   report.print_plans(plans, given.thorough)
+  if given.comment:
+    print('\n'.join(report.as_comment(plans[0])))
   if given.json:
     content = {
       'jax': jax.__version__,

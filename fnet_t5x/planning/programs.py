@@ -53,8 +53,9 @@ class Program:
     work_once: the same, the body of a loop counted once.
     compiler_flops: `cost_analysis()['flops']`: loop bodies once.
     compiler_bytes: `cost_analysis()['bytes accessed']`: the same.
-    optimal_seconds: the compiler's `optimal_seconds`, without the -1 that it
-      adds for each custom call; None where it gives none.
+    optimal_seconds: of `cost_analysis()`, loop bodies once; negative where
+      the program holds what the TPU compiler has no estimate for (it adds -1
+      for each), None from other compilers.
     collectives: as `collectives.collectives` returns them.
     compile_seconds: wall time of tracing and compiling.
     hlo_bytes: length of the program's text.
@@ -355,11 +356,6 @@ def _analysed(
   memory = compiled.memory_analysis()
   cost = compiled.cost_analysis() or {}
   text = compiled.as_text()
-  once = hlo.work(text, count_loops=False)
-  optimal = cost.get('optimal_seconds')
-  if optimal is not None:
-    # The compiler adds -1 for what it knows nothing of.
-    optimal = max(optimal + once.custom_calls, 0.0)
   return Program(
     name,
     tokens,
@@ -370,10 +366,10 @@ def _analysed(
     temporaries=memory.temp_size_in_bytes,
     code=memory.generated_code_size_in_bytes,
     work=hlo.work(text),
-    work_once=once,
+    work_once=hlo.work(text, count_loops=False),
     compiler_flops=cost.get('flops', 0.0),
     compiler_bytes=cost.get('bytes accessed', 0.0),
-    optimal_seconds=optimal,
+    optimal_seconds=cost.get('optimal_seconds'),
     collectives=tuple(collectives.collectives(text)),
     compile_seconds=seconds,
     hlo_bytes=len(text),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from fnet_t5x.planning import programs
 from fnet_t5x.planning.gin_run import Run
-from fnet_t5x.runtime import mesh
+from fnet_t5x.runtime import mesh, partitioning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def remedies(
     activations: bytes that the step needs beside state and gradients.
     allowed: bytes that a device has.
   """
-  kinds = (_microbatches, _remat, _batches, _partitions)
+  kinds = (_microbatches, _remat, _batches, _partitions, _fully_sharded)
   found = []
   for kind in kinds:
     for remedy in kind(run, state, activations):
@@ -104,3 +104,27 @@ def _partitions(run, state, activations) -> Iterator[Remedy]:
     yield Remedy(
       f'NUM_PARTITIONS={parts}', held.held + held.gradients + activations
     )
+
+
+def _fully_sharded(run, state, activations) -> Iterator[Remedy]:
+  """Parameters spread over the data axis too, along embed."""
+  del state
+  other = dataclasses.replace(run, partitioner=_with_rules(run.partitioner))
+  try:
+    programs.check_divides(other)
+    held = programs.state_bytes(other)
+  except ValueError:
+    return
+  yield Remedy(
+    '--gin_file=gin/partitioning/fully_sharded.gin',
+    held.held + held.gradients + activations,
+  )
+
+
+def _with_rules(partitioner):
+  sharded = partitioning.PjitPartitioner(
+    num_partitions=partitioner.mesh.shape['model'],
+    logical_axis_rules=mesh.standard_logical_axis_rules(1, 2),
+  )
+  sharded.mesh = partitioner.mesh
+  return sharded

@@ -41,6 +41,29 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
   )
 
 
+def as_comment(plan: Plan) -> list[str]:
+  """Returns a plan's main figures as lines of a gin file's comment."""
+  lines = [
+    f'planned for {plan.topology.text}, {_mesh(plan)}:',
+    f'  {plan.parameters.total:,} parameters, '
+    f'{plan.training_flops / plan.tokens / 1e9:.2f} GFLOPs a position;',
+    f'  {gib(plan.train.memory)} a device, which has '
+    f'{gib(plan.memory_allowed or 0)};',
+  ]
+  if times := plan.times(plan.train):
+    ends = [
+      f'{plan.days(value):,.1f}'
+      for value in (times.roofline, times.compiler)
+      if value and plan.total_steps
+    ]
+    if ends:
+      lines.append(
+        f'  {" to ".join(ends)} days: roofline'
+        f'{", and the compiler in haste" if len(ends) > 1 else ""}.'
+      )
+  return [f'# {line}' for line in lines]
+
+
 def complaint(plan: Plan) -> str | None:
   """Returns one line on what does not fit and what would; None if it fits."""
   if plan.fits:
@@ -220,13 +243,18 @@ def _times(plans):
       *outcome('compiler'),
       (
         "  compiler's optimal, loops once",
-        of(lambda p, t: seconds(p.train.optimal_seconds)),
+        of(lambda p, t: _optimal(p.train)),
       ),
     ],
   )
   if not rows:
     return []
   return [_heading(plans, 'a training step takes'), *rows]
+
+
+def _optimal(program):
+  value = program.optimal_seconds
+  return 'no estimate' if value is not None and value < 0 else seconds(value)
 
 
 def _decoding(plans: Sequence[Plan], key: str):
