@@ -32,6 +32,10 @@ class Chip:
     backend: JAX's name of the platform.
     flops: peak dense bfloat16 arithmetic, FLOP/s.
     memory: bytes of HBM.
+    available: of them, what programs get: on TPU what libtpu 0.0.42 says
+      where one does not fit, on GPU the 75 % that JAX takes unless
+      XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise (docs.jax.dev, GPU memory
+      allocation).
     bandwidth: of the HBM, bytes/s.
     network: bytes/s that a device can send over all its links.
     clock: cycles/s; None where it is not published.
@@ -43,43 +47,55 @@ class Chip:
   backend: str
   flops: float
   memory: int
+  available: float
   bandwidth: float
   network: float
   clock: float | None = None
   tpu_config: str | None = None
 
 
-def _tpu(name, kind, tera, gib, giga, network, clock, config='default'):
+def _tpu(
+  name, kind, tera, gib, available, giga, network, clock, config='default'
+):
   return Chip(
     name,
     kind,
     'tpu',
-    tera * 1e12,
-    gib * GIB,
-    giga * 1e9,
-    network,
-    clock,
-    config,
+    flops=tera * 1e12,
+    memory=gib * GIB,
+    available=available * GIB,
+    bandwidth=giga * 1e9,
+    network=network * 1e9,
+    clock=clock,
+    tpu_config=config,
   )
 
 
 def _gpu(name, kind, tera, gigabytes, giga, network):
-  memory = gigabytes * 10**9
-  return Chip(name, kind, 'gpu', tera * 1e12, memory, giga * 1e9, network)
+  return Chip(
+    name,
+    kind,
+    'gpu',
+    flops=tera * 1e12,
+    memory=gigabytes * 10**9,
+    available=0.75 * gigabytes * 1e9,
+    bandwidth=giga * 1e9,
+    network=network * 1e9,
+  )
 
 
 CHIPS = {
   chip.name: chip
   for chip in (
     # A core is half a chip.
-    _tpu('v3', 'TPU v3', 123 / 2, 16, 900 / 2, 280e9 / 2, 0.94e9),
-    _tpu('v4', 'TPU v4', 275, 32, 1200, 300e9, 1.05e9, 'megacore'),
-    _tpu('v5e', 'TPU v5 lite', 197, 16, 819, 200e9, 1.5e9),
-    _tpu('v5p', 'TPU v5', 459, 95, 2765, 600e9, 1.75e9, 'megacore'),
-    _tpu('v6e', 'TPU v6 lite', 918, 32, 1638, 400e9, None),
-    _gpu('a100', 'NVIDIA A100', 312, 80, 2039, 300e9),
-    _gpu('h100', 'NVIDIA H100', 989, 80, 3350, 450e9),
-    _gpu('h200', 'NVIDIA H200', 989, 141, 4800, 450e9),
+    _tpu('v3', 'TPU v3', 123 / 2, 16, 15.48, 900 / 2, 280 / 2, 0.94e9),
+    _tpu('v4', 'TPU v4', 275, 32, 30.75, 1200, 300, 1.05e9, 'megacore'),
+    _tpu('v5e', 'TPU v5 lite', 197, 16, 15.75, 819, 200, 1.5e9),
+    _tpu('v5p', 'TPU v5', 459, 96, 95.74, 2765, 600, 1.75e9, 'megacore'),
+    _tpu('v6e', 'TPU v6 lite', 918, 32, 31.25, 1638, 400, None),
+    _gpu('a100', 'NVIDIA A100', 312, 80, 2039, 300),
+    _gpu('h100', 'NVIDIA H100', 989, 80, 3350, 450),
+    _gpu('h200', 'NVIDIA H200', 989, 141, 4800, 450),
   )
 }
 

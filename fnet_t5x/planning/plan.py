@@ -183,9 +183,8 @@ def make_plan(
     backend=topology.backend,
   )
   train = programs.train_step(run, topology.backend)
-  allowed = topology.chip.memory if topology.chip else None
+  allowed = topology.chip.available if topology.chip else None
   if train.device_memory:
-    # What the compiler leaves to programs is a little less.
     allowed = train.device_memory
   rows = decode_batch_size or run.batch_size
   prefill = step = None

@@ -20,6 +20,7 @@ def test_peak_is_what_the_matrix_units_do_in_a_cycle(name, units):
 def test_every_kind_of_device_finds_its_own_peak():
   for chip in chips.CHIPS.values():
     assert chips.peak_flops(chip.device_kind) == chip.flops
+    assert 0.7 * chip.memory < chip.available < chip.memory
 
 
 def test_a_chip_that_is_not_there_is_named_with_those_that_are():
