@@ -77,6 +77,8 @@ setuptools.setup(
     # SeqIO's caching job, TFDS's pipelines.
     'cache': CACHE,
     'launch': LAUNCH,
+    # The TPU compiler, which needs no TPU: for fnet_t5x.plan.
+    'plan': ['libtpu==0.0.42.*'],
     # For a GPU host, and for TPUs.
     'gpu': ['jax[cuda12]>=0.10.2,<0.11'],
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],

@@ -153,12 +153,11 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
   )
 
 
-def start(argv: Sequence[str]) -> None:
-  """Reads the command line and imports TensorFlow: what must come first.
+def read_flags(argv: Sequence[str]) -> None:
+  """Reads the command line, which names at least one gin file.
 
   Raises:
-    ValueError: an argument that there is not, no gin file, or no such engine.
-    FileNotFoundError: a gin file that no search path holds.
+    ValueError: an argument that there is not, or no gin file.
   """
   logging.addLevelName(logging.WARNING, 'warning')
   logging.basicConfig(format='%(levelname)s: %(message)s')
@@ -172,6 +171,16 @@ def start(argv: Sequence[str]) -> None:
       'no --gin_file given; for a first run: '
       '--gin_file=gin/experiments/quickstart.gin'
     )
+
+
+def start(argv: Sequence[str]) -> None:
+  """Reads the command line and imports TensorFlow: what must come first.
+
+  Raises:
+    ValueError: an argument that there is not, no gin file, or no such engine.
+    FileNotFoundError: a gin file that no search path holds.
+  """
+  read_flags(argv)
   from fnet_t5x.compat import engine
 
   if flags.FLAGS.multiprocess_gpu:
@@ -228,7 +237,7 @@ def import_tensorflow() -> None:
   they are held back, and shown if the import fails.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  with _stderr_held_back():
+  with stderr_held_back():
     import tensorflow as tf
     import tensorflow_text  # noqa: F401
 
@@ -236,7 +245,7 @@ def import_tensorflow() -> None:
 
 
 @contextlib.contextmanager
-def _stderr_held_back() -> Iterator[None]:
+def stderr_held_back() -> Iterator[None]:
   """Drops what the block writes to standard error, unless it raises."""
   sys.stderr.flush()
   kept = os.dup(2)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fnet_t5x
+from fnet_t5x.planning import parameters
 from fnet_t5x.runtime import eval as eval_lib
 from fnet_t5x.runtime import gin_utils, initialization, partitioning, trainer
 from fnet_t5x.runtime import infer as infer_lib
@@ -21,14 +22,9 @@ from fnet_t5x.runtime import train as train_lib
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'gin').rglob('*.gin'))
 MODELS = [name for name in FILES if name.startswith('gin/models/')]
-# T5 1.1's published checkpoints (t5-v1_1-small to -xxl), with their vocabulary
-# of 32,128.
 PUBLISHED_PARAMETERS = {
-  'gin/models/t5_small.gin': 76_961_152,
-  'gin/models/t5_base.gin': 247_577_856,
-  'gin/models/t5_large.gin': 783_150_080,
-  'gin/models/t5_xl.gin': 2_849_757_184,
-  'gin/models/t5_xxl.gin': 11_135_332_352,
+  f'gin/models/t5_{size}.gin': count
+  for size, count in parameters.PUBLISHED.items()
 }
 # Every macro that a command line may set, by run file.
 SETTABLE = {
@@ -153,6 +149,9 @@ def test_parameters_are_as_many_as_published(name):
   baseline = PUBLISHED_PARAMETERS.get(name.replace('fnet_t5', 't5'))
   if 'fnet_t5' in name and baseline:
     assert 0.5 * baseline < count < baseline
+  if name.endswith('_matched_parameters.gin'):
+    size = name.split('_')[2]
+    assert count == pytest.approx(parameters.PUBLISHED[size], rel=0.005)
 
 
 @pytest.mark.parametrize('name', [n for n in MODELS if n.endswith('_tiny.gin')])

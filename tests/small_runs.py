@@ -125,7 +125,7 @@ class Bigram(nn.Module):
 
 def bigram_model(dropout_rate=0.1, **loss) -> models.EncoderDecoderModel:
   """A model of `Bigram`, for what does not depend on the network."""
-  return _model(Bigram(dropout_rate), **loss)
+  return model_of(Bigram(dropout_rate), **loss)
 
 
 def make_model(
@@ -148,14 +148,15 @@ def make_model(
       **network,
     }
   )
-  return _model(
+  return model_of(
     fnet_t5.Transformer(config=config),
     loss_normalizing_factor=loss_normalizing_factor,
     z_loss=z_loss,
   )
 
 
-def _model(module, **loss) -> models.EncoderDecoderModel:
+def model_of(module, **loss) -> models.EncoderDecoderModel:
+  """A model around any network, with Adafactor."""
   return models.EncoderDecoderModel(
     module=module,
     input_vocabulary=VOCABULARY,

@@ -1,5 +1,8 @@
 """Which way to compute a transform: the one place that knows backends."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import jax
@@ -16,6 +19,28 @@ _MATMUL_MAX = {
   'whole': {'tpu': 4096},
   'rows': {'cpu': 256, 'gpu': 512, 'tpu': 4096},
 }
+
+
+_TARGET = contextvars.ContextVar('target_backend', default=None)
+
+
+@contextlib.contextmanager
+def target_backend(backend: str) -> Iterator[None]:
+  """Traces the block's programs for a backend that is not the one in use.
+
+  Args:
+    backend: JAX's name of the platform that will run them.
+  """
+  token = _TARGET.set(backend)
+  try:
+    yield
+  finally:
+    _TARGET.reset(token)
+
+
+def current_backend() -> str:
+  """Returns the platform that programs are traced for."""
+  return _TARGET.get() or jax.default_backend()
 
 
 def check_choice(name: str, value: str, choices) -> None:
@@ -47,13 +72,13 @@ def choose_method(
     method: 'fft' and 'matmul' are returned as they are.
     points: the transform's length.
     own_lengths: True where each row has its own length.
-    backend: JAX's name of the platform; by default the one in use.
+    backend: JAX's name of the platform; by default `current_backend()`.
   """
   check_choice('method', method, Method)
   if method != 'auto':
     return method
   limits = _MATMUL_MAX['rows' if own_lengths else 'whole']
-  backend = backend or jax.default_backend()
+  backend = backend or current_backend()
   if backend not in ('cpu', 'tpu'):
     backend = 'gpu'
   return 'matmul' if points <= limits.get(backend, 0) else 'fft'

@@ -7,10 +7,10 @@ projected once a generation, and the decoder's own are written in place.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fnet_t5x.fourier import methods
 from fnet_t5x.layers import masks
 from fnet_t5x.layers.embedding import Embed
 from fnet_t5x.networks.t5_config import Activations, T5Config, Tokens
@@ -29,7 +29,7 @@ class Transformer(nn.Module):
     cfg = self.config
     one_hot = cfg.one_hot_embedding
     if one_hot is None:
-      one_hot = jax.default_backend() != 'cpu'
+      one_hot = methods.current_backend() != 'cpu'
     self.shared_embedding = Embed(
       num_embeddings=cfg.vocab_size,
       features=cfg.emb_dim,

@@ -81,7 +81,8 @@ def find_collectives(hlo_text: str) -> list[Collective]:
   """Returns the collectives that a run of a compiled program executes.
 
   What stands in the body of a loop counts once a trip where the compiler wrote
-  down the number of trips (it does for `lax.scan`), else once. Of the branches
+  down the number of trips, or where the loop counts up to a constant (as that
+  of `lax.scan`, from 0 by ones), else once. Of the branches
   of a conditional, the one with most bytes counts.
 
   Raises:
@@ -141,8 +142,7 @@ def _walk(computations, name, times) -> Iterator[Collective]:
     if found := _collective(body, instruction, times):
       yield found
     elif opcode == 'while':
-      trips = _TRIPS.search(instruction.attributes)
-      inner = times * (int(trips[1]) if trips else 1)
+      inner = times * _trips(computations, instruction)
       for attribute in ('condition', 'body'):
         for callee in _called(instruction, attribute):
           yield from _walk(computations, callee, inner)
@@ -156,6 +156,22 @@ def _walk(computations, name, times) -> Iterator[Collective]:
     elif opcode not in ('async-done', 'async-update'):
       for callee in _called(instruction, 'calls', 'to_apply'):
         yield from _walk(computations, callee, times)
+
+
+def _trips(computations, instruction):
+  """Returns how often a loop's body runs; 1 if its text does not say."""
+  written = _TRIPS.search(instruction.attributes)
+  if written:
+    return int(written[1])
+  # The TPU compiler writes no number: `i < constant` decides.
+  (name,) = _called(instruction, 'condition')
+  condition = computations.get(name, {})
+  for each in condition.values():
+    if each.opcode == 'compare' and 'direction=LT' in each.attributes:
+      limit = condition.get(each.operands[1])
+      if limit is not None and limit.opcode == 'constant':
+        return int(limit.operands[0])
+  return 1
 
 
 def _collective(body, instruction, times):

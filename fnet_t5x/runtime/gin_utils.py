@@ -34,11 +34,7 @@ def parse_gin_flags(
   for path in gin_search_paths:
     gin.add_config_file_search_path(path)
   for name in gin_files:
-    if not _exists(name, gin_search_paths):
-      raise FileNotFoundError(
-        f'gin file {name!r} is in none of {", ".join(gin_search_paths)}; '
-        'name one of the gin/ folder, or add --gin_search_paths'
-      )
+    _check_exists(name, gin_search_paths)
   for name in gin_files:
     _parse_file(name, gin_search_paths, skip_unknown)
   known = sorted(macros_set() | macros_used())
@@ -54,6 +50,14 @@ def parse_gin_flags(
     gin.finalize()
   for line in gin.config_str().splitlines():
     logging.info('%s', line)
+
+
+def parse_file(name: str, search_paths: Sequence[str]) -> None:
+  """Parses one gin file, which need not be whole; raises as the above."""
+  for path in search_paths:
+    gin.add_config_file_search_path(path)
+  _check_exists(name, search_paths)
+  _parse_file(name, search_paths, False)
 
 
 def macros_set() -> set[str]:
@@ -83,6 +87,14 @@ def summarize_gin_config(
   if summary_writer is not None:
     summary_writer.write_texts(step, {'config': gin.markdown(config)})
     summary_writer.flush()
+
+
+def _check_exists(name: str, search_paths: Sequence[str]) -> None:
+  if not _exists(name, search_paths):
+    raise FileNotFoundError(
+      f'gin file {name!r} is in none of {", ".join(search_paths)}; '
+      'name one of the gin/ folder, or add --gin_search_paths'
+    )
 
 
 def _exists(name: str, search_paths: Sequence[str]) -> bool:

@@ -19,6 +19,7 @@ def default_mesh(
   num_partitions: int | None,
   model_parallel_submesh: HardwareMesh | None = None,
   backend: str | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """Returns the mesh of all devices, 'model' being the inner axis.
 
@@ -28,6 +29,7 @@ def default_mesh(
       model, such as (1, 2, 1, 1); here only its product counts, and it goes
       before `num_partitions`.
     backend: platform to take the devices from; None for JAX's choice.
+    devices: those to take instead, such as a pod's that is not there.
 
   Raises:
     ValueError: the devices do not divide by the size of 'model', or belong to
@@ -38,7 +40,8 @@ def default_mesh(
       f'the embedded runtime drives one process, not {jax.process_count()}: '
       'use T5X for several hosts'
     )
-  devices = jax.devices(backend)
+  if devices is None:
+    devices = jax.devices(backend)
   if model_parallel_submesh:
     name, value = 'model_parallel_submesh', tuple(model_parallel_submesh)
     model_size = math.prod(model_parallel_submesh)

@@ -12,7 +12,8 @@ import tensorflow as tf
 from clu import metric_writers
 
 from fnet_t5x import data_counters
-from fnet_t5x.runtime import console, peak_flops
+from fnet_t5x.planning import chips
+from fnet_t5x.runtime import console
 
 METRICS_FILE = 'metrics.jsonl'
 TRAIN = 'train'
@@ -232,7 +233,7 @@ def _parse(line: str) -> dict | None:
 
 
 def _flops_rate(flops: float) -> str:
-  peak = peak_flops.peak_flops(jax.devices()[0].device_kind)
+  peak = chips.peak_flops(jax.devices()[0].device_kind)
   text = f'{flops / 1e12:.3g} TFLOP/s'
   if peak:
     text += f' ({flops / (peak * jax.device_count()):.0%} of peak)'

@@ -89,8 +89,11 @@ class Trainer:
       out_axis_resources=None,
     )
 
-  def compile_train(self, batch: Batch) -> None:
-    """Compiles the training step for batches of this one's shapes."""
+  def compile_train(self, batch: Batch) -> jax.stages.Compiled:
+    """Compiles the training step for batches of this one's shapes.
+
+    Shapes are enough, of the batch and of the state.
+    """
     self._train_step = self._partitioner.compile(
       self._train_step, self.train_state, batch
     )
@@ -100,6 +103,7 @@ class Trainer:
     flops = analysis.get('flops', 0.0) * self._partitioner.mesh.size
     flops *= self._num_microbatches or 1
     self.flops_per_step = flops if flops > 0 else None
+    return self._train_step
 
   def train(
     self, batches: Iterator[Batch], num_steps: int

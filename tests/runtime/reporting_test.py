@@ -7,7 +7,8 @@ import re
 import pytest
 import rich.console
 
-from fnet_t5x.runtime import console, peak_flops, reporting
+from fnet_t5x.planning import chips
+from fnet_t5x.runtime import console, reporting
 
 VALUES = {
   'loss': 2.5,
@@ -109,7 +110,7 @@ def test_line_tells_the_rate_and_the_time_left(tmp_path, monkeypatch, capfd):
   clock = iter([100.0, 100.0, 103.0])
   monkeypatch.setattr(reporting.time, 'perf_counter', lambda: next(clock))
   monkeypatch.setattr(reporting.jax, 'device_count', lambda: 2)
-  monkeypatch.setattr(reporting.peak_flops, 'peak_flops', lambda kind: 1e13)
+  monkeypatch.setattr(reporting.chips, 'peak_flops', lambda kind: 1e13)
   reporter = reporting.Reporter(tmp_path, total_steps=1500, first_step=100)
   # Two seconds for eight steps: it started at 98, and 1392 steps are left.
   reporter.train(108, VALUES, flops_per_step=1e12)
@@ -180,4 +181,4 @@ def test_unwritable_folder_is_one_line(tmp_path):
   ],
 )
 def test_peak_flops_of_known_chips(kind, tera):
-  assert peak_flops.peak_flops(kind) == (tera and tera * 1e12)
+  assert chips.peak_flops(kind) == (tera and tera * 1e12)

@@ -1,0 +1,81 @@
+"""What a run takes: `python -m fnet_t5x.plan --gin_file=... --topology=...`.
+
+Compiles the training step, the prefill and a decoding step of the run that the
+gin files describe, as fnet_t5x.train takes them, for devices that are not here:
+from abstract shapes, no weights, no data. Prints parameters, arithmetic,
+memory, collectives and times; every figure of the future is an estimate.
+
+  --topology=v4:4x4x8   a TPU slice, by the real TPU compiler (libtpu)
+  --topology=cpu:256    simulated devices; h100:8, a100:8 likewise
+  --compare=gin/models/t5_xl.gin   the same run with another model, beside it
+  --nodecoding          the training step alone
+  --decode_batch_size=8 rows written for at once, BATCH_SIZE by default
+  --thorough            the TPU compiler optimizes as for a run: nearer times,
+                        after about three times as long
+  --comment             the main figures once more, as a gin file's comment
+  --json=plan.json      all figures
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from fnet_t5x import command_line
+
+_REQUIRED = 'no --topology given: write v4:4x4x8, cpu:256 or h100:8'
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string('topology', None, 'Devices to plan for.')
+  flags.DEFINE_string(
+    'compare', None, 'Gin file of another model, planned beside the run.'
+  )
+  flags.DEFINE_bool('decoding', True, 'Whether to plan prefill and decoding.')
+  flags.DEFINE_integer(
+    'decode_batch_size',
+    None,
+    'Rows written for at once; by default BATCH_SIZE.',
+    lower_bound=1,
+  )
+  flags.DEFINE_bool(
+    'thorough',
+    False,
+    'Whether the TPU compiler optimizes as for a run: times are then nearer to '
+    'what they will be, after about three times as long.',
+  )
+  flags.DEFINE_bool('comment', False, 'Whether to print a gin comment too.')
+  flags.DEFINE_string('json', None, 'File to write the figures to.')
+
+
+def main(argv: list[str]) -> int:
+  """Makes the plans, prints them, and writes the JSON file.
+
+  Returns:
+    The exit code: 1 where something does not fit.
+  """
+  if {'--help', '-h'} & set(argv):
+    print(__doc__)
+    return 0
+  _define_flags()
+  command_line.read_flags(argv)
+  if not flags.FLAGS.topology:
+    raise ValueError(_REQUIRED)
+  from fnet_t5x.planning import topology as topology_lib
+
+  topology = topology_lib.parse(flags.FLAGS.topology)
+  if flags.FLAGS.json:
+    folder = pathlib.Path(flags.FLAGS.json).absolute().parent
+    if not folder.is_dir():
+      raise FileNotFoundError(f'--json={flags.FLAGS.json}: no folder {folder}')
+  topology_lib.prepare([topology], flags.FLAGS.thorough)
+  command_line.use_runtime()
+  command_line.import_tensorflow()
+  from fnet_t5x.planning import command
+
+  return command.make(topology)
+
+
+if __name__ == '__main__':
+  with command_line.one_line_errors():
+    sys.exit(main(sys.argv))

@@ -1,0 +1,129 @@
+"""A small table of accelerators: arithmetic, memory, links.
+
+Sources, all per chip:
+
+* TPUs: Google Cloud's pages `cloud.google.com/tpu/docs/` v3, v4, v5e, v5p and
+  v6e (peak bfloat16 arithmetic, HBM capacity and bandwidth, and for v5e and
+  later the bidirectional interconnect bandwidth, half of which is one way);
+  Jouppi et al. 2023 (arXiv 2304.01433, table 4) for the links of v3
+  (4 x 70 GB/s) and v4 (6 x 50 GB/s) and their clocks. The clocks of v5e and v5p
+  are peak / (2 x 128 x 128 x matrix units). v6e's is not published.
+* GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM. Arithmetic
+  is the dense figure, half of the one "with sparsity"; the interconnect is half
+  of NVLink's bidirectional total, and links 8 GPUs of a host only.
+
+A *device* is what JAX shows: on TPU v3 one of a chip's two cores, elsewhere a
+chip.
+"""
+
+import dataclasses
+import difflib
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What one JAX device of a kind can do at best.
+
+  Attributes:
+    name: as `--topology` names it.
+    device_kind: what `jax.Device.device_kind` starts with.
+    backend: JAX's name of the platform.
+    flops: peak dense bfloat16 arithmetic, FLOP/s.
+    memory: bytes of HBM.
+    available: of them, what programs get: on TPU what libtpu 0.0.42 says
+      where one does not fit, on GPU the 75 % that JAX takes unless
+      XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise (docs.jax.dev, GPU memory
+      allocation).
+    bandwidth: of the HBM, bytes/s.
+    network: bytes/s that a device can send over all its links.
+    clock: cycles/s; None where it is not published.
+    tpu_config: libtpu's name of the way its cores make devices; None for GPUs.
+  """
+
+  name: str
+  device_kind: str
+  backend: str
+  flops: float
+  memory: int
+  available: float
+  bandwidth: float
+  network: float
+  clock: float | None = None
+  tpu_config: str | None = None
+
+
+def _tpu(
+  name, kind, tera, gib, available, giga, network, clock, config='default'
+):
+  return Chip(
+    name,
+    kind,
+    'tpu',
+    flops=tera * 1e12,
+    memory=gib * GIB,
+    available=available * GIB,
+    bandwidth=giga * 1e9,
+    network=network * 1e9,
+    clock=clock,
+    tpu_config=config,
+  )
+
+
+def _gpu(name, kind, tera, gigabytes, giga, network):
+  return Chip(
+    name,
+    kind,
+    'gpu',
+    flops=tera * 1e12,
+    memory=gigabytes * 10**9,
+    available=0.75 * gigabytes * 1e9,
+    bandwidth=giga * 1e9,
+    network=network * 1e9,
+  )
+
+
+CHIPS = {
+  chip.name: chip
+  for chip in (
+    # A core is half a chip.
+    _tpu('v3', 'TPU v3', 123 / 2, 16, 15.48, 900 / 2, 280 / 2, 0.94e9),
+    _tpu('v4', 'TPU v4', 275, 32, 30.75, 1200, 300, 1.05e9, 'megacore'),
+    _tpu('v5e', 'TPU v5 lite', 197, 16, 15.75, 819, 200, 1.5e9),
+    _tpu('v5p', 'TPU v5', 459, 96, 95.74, 2765, 600, 1.75e9, 'megacore'),
+    _tpu('v6e', 'TPU v6 lite', 918, 32, 31.25, 1638, 400, None),
+    _gpu('a100', 'NVIDIA A100', 312, 80, 2039, 300),
+    _gpu('h100', 'NVIDIA H100', 989, 80, 3350, 450),
+    _gpu('h200', 'NVIDIA H200', 989, 141, 4800, 450),
+  )
+}
+
+
+def find(name: str) -> Chip:
+  """Returns the chip that `--topology` names.
+
+  Raises:
+    ValueError: the table lacks it.
+  """
+  if name in CHIPS:
+    return CHIPS[name]
+  close = difflib.get_close_matches(name, CHIPS, n=1)
+  hint = f'did you mean {close[0]}? ' if close else ''
+  raise ValueError(
+    f'the table of chips has no {name!r}: {hint}it has {", ".join(CHIPS)}, and '
+    'cpu for simulated devices'
+  )
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Returns a device's peak bfloat16 FLOP/s, None where it is not known.
+
+  Args:
+    device_kind: as `jax.Device.device_kind` says.
+  """
+  # 'TPU v5 lite' before 'TPU v5', which is what JAX calls v5p.
+  for chip in sorted(CHIPS.values(), key=lambda c: -len(c.device_kind)):
+    if device_kind.startswith(chip.device_kind):
+      return chip.flops
+  return None

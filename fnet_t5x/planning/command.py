@@ -1,0 +1,53 @@
+"""What `python -m fnet_t5x.plan` does once its flags are read."""
+
+import json
+import pathlib
+import sys
+
+import jax
+from absl import flags
+
+from fnet_t5x.planning import gin_run, plan, report
+from fnet_t5x.planning.topology import Topology, devices
+
+
+def make(topology: Topology) -> int:
+  """Plans what the flags say; returns the exit code.
+
+  Raises:
+    ValueError: bad input.
+    FileNotFoundError: a gin file that there is not.
+  """
+  devices(topology)  # Before anything slow: is there such a slice?
+  given = flags.FLAGS
+  plans = []
+  for compare in (None, given.compare) if given.compare else (None,):
+    with gin_run.configured(
+      given.gin_file, given.gin_bindings, given.gin_search_paths, compare
+    ) as run:
+      plans.append(
+        plan.make_plan(
+          pathlib.PurePath(compare or given.gin_file[0]).stem,
+          run,
+          topology,
+          decoding=given.decoding,
+          decode_batch_size=given.decode_batch_size,
+        )
+      )
+  report.print_plans(plans, given.thorough)
+  if given.comment:
+    print('\n'.join(report.as_comment(plans[0])))
+  if given.json:
+    content = {
+      'jax': jax.__version__,
+      'gin_files': given.gin_file,
+      'gin_bindings': given.gin_bindings,
+      'thorough': given.thorough,
+      'plans': [each.record() for each in plans],
+    }
+    pathlib.Path(given.json).write_text(json.dumps(content, indent=2) + '\n')
+  complaints = [line for each in plans if (line := report.complaint(each))]
+  sys.stdout.flush()
+  for line in complaints:
+    sys.stderr.write(f'error: {line}\n')
+  return 1 if complaints else 0

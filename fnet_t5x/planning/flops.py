@@ -1,0 +1,136 @@
+"""Training arithmetic by formula, from the network's sizes alone.
+
+A product of [a, b] and [b, c] matrices is 2 a b c operations. With n inputs, m
+targets, D = EMBED_DIM, A = heads * head_dim, M = MLP_DIM, g parallel
+projections into the feed-forward block (2 for GEGLU), V the vocabulary, the
+forward pass of an example takes (Kaplan et al. 2020, arXiv 2001.08361, table 1;
+Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
+
+    self-attention       8 n D A + 4 n^2 A     projections, scores and averages
+    cross-attention      4 m D A + 4 n D A + 4 m n A
+    feed-forward block   2 (g + 1) n D M
+    output layer         2 m D V
+    linear mixing        2 n^2 D + 2 n D^2
+    Fourier mixing, with h = D / 2 + 1 features, the half spectrum of FNet
+    (Lee-Thorp et al. 2021, arXiv 2105.03824):
+      over features      4 n D h by matrices,  5/2 n D log2 D by the FFT
+      over tokens        4 n^2 h by matrices,  5 h n log2 n   by the FFT
+
+The backward pass takes each product twice, once for either factor's gradient:
+three times the forward pass in all. Fourier mixing has one factor only, and is
+its own transpose: twice the forward pass. Not counted: embeddings, which are
+look-ups (the one-hot products that accelerators do instead are the program's
+way, not the model's need), normalisation, softmax, the optimizer; and what
+remat does again. Attention is counted in full, though half of the decoder's
+scores are masked, as programs compute them.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from fnet_t5x.fourier import methods
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+  """Operations of an example.
+
+  Attributes:
+    encoder: forward pass of the encoder.
+    decoder: forward pass of the decoder, without the output layer.
+    output: forward pass of the output layer.
+    mixing: the part of `encoder` that is Fourier mixing.
+  """
+
+  encoder: float
+  decoder: float
+  output: float
+  mixing: float
+
+  @property
+  def forward(self) -> float:
+    """A forward pass."""
+    return self.encoder + self.decoder + self.output
+
+  @property
+  def training(self) -> float:
+    """A forward and a backward pass."""
+    return 3 * self.forward - self.mixing
+
+
+def example_flops(
+  config: Any,
+  inputs: int,
+  targets: int,
+  *,
+  packed: bool = True,
+  backend: str = 'tpu',
+) -> Flops:
+  """Returns the operations of an example by the formulas above.
+
+  Args:
+    config: a `T5Config` or `FNetT5Config`.
+    inputs: tokens of the encoder's row.
+    targets: tokens of the decoder's.
+    packed: whether rows hold several examples: Fourier mixing then goes by
+      matrices over tokens.
+    backend: where it runs, which decides between matrices and the FFT.
+  """
+  embed, heads = config.emb_dim, config.num_heads * config.head_dim
+  kernels = len(config.mlp_activations) + 1
+
+  def feed_forward(tokens):
+    return 2.0 * kernels * tokens * embed * config.mlp_dim
+
+  def self_attention(tokens):
+    return 8.0 * tokens * embed * heads + 4.0 * tokens**2 * heads
+
+  fourier = _fourier(config, inputs, packed, backend)
+  mixing = {
+    'attention': self_attention(inputs),
+    'fourier': fourier,
+    'linear': 2.0 * inputs**2 * embed + 2.0 * inputs * embed**2,
+    'none': 0.0,
+  }
+  layers = layer_mixing(config)
+  cross = (
+    4.0 * targets * embed * heads
+    + 4.0 * inputs * embed * heads
+    + 4.0 * targets * inputs * heads
+  )
+  return Flops(
+    encoder=sum(mixing[name] + feed_forward(inputs) for name in layers),
+    decoder=config.num_decoder_layers
+    * (self_attention(targets) + cross + feed_forward(targets)),
+    output=2.0 * targets * embed * config.vocab_size,
+    mixing=layers.count('fourier') * fourier,
+  )
+
+
+def layer_mixing(config: Any) -> tuple[str, ...]:
+  """Returns the mixing of each encoder layer; T5's is attention."""
+  return getattr(
+    config, 'layer_mixing', ('attention',) * config.num_encoder_layers
+  )
+
+
+def _fourier(config, inputs, packed, backend):
+  embed = config.emb_dim
+  half = embed // 2 + 1
+  method = getattr(config, 'fourier_method', 'auto')
+  exact = getattr(config, 'fourier_lengths', 'exact') == 'exact'
+
+  def by_matrices(points, own_lengths=False):
+    chosen = methods.choose_method(
+      method, points, own_lengths=own_lengths, backend=backend
+    )
+    return chosen == 'matmul'
+
+  over_features = 2.5 * inputs * embed * math.log2(embed)
+  if by_matrices(embed):
+    over_features = 4.0 * inputs * embed * half
+  over_tokens = 5.0 * half * inputs * math.log2(max(inputs, 2))
+  if (exact and packed) or by_matrices(inputs, own_lengths=exact):
+    over_tokens = 4.0 * inputs**2 * half
+  return over_features + over_tokens

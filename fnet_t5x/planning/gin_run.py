@@ -1,0 +1,205 @@
+"""The run that a training command's gin files describe, without running it."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from fnet_t5x.gin_root import gin_root
+from fnet_t5x.runtime import (
+  gin_utils,
+  initialization,
+  models,
+  partitioning,
+  trainer,
+)
+
+# The macros of gin/sizes/.
+SIZE = (
+  'EMBED_DIM',
+  'NUM_HEADS',
+  'HEAD_DIM',
+  'MLP_DIM',
+  'NUM_ENCODER_LAYERS',
+  'NUM_DECODER_LAYERS',
+)
+# What --compare takes from the other model's file.
+_COMPARED = ('ARCHITECTURE', *SIZE)
+# Macros that a plan can do without.
+_OPTIONAL = (
+  'MODEL_DIR',
+  'TRAIN_STEPS',
+  'MIXTURE_OR_TASK_NAME',
+  'INITIAL_CHECKPOINT_PATH',
+)
+
+
+@dataclasses.dataclass
+class Run:
+  """What a plan needs of a run.
+
+  Attributes:
+    model: with its optimizer.
+    partitioner: with the run's rules; its mesh is still to be set.
+    trainer_cls: makes the trainer.
+    lengths: tokens a row, by model feature.
+    batch_size: rows a step.
+    total_steps: TRAIN_STEPS; None where the gin files leave it out.
+  """
+
+  model: models.BaseModel
+  partitioner: partitioning.PjitPartitioner
+  trainer_cls: Callable[..., trainer.Trainer]
+  lengths: Mapping[str, int]
+  batch_size: int
+  total_steps: int | None
+
+  @property
+  def config(self) -> Any:
+    """The network's configuration."""
+    return self.model.module.config
+
+  @property
+  def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch's shapes."""
+    return {
+      name: jax.ShapeDtypeStruct((self.batch_size, length), jnp.int32)
+      for name, length in self.lengths.items()
+    }
+
+  @property
+  def tokens(self) -> int:
+    """Positions that a step trains on, padding among them."""
+    return self.batch_size * (
+      self.lengths['encoder_input_tokens']
+      + self.lengths['decoder_target_tokens']
+    )
+
+  @property
+  def num_microbatches(self) -> int:
+    """Parts that a batch is cut in."""
+    keywords = gin.get_bindings(trainer.Trainer)
+    return keywords.get('num_microbatches') or 1
+
+  def initializer(self) -> initialization.TrainStateInitializer:
+    """The train state's shapes and layout."""
+    batch = self.batch
+    return initialization.TrainStateInitializer(
+      self.model.optimizer_def,
+      self.model.get_initial_variables,
+      {name: x.shape for name, x in batch.items()},
+      self.partitioner,
+      {name: x.dtype for name, x in batch.items()},
+    )
+
+
+def train(
+  *,
+  model,
+  train_dataset_cfg,
+  partitioner,
+  trainer_cls,
+  total_steps,
+  **unused,
+) -> Run:
+  """Stands where the engine's `train` does, and returns what it was given.
+
+  Gin files reach it as `__main__.train`.
+
+  Raises:
+    ValueError: no lengths, or a batch size that is no number of rows.
+  """
+  del unused
+  lengths, batch_size = (
+    train_dataset_cfg.task_feature_lengths,
+    train_dataset_cfg.batch_size,
+  )
+  if not isinstance(lengths, Mapping):
+    raise ValueError(
+      f'TASK_FEATURE_LENGTHS is {lengths!r}; a plan needs it, as '
+      "{'inputs': 512, 'targets': 114}"
+    )
+  if not isinstance(batch_size, int) or batch_size < 1:
+    raise ValueError(
+      f'BATCH_SIZE is {batch_size!r}; it must be a number of examples'
+    )
+  converter = model.FEATURE_CONVERTER_CLS(pack=train_dataset_cfg.pack)
+  return Run(
+    model=model,
+    partitioner=partitioner,
+    trainer_cls=trainer_cls,
+    lengths=converter.get_model_feature_lengths(lengths),
+    batch_size=batch_size,
+    total_steps=total_steps,
+  )
+
+
+@contextlib.contextmanager
+def configured(
+  files: Sequence[str],
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = ('.',),
+  compare: str | None = None,
+) -> Iterator[Run]:
+  """Yields the run of these gin files; its configuration holds in the block.
+
+  Args:
+    files: as a training command takes them.
+    bindings: the same.
+    search_paths: folders to look for the files in.
+    compare: the gin file of another model: its architecture and size replace
+      the run's, and all else stays.
+
+  Raises:
+    ValueError: a file or a binding is no gin, or leaves something out.
+    FileNotFoundError: no search path holds one of the files.
+  """
+  paths = [*search_paths, gin_root()]
+  gin.clear_config()
+  main = sys.modules['__main__']
+  before = getattr(main, 'train', None)
+  main.train = train
+  for name in _OPTIONAL:
+    gin.bind_parameter(f'{name}/gin.macro.value', None)
+  other = {}
+  try:
+    if compare:
+      other = _model_macros(compare, paths)
+    gin_utils.parse_gin_flags(paths, files, bindings, finalize_config=False)
+    for name, value in other.items():
+      gin.bind_parameter(f'{name}/gin.macro.value', value)
+    if 'VOCABULARY' in gin_utils.macros_set():
+      # No text is read: a vocabulary would only have to be there.
+      gin.bind_parameter('VOCABULARY/gin.macro.value', None)
+    _check_configured()
+    yield gin.get_configurable(train)()
+  finally:
+    gin.clear_config()
+    main.train = before
+
+
+def _check_configured():
+  if not gin.get_bindings(train, resolve_references=False):
+    raise ValueError(
+      'the gin files do not configure train: add '
+      '--gin_file=gin/runs/pretrain.gin'
+    )
+
+
+def _model_macros(name, paths):
+  gin_utils.parse_file(name, paths)
+  macros = gin_utils.macros_set()
+  missing = [macro for macro in _COMPARED if macro not in macros]
+  if missing:
+    raise ValueError(
+      f'--compare={name}: it sets no {missing[0]}; name a file of gin/models/'
+    )
+  return {
+    macro: gin.query_parameter(f'{macro}/gin.macro.value')
+    for macro in _COMPARED
+  }

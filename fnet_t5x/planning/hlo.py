@@ -1,0 +1,339 @@
+"""What a run of a compiled program costs one device, read off its HLO text.
+
+The compiler's own `cost_analysis()` counts the body of a loop once. Here it
+counts once a trip, so that a scanned network and one that is not are counted
+alike.
+"""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+# The text's one parser.
+from fnet_t5x.planning import collectives
+
+_ARRAY = re.compile(
+  r'\b(pred|token|[a-z]+\d\w*)\[([\d,<=]*)\](\{[^{}]*\})?',
+)
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+# What moves no data by itself, or names data that others move.
+_FREE = frozenset(
+  (
+    'after-all',
+    'bitcast',
+    'call',
+    'conditional',
+    'constant',
+    'copy-done',
+    'get-tuple-element',
+    'iota',
+    'parameter',
+    'partition-id',
+    'replica-id',
+    'tuple',
+    'while',
+  )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What a run of a program does on one device.
+
+  Attributes:
+    flops: of matrix multiplications, convolutions and Fourier transforms.
+    bytes: read from and written to main memory, each instruction by itself;
+      what stays in a TPU's faster memories does not count.
+    cycles: the TPU compiler's own estimate for the instructions that it
+      estimates; collectives are not among them. 0 from other compilers.
+    custom_calls: instructions of which the compiler knows nothing.
+  """
+
+  flops: float = 0.0
+  bytes: float = 0.0
+  cycles: float = 0.0
+  custom_calls: int = 0
+
+  def __add__(self, other: 'Work') -> 'Work':
+    return Work(
+      self.flops + other.flops,
+      self.bytes + other.bytes,
+      self.cycles + other.cycles,
+      self.custom_calls + other.custom_calls,
+    )
+
+  def __mul__(self, times: int) -> 'Work':
+    return Work(
+      self.flops * times,
+      self.bytes * times,
+      self.cycles * times,
+      self.custom_calls * times,
+    )
+
+
+def work(hlo_text: str, count_loops: bool = True) -> Work:
+  """Returns the work of a run of a compiled program.
+
+  Args:
+    hlo_text: `compiled.as_text()`.
+    count_loops: False counts the body of a loop once, as the compiler's
+      `cost_analysis()` does.
+
+  Of the branches of a conditional the one with most arithmetic counts. A loop
+  whose number of trips the compiler did not write down counts once.
+
+  Raises:
+    ValueError: the text is no HLO module.
+  """
+  computations, entry = collectives._parse(hlo_text)
+  if entry is None:
+    raise ValueError('this is no text of a compiled HLO module')
+  return _Counter(computations, count_loops).executed(entry)
+
+
+class _Counter:
+  """Adds up computations, each once."""
+
+  def __init__(self, computations, count_loops):
+    self._computations = computations
+    self._count_loops = count_loops
+    self._executed = {}
+    self._fused = {}
+
+  def executed(self, name: str) -> Work:
+    """Work of a computation whose instructions run one by one."""
+    if name not in self._executed:
+      body = self._computations.get(name, {})
+      self._executed[name] = sum(
+        (self._instruction(body, each) for each in body.values()), Work()
+      )
+    return self._executed[name]
+
+  def _instruction(self, body, instruction):
+    opcode, attributes = instruction.opcode, instruction.attributes
+    if opcode == 'while':
+      times = 1
+      if self._count_loops:
+        times = collectives._trips(self._computations, instruction)
+      return self._all(instruction, 'body') * times
+    if opcode == 'conditional':
+      branches = map(self.executed, collectives._branches(instruction))
+      return max(branches, key=lambda w: (w.flops, w.bytes), default=Work())
+    if opcode in ('call', 'async-start'):
+      return self._all(instruction, 'calls', 'to_apply')
+    if opcode in _FREE or opcode.endswith(('-done', '-update')):
+      return Work()
+    if opcode.removesuffix('-start') in collectives.KINDS:
+      return Work()
+    cycles = _CYCLES.search(attributes)
+    return Work(
+      flops=self._flops(body, instruction),
+      bytes=self._bytes(body, instruction),
+      cycles=float(cycles[1]) if cycles else 0.0,
+      custom_calls=int(opcode == 'custom-call'),
+    )
+
+  def _all(self, instruction, *attributes):
+    called = collectives._called(instruction, *attributes)
+    return sum(map(self.executed, called), Work())
+
+  def _flops(self, body, instruction):
+    opcode = instruction.opcode
+    if opcode == 'fusion':
+      return sum(
+        self._flops_of_fused(name)
+        for name in collectives._called(instruction, 'calls')
+      )
+    if opcode == 'dot':
+      return _dot_flops(body, instruction)
+    if opcode == 'convolution':
+      return _convolution_flops(body, instruction)
+    if opcode == 'fft':
+      return _fft_flops(instruction)
+    return 0.0
+
+  def _flops_of_fused(self, name):
+    if name not in self._fused:
+      body = self._computations.get(name, {})
+      self._fused[name] = sum(self._flops(body, i) for i in body.values())
+    return self._fused[name]
+
+  def _bytes(self, body, instruction):
+    operands = [body[name] for name in instruction.operands if name in body]
+    opcode = instruction.opcode
+    if opcode == 'fusion':
+      (name,) = collectives._called(instruction, 'calls')
+      inside = self._computations.get(name, {})
+      return _fusion_bytes(inside, operands, instruction.shape)
+    if opcode in ('dynamic-slice', 'gather', 'slice'):
+      return 2 * _bytes(instruction.shape)
+    if opcode == 'dynamic-update-slice':
+      return 2 * _bytes(operands[1].shape)
+    result = instruction.shape
+    if opcode.endswith('-start'):
+      # (result, operand, context) of a copy that others overlap.
+      arrays = _ARRAY.finditer(result)
+      result = next(arrays)[0]
+    return _bytes(result) + sum(_bytes(each.shape) for each in operands)
+
+
+def _fusion_bytes(inside, operands, shape):
+  """What a fusion reads and writes: of slices and updates, their part."""
+  users = {}
+  for instruction in inside.values():
+    for name in instruction.operands:
+      users.setdefault(name, []).append(instruction)
+  parameters = [
+    name for name, each in inside.items() if each.opcode == 'parameter'
+  ]
+  parameters.sort(key=lambda name: _parameter_number(inside[name]))
+  read = 0.0
+  for name, operand in zip(parameters, operands, strict=False):
+    used = users.get(name, [])
+    if used and all(
+      each.opcode == 'dynamic-slice' and each.operands[0] == name
+      for each in used
+    ):
+      read += sum(_bytes(each.shape) for each in used)
+    elif used and all(
+      each.opcode == 'dynamic-update-slice' and each.operands[0] == name
+      for each in used
+    ):
+      continue
+    else:
+      read += _bytes(operand.shape)
+  root = list(inside.values())[-1] if inside else None
+  return read + _written(inside, root, shape)
+
+
+def _written(inside, root, shape):
+  if root is None:
+    return _bytes(shape)
+  if root.opcode == 'tuple':
+    roots = [inside.get(name) for name in root.operands]
+    return sum(_written(inside, r, r.shape) for r in roots if r is not None)
+  if root.opcode == 'bitcast' and root.operands[0] in inside:
+    source = inside[root.operands[0]]
+    if source.opcode == 'dynamic-update-slice':
+      return _written(inside, source, shape)
+  if root.opcode == 'dynamic-update-slice' and root.operands[1] in inside:
+    return _bytes(inside[root.operands[1]].shape)
+  return _bytes(shape)
+
+
+def _parameter_number(instruction):
+  return int(instruction.operands[0]) if instruction.operands else 0
+
+
+def _dimensions(shape):
+  array = _ARRAY.search(shape)
+  if array is None:
+    return ()
+  return tuple(int(d.removeprefix('<=')) for d in array[2].split(',') if d)
+
+
+def _bytes(shape):
+  """Bytes in main memory; a layout's S(n) names another memory."""
+  total = 0.0
+  for dtype, dimensions, layout in _ARRAY.findall(shape):
+    if not re.search(r'S\([1-9]', layout):
+      numbers = math.prod(
+        int(d.removeprefix('<=')) for d in dimensions.split(',') if d
+      )
+      total += numbers * collectives._bits(dtype) / 8
+  return total
+
+
+def _numbers(text, name):
+  match = re.search(rf'\b{name}=\{{([\d,]*)\}}', text)
+  return [int(x) for x in match[1].split(',') if x] if match else []
+
+
+def _dot_flops(body, instruction):
+  left = body.get(instruction.operands[0])
+  if left is None:
+    return 0.0
+  sizes = _dimensions(left.shape)
+  contracted = _numbers(instruction.attributes, 'lhs_contracting_dims')
+  return (
+    2.0
+    * math.prod(_dimensions(instruction.shape))
+    * math.prod(sizes[axis] for axis in contracted)
+  )
+
+
+def _convolution_flops(body, instruction):
+  """Multiplications whose operands both exist, twice.
+
+  The TPU compiler writes matrix products as convolutions; batch axes become
+  windows with gaps, in which one position of many holds a number.
+  """
+  attributes = instruction.attributes
+  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', attributes)
+  left, right = (body.get(name) for name in instruction.operands[:2])
+  if labels is None or left is None or right is None:
+    return 0.0
+  sizes = [
+    dict(zip(names, _dimensions(shape), strict=True))
+    for names, shape in zip(
+      labels.groups(),
+      (left.shape, right.shape, instruction.shape),
+      strict=True,
+    )
+  ]
+  window = _window(attributes)
+  pairs = 1
+  for position, axis in enumerate(sorted(set(labels[3]) - {'b', 'f'})):
+    entry = {key: values[position] for key, values in window.items()}
+    pairs *= _valid_pairs(sizes[0][axis], sizes[2][axis], entry)
+  groups = {
+    name: int(match[1])
+    if (match := re.search(rf'\b{name}_group_count=(\d+)', attributes))
+    else 1
+    for name in ('feature', 'batch')
+  }
+  return (
+    2.0
+    * pairs
+    * (sizes[0]['b'] // groups['batch'])
+    * (sizes[0]['f'] // groups['feature'])
+    * sizes[2]['f']
+  )
+
+
+def _window(attributes):
+  match = re.search(r'window=\{([^}]*)\}', attributes)
+  fields = dict(f.split('=') for f in match[1].split()) if match else {}
+  return {
+    key: [tuple(map(int, entry.split('_'))) for entry in value.split('x')]
+    for key, value in fields.items()
+  }
+
+
+def _valid_pairs(inputs, outputs, entry):
+  (size,) = entry.get('size', (1,))
+  (stride,) = entry.get('stride', (1,))
+  (hole,) = entry.get('lhs_dilate', (1,))
+  (step,) = entry.get('rhs_dilate', (1,))
+  before = entry.get('pad', (0, 0))[0]
+  at = (
+    np.arange(outputs)[:, None] * stride
+    + np.arange(size)[None, :] * step
+    - before
+  )
+  inside = (at >= 0) & (at <= (inputs - 1) * hole) & (at % hole == 0)
+  return int(inside.sum())
+
+
+def _fft_flops(instruction):
+  """Cooley and Tukey's count: 5 n log2 n, half of it for real numbers."""
+  lengths = _numbers(instruction.attributes, 'fft_length')
+  kind = re.search(r'fft_type=(\w+)', instruction.attributes)
+  points = math.prod(lengths)
+  numbers = math.prod(_dimensions(instruction.shape))
+  if kind and kind[1] == 'RFFT':
+    numbers = numbers // (lengths[-1] // 2 + 1) * lengths[-1]
+  real = 0.5 if kind and kind[1] in ('RFFT', 'IRFFT') else 1.0
+  return real * 5.0 * numbers * math.log2(max(points, 2))

@@ -1,0 +1,387 @@
+"""Compiles a run's programs from abstract shapes: no weights, no data."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from fnet_t5x.fourier import methods
+from fnet_t5x.planning import collectives, hlo
+from fnet_t5x.planning.gin_run import Run
+from fnet_t5x.planning.topology import Topology
+from fnet_t5x.planning.topology import devices as devices_of
+from fnet_t5x.runtime import decoding, mesh, partitioning, train_state
+
+# What the TPU compiler says of a program that it cannot place, and whether its
+# arguments are in the number.
+_DOES_NOT_FIT = (
+  (
+    re.compile(
+      r'required for HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available '
+      r'HBM \(([\d.]+)([KMGT]?)\)'
+    ),
+    False,
+  ),
+  (
+    re.compile(
+      r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm', re.IGNORECASE
+    ),
+    True,
+  ),
+)
+_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What the compiler says of a program, for one device.
+
+  Attributes:
+    name: 'train step', 'prefill' or 'decoding step'.
+    tokens: positions that a run of it computes, over all devices.
+    arguments: bytes of what it is given, and of what is held meanwhile.
+    results: bytes of what it returns in memory of its own.
+    temporaries: bytes beside them, at most at once.
+    code: bytes of the program itself.
+    work: `hlo.work`, loops counted by their trips.
+    work_once: the same, the body of a loop counted once.
+    compiler_flops: `cost_analysis()['flops']`: loop bodies once.
+    compiler_bytes: `cost_analysis()['bytes accessed']`: the same.
+    optimal_seconds: of `cost_analysis()`, loop bodies once; negative where
+      the program holds what the TPU compiler has no estimate for (it adds -1
+      for each), None from other compilers.
+    collectives: as `collectives.collectives` returns them.
+    compile_seconds: wall time of tracing and compiling.
+    hlo_bytes: length of the program's text.
+    device_memory: bytes that the compiler allows itself; None if it fits.
+  """
+
+  name: str
+  tokens: int
+  arguments: int = 0
+  results: int = 0
+  temporaries: int = 0
+  code: int = 0
+  work: hlo.Work = dataclasses.field(default_factory=hlo.Work)
+  work_once: hlo.Work = dataclasses.field(default_factory=hlo.Work)
+  compiler_flops: float = 0.0
+  compiler_bytes: float = 0.0
+  optimal_seconds: float | None = None
+  collectives: tuple[Mapping[str, Any], ...] = ()
+  compile_seconds: float = 0.0
+  hlo_bytes: int = 0
+  device_memory: float | None = None
+
+  @property
+  def memory(self) -> int:
+    """Bytes that a run of it holds at most."""
+    return self.arguments + self.results + self.temporaries + self.code
+
+  @property
+  def compiled(self) -> bool:
+    """False where the compiler found that it does not fit."""
+    return self.device_memory is None
+
+
+@dataclasses.dataclass(frozen=True)
+class StateBytes:
+  """Bytes of a train state on the device that holds most.
+
+  Attributes:
+    parameters: of the parameters.
+    optimizer: of the optimizer's state.
+    gradients: of all gradients at once, which are laid out as parameters.
+  """
+
+  parameters: int
+  optimizer: int
+  gradients: int
+
+  @property
+  def held(self) -> int:
+    """What stays between steps."""
+    return self.parameters + self.optimizer
+
+
+def place(run: Run, topology: Topology) -> None:
+  """Lays the run's mesh over the topology's devices.
+
+  Raises:
+    ValueError: a size does not divide over the mesh.
+  """
+  partitioner = run.partitioner
+  partitioner.mesh = mesh.default_mesh(
+    partitioner._num_partitions,
+    partitioner._model_parallel_submesh,
+    devices=devices_of(topology),
+  )
+  partitioner.get_data_layout(run.batch_size)
+  check_divides(run)
+
+
+def check_divides(run: Run) -> None:
+  """Raises ValueError where a size does not divide over the mesh."""
+  config, partitioner = run.config, run.partitioner
+  parts = run.num_microbatches
+  if run.batch_size % parts:
+    raise ValueError(
+      f'BATCH_SIZE={run.batch_size} does not divide into NUM_MICROBATCHES='
+      f'{parts}: change one of them'
+    )
+  if run.batch_size // parts % partitioner.data_mesh_size:
+    raise ValueError(
+      f'a microbatch of {run.batch_size // parts} examples does not divide '
+      f'over the {partitioner.data_mesh_size} parts of the data axis: lower '
+      'NUM_MICROBATCHES or raise BATCH_SIZE'
+    )
+  sizes = {
+    'heads': ('NUM_HEADS', config.num_heads),
+    'mlp': ('MLP_DIM', config.mlp_dim),
+    'vocab': ('VOCAB_SIZE', config.vocab_size),
+    'embed': ('EMBED_DIM', config.emb_dim),
+  }
+  for logical, mesh_axis in partitioner.logical_axis_rules:
+    if logical not in sizes or mesh_axis is None:
+      continue
+    name, size = sizes[logical]
+    axes = (mesh_axis,) if isinstance(mesh_axis, str) else mesh_axis
+    pieces = math.prod(partitioner.mesh.shape[axis] for axis in axes)
+    if size % pieces:
+      raise ValueError(
+        f'{name}={size} does not divide over the {pieces} devices of mesh axis '
+        f'{mesh_axis!r}: change NUM_PARTITIONS or {name}'
+      )
+
+
+def state_bytes(run: Run) -> StateBytes:
+  """Returns the train state's bytes a device, from its layout alone."""
+  initializer = run.initializer()
+  shapes = _flat(initializer.global_train_state_shape)
+  axes = _flat(initializer.train_state_axes)
+  totals = {'target': 0, 'state': 0}
+  gradients = 0
+  for name, leaf in shapes.items():
+    sharding = run.partitioner.get_shardings(axes.get(name))
+    if sharding is None:
+      sharding = run.partitioner.get_shardings(partitioning.PartitionSpec())
+    numbers = math.prod(sharding.shard_shape(leaf.shape))
+    kind = name.split('/')[0]
+    totals[kind] = totals.get(kind, 0) + numbers * leaf.dtype.itemsize
+    if kind == 'target':
+      gradients += numbers * leaf.dtype.itemsize
+  return StateBytes(totals['target'], totals['state'], gradients)
+
+
+def _flat(state):
+  flat = traverse_util.flatten_dict(state.state_dict(), sep='/')
+  return {name: leaf for name, leaf in flat.items() if leaf is not None}
+
+
+def train_step(run: Run, backend: str) -> Program:
+  """Compiles the training step of the embedded runtime.
+
+  Args:
+    run: placed on its devices.
+    backend: JAX's name of the platform that it is for.
+  """
+  with methods.target_backend(backend):
+    initializer = run.initializer()
+    step = run.trainer_cls(
+      model=run.model,
+      train_state=initializer.global_train_state_shape,
+      partitioner=run.partitioner,
+      eval_names=(),
+      summary_dir=None,
+      train_state_axes=initializer.train_state_axes,
+      rng=jax.random.PRNGKey(0),
+    )
+    return _analysed(
+      'train step',
+      run.tokens,
+      state_bytes(run).held,
+      lambda: step.compile_train(run.batch),
+    )
+
+
+def prefill_and_step(
+  run: Run, backend: str, batch_size: int
+) -> tuple[Program, Program, int]:
+  """Compiles writing: encoding with the cache's prefill, and one step.
+
+  One decode an example, no prompt, as `predict_batch` without beams.
+
+  Args:
+    run: placed on its devices.
+    backend: JAX's name of the platform that it is for.
+    batch_size: examples that are written for at once.
+
+  Returns:
+    Both programs, and the bytes of the cache on one device.
+  """
+  model, partitioner = run.model, run.partitioner
+  partitioner.get_data_layout(batch_size)
+  inputs = run.lengths['encoder_input_tokens']
+  targets = run.lengths['decoder_target_tokens']
+
+  def tokens(length):
+    return jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+
+  def prefill(params, encoder_tokens, decoder_tokens):
+    encoded = model.module.apply(
+      {'params': params},
+      encoder_tokens,
+      enable_dropout=False,
+      method=model.module.encode,
+    )
+    cache, _ = model._compute_kv_cache(
+      params,
+      encoded_inputs=encoded,
+      encoder_input_tokens=encoder_tokens,
+      decoder_input_tokens=decoder_tokens,
+      prefill_decoder_prompt=model._prefills(),
+      prompt_with_targets=False,
+    )
+    return encoded, cache
+
+  def step(params, encoded, encoder_tokens, token, cache):
+    state = decoding.DecodingState(
+      cur_index=None, sequences=None, cur_token=token, cache=cache
+    )
+    logits, cache = model._compute_logits_from_slice(
+      state, params, encoded, encoder_tokens, max_decode_length=targets
+    )
+    return jnp.argmax(logits, axis=-1), cache
+
+  with methods.target_backend(backend):
+    state = jax.eval_shape(
+      lambda: train_state.InferenceState.create(
+        model.get_initial_variables(
+          jax.random.PRNGKey(0),
+          {name: x.shape for name, x in run.batch.items()},
+          {name: x.dtype for name, x in run.batch.items()},
+        )
+      )
+    )
+    axes = partitioner.get_mesh_axes(state)
+    layout = partitioner.get_shardings(axes.params)
+    rows = partitioner.get_shardings(partitioner.data_partition_spec)
+
+    def jitted(function, given, returned=None, donated=()):
+      keywords = {} if returned is None else {'out_shardings': returned}
+      return partitioning.PartitionedFn(
+        jax.jit(
+          function, in_shardings=given, donate_argnums=donated, **keywords
+        ),
+        partitioner.mesh,
+        partitioner.logical_axis_rules,
+      )
+
+    made = {}
+
+    def compile_prefill():
+      lowered = jitted(prefill, (layout, rows, rows)).lower(
+        state.params, tokens(inputs), tokens(targets)
+      )
+      compiled = lowered.compile()
+      made['shapes'] = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered.out_info
+      )
+      made['shardings'] = compiled.output_shardings
+      return compiled
+
+    held = _bytes(state.params, layout)
+    filling = _analysed('prefill', batch_size * inputs, held, compile_prefill)
+    if not filling.compiled:
+      return filling, dataclasses.replace(filling, name='decoding step'), 0
+    encoded, cache = made['shapes']
+    at_encoded, at_cache = made['shardings']
+    cache_bytes = _bytes(cache, at_cache)
+    stepping = _analysed(
+      'decoding step',
+      batch_size,
+      held + cache_bytes + _bytes(encoded, at_encoded),
+      lambda: (
+        jitted(
+          step,
+          (layout, at_encoded, rows, rows, at_cache),
+          (rows, at_cache),
+          donated=(4,),
+        )
+        .lower(state.params, encoded, tokens(inputs), tokens(1), cache)
+        .compile()
+      ),
+    )
+  return filling, stepping, cache_bytes
+
+
+def _bytes(shapes, shardings):
+  """Bytes on one device of a tree of shapes laid out so."""
+  return sum(
+    math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf, sharding in zip(
+      jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True
+    )
+  )
+
+
+def _analysed(
+  name: str,
+  tokens: int,
+  held: int,
+  compile_program: Callable[[], jax.stages.Compiled],
+) -> Program:
+  start = time.perf_counter()
+  try:
+    compiled = compile_program()
+  except jax.errors.JaxRuntimeError as error:
+    sizes = sizes_of_complaint(str(error))
+    if not sizes:
+      raise
+    needed, allowed, arguments_counted = sizes
+    return Program(
+      name,
+      tokens,
+      arguments=held,
+      temporaries=int(needed - held if arguments_counted else needed),
+      device_memory=allowed,
+      compile_seconds=time.perf_counter() - start,
+    )
+  seconds = time.perf_counter() - start
+  memory = compiled.memory_analysis()
+  cost = compiled.cost_analysis() or {}
+  text = compiled.as_text()
+  return Program(
+    name,
+    tokens,
+    # A program is not handed what it does not read, such as the encoder's
+    # parameters in a decoding step; the device holds it all the same.
+    arguments=max(memory.argument_size_in_bytes, held),
+    results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    code=memory.generated_code_size_in_bytes,
+    work=hlo.work(text),
+    work_once=hlo.work(text, count_loops=False),
+    compiler_flops=cost.get('flops', 0.0),
+    compiler_bytes=cost.get('bytes accessed', 0.0),
+    optimal_seconds=cost.get('optimal_seconds'),
+    collectives=tuple(collectives.collectives(text)),
+    compile_seconds=seconds,
+    hlo_bytes=len(text),
+  )
+
+
+def sizes_of_complaint(message: str) -> tuple[float, float, bool] | None:
+  """Returns bytes needed and allowed, and whether arguments are among them."""
+  for pattern, arguments_counted in _DOES_NOT_FIT:
+    if found := pattern.search(message):
+      needed, allowed = (
+        float(found[i]) * _UNITS[found[i + 1].upper()] for i in (1, 3)
+      )
+      return needed, allowed, arguments_counted
+  return None

@@ -1,0 +1,130 @@
+"""What would make a training step fit: estimates, from one compiled step.
+
+A step holds the train state, at most all gradients, and activations. The state
+and the gradients are computed anew from each layout; activations are what the
+compiler needed beside them, and scale with the rows that are worked on at once.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+
+from fnet_t5x.planning import programs
+from fnet_t5x.planning.gin_run import Run
+from fnet_t5x.runtime import mesh, partitioning
+
+
+@dataclasses.dataclass(frozen=True)
+class Remedy:
+  """A change, and the bytes that a device then needs.
+
+  Attributes:
+    change: gin to give.
+    memory: bytes, estimated.
+  """
+
+  change: str
+  memory: float
+
+
+def remedies(
+  run: Run, state: programs.StateBytes, activations: float, allowed: float
+) -> list[Remedy]:
+  """Returns the least change of each kind that makes a step fit.
+
+  Args:
+    run: placed on its devices.
+    state: its bytes.
+    activations: bytes that the step needs beside state and gradients.
+    allowed: bytes that a device has.
+  """
+  kinds = (_microbatches, _remat, _batches, _partitions, _fully_sharded)
+  found = []
+  for kind in kinds:
+    for remedy in kind(run, state, activations):
+      if remedy.memory <= allowed:
+        found.append(remedy)
+        break
+  return found
+
+
+def _microbatches(run, state, activations) -> Iterator[Remedy]:
+  parts = run.num_microbatches
+  rows = run.batch_size // run.partitioner.data_mesh_size
+  # The sum of gradients is held beside those of a part.
+  held = state.held + state.gradients * (2 if parts == 1 else 1)
+  for factor in range(2, rows // parts + 1):
+    if rows % (parts * factor) == 0:
+      yield Remedy(
+        f'NUM_MICROBATCHES={parts * factor}', held + activations / factor
+      )
+
+
+def _remat(run, state, activations) -> Iterator[Remedy]:
+  config = run.config
+  if getattr(config, 'remat_policy', None) != 'none':
+    return
+  layers = config.num_encoder_layers + config.num_decoder_layers
+  rows = run.batch_size // run.partitioner.data_mesh_size
+  rows //= run.num_microbatches
+  tokens = (
+    config.num_encoder_layers * run.lengths['encoder_input_tokens']
+    + config.num_decoder_layers * run.lengths['decoder_target_tokens']
+  )
+  size = 2 if 'bfloat16' in str(config.dtype) else 4
+  # Each layer's input is kept, and one layer is worked on.
+  kept = rows * tokens * config.emb_dim * size + activations / layers
+  yield Remedy("REMAT_POLICY='full'", state.held + state.gradients + kept)
+
+
+def _batches(run, state, activations) -> Iterator[Remedy]:
+  least = run.partitioner.data_mesh_size * run.num_microbatches
+  for rows in range(run.batch_size // least - 1, 0, -1):
+    share = rows * least / run.batch_size
+    yield Remedy(
+      f'BATCH_SIZE={rows * least}',
+      state.held + state.gradients + activations * share,
+    )
+
+
+def _partitions(run, state, activations) -> Iterator[Remedy]:
+  """More devices a replica: fewer replicas, each with more rows to work on."""
+  del state
+  devices = list(run.partitioner.mesh.devices.flat)
+  parts = run.partitioner.mesh.shape['model']
+  while parts * 2 <= len(devices) and len(devices) % (parts * 2) == 0:
+    parts *= 2
+    other = dataclasses.replace(run, partitioner=copy.copy(run.partitioner))
+    other.partitioner.mesh = mesh.default_mesh(parts, devices=devices)
+    try:
+      programs.check_divides(other)
+      held = programs.state_bytes(other)
+    except ValueError:
+      continue
+    yield Remedy(
+      f'NUM_PARTITIONS={parts}', held.held + held.gradients + activations
+    )
+
+
+def _fully_sharded(run, state, activations) -> Iterator[Remedy]:
+  """Parameters spread over the data axis too, along embed."""
+  del state
+  other = dataclasses.replace(run, partitioner=_with_rules(run.partitioner))
+  try:
+    programs.check_divides(other)
+    held = programs.state_bytes(other)
+  except ValueError:
+    return
+  yield Remedy(
+    '--gin_file=gin/partitioning/fully_sharded.gin',
+    held.held + held.gradients + activations,
+  )
+
+
+def _with_rules(partitioner):
+  sharded = partitioning.PjitPartitioner(
+    num_partitions=partitioner.mesh.shape['model'],
+    logical_axis_rules=mesh.standard_logical_axis_rules(1, 2),
+  )
+  sharded.mesh = partitioner.mesh
+  return sharded

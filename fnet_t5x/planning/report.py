@@ -1,0 +1,320 @@
+"""A plan as a table to read; two side by side."""
+
+from collections.abc import Callable, Sequence
+
+from fnet_t5x.benchmarks import report
+from fnet_t5x.planning.plan import Plan
+from fnet_t5x.planning.programs import Program
+from fnet_t5x.planning.roofline import DAY
+
+_GIB = 2**30
+
+
+def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
+  """Prints plans side by side.
+
+  Args:
+    plans: of one topology.
+    thorough: whether the TPU compiler optimized as for a run.
+  """
+  first = plans[0]
+  chip = first.topology.chip
+  where = f'{first.topology.text}, {first.devices} devices'
+  if chip is None or not first.topology.is_tpu:
+    where += ' simulated by the CPU compiler'
+  elif not thorough:
+    where += ', compiled in haste: times are upper bounds'
+  sections = [
+    _model(plans),
+    _memory(plans),
+    _collectives(plans),
+    _times(plans),
+  ]
+  for key in ('prefill', 'step'):
+    if all(getattr(plan, key) for plan in plans):
+      sections.append(_decoding(plans, key))
+  sections.append(_compiling(plans))
+  report.print_table(
+    f'{where}\nestimates, all of them',
+    ['', *(plan.name for plan in plans)],
+    [rows for rows in sections if rows],
+  )
+
+
+def as_comment(plan: Plan) -> list[str]:
+  """Returns a plan's main figures as lines of a gin file's comment."""
+  lines = [
+    f'planned for {plan.topology.text}, {_mesh(plan)}:',
+    f'  {plan.parameters.total:,} parameters, '
+    f'{plan.training_flops / plan.tokens / 1e9:.2f} GFLOPs a position;',
+    f'  {gib(plan.train.memory)} a device, which has '
+    f'{gib(plan.memory_allowed or 0)};',
+  ]
+  if times := plan.times(plan.train):
+    ends = [
+      f'{plan.days(value):,.1f}'
+      for value in (times.roofline, times.compiler)
+      if value and plan.total_steps
+    ]
+    if ends:
+      lines.append(
+        f'  {" to ".join(ends)} days: roofline'
+        f'{", and the compiler in haste" if len(ends) > 1 else ""}.'
+      )
+  return [f'# {line}' for line in lines]
+
+
+def complaint(plan: Plan) -> str | None:
+  """Returns one line on what does not fit and what would; None if it fits."""
+  if plan.fits:
+    return None
+  allowed = plan.memory_allowed or 0
+  misfits = [
+    program
+    for program in (plan.train, plan.prefill, plan.step)
+    if program and (not program.compiled or program.memory > allowed)
+  ]
+  line = (
+    f'{plan.name} does not fit {plan.topology.text}: the {misfits[0].name} '
+    f'needs {gib(misfits[0].memory)} a device, which has {gib(allowed)}'
+  )
+  if misfits[0] is not plan.train:
+    return f'{line}; lower --decode_batch_size'
+  if not plan.remedies:
+    return f'{line}; no single change helps: take more devices'
+  changes = ', '.join(
+    f'{remedy.change} (about {gib(remedy.memory)})' for remedy in plan.remedies
+  )
+  return f'{line}; what would fit, by estimate: {changes}'
+
+
+def gib(number: float) -> str:
+  """Bytes, for a person."""
+  if number < _GIB / 10:
+    return f'{number / 2**20:,.2f} MiB'
+  return f'{number / _GIB:,.2f} GiB'
+
+
+def _rows(
+  plans: Sequence[Plan],
+  lines: Sequence[tuple[str, Callable[[Plan], str | None]]],
+) -> list[list[str]]:
+  """Returns a row a line, without those that no plan has a figure for."""
+  rows = []
+  for label, cell in lines:
+    cells = [cell(plan) for plan in plans]
+    if any(value is not None for value in cells):
+      rows.append([label, *(value or '' for value in cells)])
+  return rows
+
+
+def _heading(plans, text):
+  return [text, *('' for _ in plans)]
+
+
+def _model(plans):
+  def per_token(flops):
+    return f'{flops / 1e9:,.3f} G'
+
+  def counted(attribute):
+    def cell(plan):
+      if not plan.train.compiled:
+        return None
+      flops = getattr(plan.train, attribute)
+      flops = flops if isinstance(flops, float) else flops.flops
+      return per_token(flops * plan.devices / plan.tokens)
+
+    return cell
+
+  return _rows(
+    plans,
+    [
+      ('parameters', lambda p: f'{p.parameters.total:,}'),
+      ('  encoder', lambda p: f'{p.parameters.encoder:,}'),
+      ('  decoder', lambda p: f'{p.parameters.decoder:,}'),
+      ('  embeddings', lambda p: f'{p.parameters.embeddings:,}'),
+      ('mesh', lambda p: _mesh(p)),
+      ('rows, positions a step', lambda p: f'{p.batch_size:,}, {p.tokens:,}'),
+      (
+        'training FLOPs a position',
+        lambda p: per_token(p.training_flops / p.tokens),
+      ),
+      ('  executed', counted('work')),
+      ("  compiler's count, loops once", counted('compiler_flops')),
+    ],
+  )
+
+
+def _mesh(plan):
+  return ' x '.join(f'{name} {size}' for name, size in plan.mesh.items())
+
+
+def _memory(plans):
+  return [
+    _heading(plans, 'bytes a device, training'),
+    *_rows(
+      plans,
+      [
+        ('  parameters', lambda p: gib(p.state.parameters)),
+        ('  optimizer state', lambda p: gib(p.state.optimizer)),
+        ('  gradients, at most', lambda p: gib(p.state.gradients)),
+        (
+          '  activations and the like',
+          lambda p: gib(p.activations),
+        ),
+        ('  the program itself', lambda p: gib(p.train.code)),
+        ('  needed, by the compiler', lambda p: gib(p.train.memory)),
+        (
+          '  there are',
+          lambda p: gib(p.memory_allowed) if p.memory_allowed else None,
+        ),
+      ],
+    ),
+  ]
+
+
+def _collectives(plans):
+  kinds = sorted(
+    {found['kind'] for plan in plans for found in plan.train.collectives}
+  )
+
+  def cell(kind):
+    def of(plan):
+      for found in plan.train.collectives:
+        if found['kind'] == kind:
+          return f'{found["count"]:,}: {gib(found["bytes"])}'
+      return '0' if plan.train.compiled else None
+
+    return of
+
+  rows = _rows(plans, [(f'  {kind}', cell(kind)) for kind in kinds])
+  if not rows:
+    return []
+  return [_heading(plans, 'collectives of a device a step'), *rows]
+
+
+def seconds(value: float | None) -> str | None:
+  """A time, for a person."""
+  if value is None:
+    return None
+  if value < 0.1:
+    return f'{value * 1e3:,.3f} ms'
+  return f'{value:,.3f} s'
+
+
+def _times(plans):
+  def of(cell):
+    def outer(plan):
+      times = plan.times(plan.train)
+      return cell(plan, times) if times else None
+
+    return outer
+
+  def later(key, cell):
+    def outer(plan, times):
+      value = getattr(times, key)
+      return cell(plan, value) if value else None
+
+    return of(outer)
+
+  def days(plan, value):
+    total = plan.days(value)
+    return None if total is None else f'{total:,.1f}'
+
+  def outcome(key):
+    return [
+      ('    share of peak', later(key, lambda p, v: f'{p.share(v):.1%}')),
+      (
+        '    positions a day',
+        later(key, lambda p, v: f'{p.tokens / v * DAY / 1e9:,.2f} G'),
+      ),
+      ('    days for TRAIN_STEPS', later(key, days)),
+    ]
+
+  rows = _rows(
+    plans,
+    [
+      ('  arithmetic', of(lambda p, t: seconds(t.arithmetic))),
+      ('  memory', of(lambda p, t: seconds(t.memory))),
+      ('  network', of(lambda p, t: seconds(t.network))),
+      ('  roofline: the longest', of(lambda p, t: seconds(t.roofline))),
+      *outcome('roofline'),
+      ("  compiler's estimate", of(lambda p, t: seconds(t.compiler))),
+      *outcome('compiler'),
+      (
+        "  compiler's optimal, loops once",
+        of(lambda p, t: _optimal(p.train)),
+      ),
+    ],
+  )
+  if not rows:
+    return []
+  return [_heading(plans, 'a training step takes'), *rows]
+
+
+def _optimal(program):
+  value = program.optimal_seconds
+  return 'no estimate' if value is not None and value < 0 else seconds(value)
+
+
+def _decoding(plans: Sequence[Plan], key: str):
+  def program(plan) -> Program:
+    return getattr(plan, key)
+
+  def of(cell):
+    def outer(plan):
+      times = plan.times(program(plan))
+      return cell(plan, times) if times else None
+
+    return outer
+
+  def sent(plan):
+    if not program(plan).compiled:
+      return None
+    return gib(sum(found['bytes'] for found in program(plan).collectives))
+
+  def rate(plan, times):
+    tokens = program(plan).tokens
+    return f'{tokens / times.roofline:,.0f}'
+
+  rows = [
+    _heading(
+      plans,
+      f'{program(plans[0]).name}, {plans[0].decode_batch_size:,} rows',
+    ),
+    *_rows(
+      plans,
+      [
+        ('  bytes a device', lambda p: gib(program(p).memory)),
+        ('  of them, the cache', lambda p: gib(p.cache_bytes)),
+        ('  sent', sent),
+        ('  roofline', of(lambda p, t: seconds(t.roofline))),
+        (
+          "  compiler's estimate",
+          of(lambda p, t: seconds(t.compiler)),
+        ),
+        ('  positions a second, at best', of(rate)),
+      ],
+    ),
+  ]
+  return rows
+
+
+def _compiling(plans):
+  return _rows(
+    plans,
+    [
+      (
+        'tracing and compiling',
+        lambda p: f'{sum(x.compile_seconds for x in _programs(p)):,.0f} s',
+      ),
+      (
+        'text of the training step',
+        lambda p: gib(p.train.hlo_bytes) if p.train.compiled else None,
+      ),
+    ],
+  )
+
+
+def _programs(plan):
+  return [x for x in (plan.train, plan.prefill, plan.step) if x]

@@ -1,0 +1,99 @@
+r"""Cost a device as devices grow: `python -m fnet_t5x.planning.scaling`.
+
+Compiles a run's training step for more and more simulated CPU devices, with as
+many rows a device, and prints what one device then computes, reads, holds and
+sends. Data parallelism that works leaves all of it as it is, but for the sums
+of gradients.
+
+  python -m fnet_t5x.planning.scaling --devices=1,8,64,256 \
+    --rows_per_device=2 --gin_file=gin/models/fnet_t5_tiny.gin \
+    --gin_file=gin/objectives/span_corruption.gin \
+    --gin_file=gin/runs/pretrain.gin
+"""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+
+from fnet_t5x import command_line
+
+
+def _define_flags() -> None:
+  flags.DEFINE_list('devices', ['1', '8', '64', '256'], 'Numbers of devices.')
+  flags.DEFINE_integer(
+    'rows_per_device', 2, 'Examples a device.', lower_bound=1
+  )
+  flags.DEFINE_string('json', None, 'File to write the figures to.')
+
+
+def measure(count: int, rows: int) -> dict[str, Any]:
+  """Returns a record of a number of devices, for the gin files of the flags."""
+  from fnet_t5x.planning import gin_run, programs, topology
+
+  bindings = [*flags.FLAGS.gin_bindings, f'BATCH_SIZE = {count * rows}']
+  with gin_run.configured(
+    flags.FLAGS.gin_file, bindings, flags.FLAGS.gin_search_paths
+  ) as run:
+    programs.place(run, topology.parse(f'cpu:{count}'))
+    step = programs.train_step(run, 'cpu')
+    return {
+      'devices': count,
+      'mesh': dict(run.partitioner.mesh.shape),
+      'rows': count * rows,
+      'flops': step.work.flops,
+      'bytes_accessed': step.work.bytes,
+      'memory': step.memory,
+      'collectives': [dict(found) for found in step.collectives],
+      'sent': sum(found['bytes'] for found in step.collectives),
+    }
+
+
+def as_cells(record: dict[str, Any]) -> list[str]:
+  """Returns a record as a row of the table."""
+  from fnet_t5x.planning import report
+
+  return [
+    str(record['devices']),
+    str(record['rows']),
+    f'{record["flops"] / 1e9:,.3f}',
+    report.gib(record['bytes_accessed']),
+    report.gib(record['memory']),
+    report.gib(record['sent']),
+  ]
+
+
+def main(argv: list[str]) -> int:
+  """Compiles for each number of devices, and prints the table."""
+  _define_flags()
+  command_line.read_flags(argv)
+  counts = [int(n) for n in flags.FLAGS.devices if n.isdecimal() and int(n)]
+  if len(counts) != len(flags.FLAGS.devices):
+    raise ValueError(
+      f'--devices={",".join(flags.FLAGS.devices)}: write numbers, as 1,8,64'
+    )
+  from fnet_t5x.planning import topology
+
+  topology.prepare([topology.parse(f'cpu:{max(counts)}')])
+  command_line.use_runtime()
+  command_line.import_tensorflow()
+  from fnet_t5x.benchmarks import report
+
+  records = [measure(n, flags.FLAGS.rows_per_device) for n in counts]
+  report.print_table(
+    'a training step on one of so many simulated devices',
+    ['devices', 'rows', 'GFLOPs', 'accessed', 'held', 'in collectives'],
+    [[as_cells(record) for record in records]],
+  )
+  if flags.FLAGS.json:
+    pathlib.Path(flags.FLAGS.json).write_text(
+      json.dumps({'rows': records}, indent=2) + '\n'
+    )
+  return 0
+
+
+if __name__ == '__main__':
+  with command_line.one_line_errors():
+    sys.exit(main(sys.argv))

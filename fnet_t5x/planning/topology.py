@@ -1,0 +1,150 @@
+"""Devices to plan for: a TPU pod that is not there, or simulated ones.
+
+`v4:4x4x8` is a TPU topology: libtpu compiles for it ahead of time, on any
+machine, without a TPU. `cpu:256` and `h100:8` are numbers of simulated devices:
+JAX cuts its CPU device in so many, and XLA's CPU compiler makes the program
+that it would make for as many GPUs, up to what the device compiler then does.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Sequence
+
+from fnet_t5x import command_line
+from fnet_t5x.planning import chips
+
+CPU = 'cpu'
+# More simulated devices than this take minutes to set up.
+MOST_SIMULATED = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """What `--topology` says.
+
+  Attributes:
+    text: as it was given.
+    chip: the table's; None for plain CPU devices.
+    shape: chips along each axis of a TPU slice, or one number of devices.
+  """
+
+  text: str
+  chip: chips.Chip | None
+  shape: tuple[int, ...]
+
+  @property
+  def is_tpu(self) -> bool:
+    """Whether the real device's compiler makes the program."""
+    return self.chip is not None and self.chip.backend == 'tpu'
+
+  @property
+  def backend(self) -> str:
+    """JAX's name of the platform that the program is for."""
+    return self.chip.backend if self.chip else CPU
+
+
+def parse(text: str) -> Topology:
+  """Reads `NAME:SHAPE`.
+
+  Raises:
+    ValueError: it is written otherwise, or the table lacks the chip.
+  """
+  match = re.fullmatch(r'([\w-]+):(\d+(?:x\d+)*)', text)
+  if not match:
+    raise ValueError(
+      f'--topology={text}: write a TPU slice as v4:4x4x8, simulated devices as '
+      'cpu:256 or h100:8'
+    )
+  name, shape = match[1], tuple(map(int, match[2].split('x')))
+  chip = None if name == CPU else chips.find(name)
+  topology = Topology(text, chip, shape)
+  if min(shape) < 1:
+    raise ValueError(f'--topology={text}: a size must be at least 1')
+  if topology.is_tpu and len(shape) not in (2, 3):
+    raise ValueError(
+      f'--topology={text}: a TPU slice has two or three sides, such as '
+      f'{name}:4x4'
+    )
+  if not topology.is_tpu and (len(shape) > 1 or shape[0] > MOST_SIMULATED):
+    raise ValueError(
+      f'--topology={text}: simulated devices are one number, at most '
+      f'{MOST_SIMULATED}'
+    )
+  return topology
+
+
+def prepare(topologies: Sequence[Topology], thorough: bool = False) -> None:
+  """Sets JAX up for the topologies; before its first use.
+
+  Args:
+    topologies: all that will be planned for.
+    thorough: whether the TPU compiler takes the time that it takes for a real
+      run: about three times as long.
+
+  Raises:
+    ImportError: a TPU is asked for, and libtpu is not installed.
+  """
+  os.environ['JAX_PLATFORMS'] = CPU
+  if any(each.is_tpu for each in topologies):
+    if importlib.util.find_spec('libtpu') is None:
+      raise ImportError(
+        'libtpu, the TPU compiler, is not installed; it needs no TPU: '
+        "pip install 'fnet_t5x[plan]'"
+      )
+    # There is no TPU to be asked what it is, nor one to be kept from others.
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+    os.environ.setdefault('TPU_MIN_LOG_LEVEL', '3')
+    if not thorough:
+      import jax
+
+      # The range ends at -1. The programs are slower, not larger.
+      jax.config.update('jax_exec_time_optimization_effort', -1.0)
+  simulated = [math.prod(t.shape) for t in topologies if not t.is_tpu]
+  if simulated:
+    import jax
+
+    jax.config.update('jax_num_cpu_devices', max(simulated))
+
+
+def devices(topology: Topology) -> list:
+  """Returns the topology's devices, which only compilers can use.
+
+  Raises:
+    ValueError: there is no such TPU slice.
+  """
+  import jax
+
+  if not topology.is_tpu:
+    count = math.prod(topology.shape)
+    found = jax.devices(CPU)
+    if len(found) < count:
+      raise ValueError(
+        f'--topology={topology.text}: JAX shows {len(found)} CPU devices; it '
+        'was in use before'
+      )
+    return found[:count]
+  from jax.experimental import topologies
+
+  options = {'chip_config_name': topology.chip.tpu_config}
+  if math.prod(topology.shape) < 4:
+    # Less than a host.
+    sides = (*topology.shape, 1)[:3]
+    options['chips_per_host_bounds'] = sides
+  shape = 'x'.join(map(str, topology.shape))
+  try:
+    with command_line.stderr_held_back():
+      return topologies.get_topology_desc(
+        platform='tpu',
+        topology_name=f'{topology.chip.name}:{shape}',
+        **options,
+      ).devices
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).splitlines()[0].removeprefix('INVALID_ARGUMENT: ')
+    raise ValueError(
+      f'--topology={topology.text}: libtpu knows no such slice ({reason}); try '
+      'v3:4x4, v4:4x4x8, v5e:4x4, v5p:4x4x4 or v6e:4x4'
+    ) from error

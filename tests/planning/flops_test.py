@@ -1,0 +1,107 @@
+"""The formulas are what compiled training steps execute."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+import small_runs
+
+from fnet_t5x.networks import fnet_t5, t5
+from fnet_t5x.planning import flops, hlo
+
+INPUTS, TARGETS, ROWS = 32, 16, 2
+SIZES = {
+  'vocab_size': 264,
+  'emb_dim': 64,
+  'num_heads': 4,
+  'head_dim': 8,
+  'mlp_dim': 96,
+  'mlp_activations': ('gelu', 'linear'),
+  'num_encoder_layers': 3,
+  'num_decoder_layers': 2,
+  'dropout_rate': 0.0,
+}
+HYBRID = {**SIZES, 'max_encoder_length': INPUTS}
+
+
+def executed(module):
+  """Operations a row of the gradients' program, by its own products."""
+  model = small_runs.model_of(module)
+  batch = {
+    name: jax.ShapeDtypeStruct((ROWS, length), jnp.int32)
+    for name, length in (
+      ('encoder_input_tokens', INPUTS),
+      ('encoder_segment_ids', INPUTS),
+      ('encoder_positions', INPUTS),
+      ('decoder_input_tokens', TARGETS),
+      ('decoder_target_tokens', TARGETS),
+      ('decoder_segment_ids', TARGETS),
+      ('decoder_positions', TARGETS),
+      ('decoder_loss_weights', TARGETS),
+    )
+  }
+  params = jax.eval_shape(
+    lambda: model.get_initial_variables(
+      jax.random.PRNGKey(0), {name: x.shape for name, x in batch.items()}
+    )['params']
+  )
+
+  def gradients(params, batch):
+    return jax.grad(lambda p: model.loss_fn(p, batch, None)[0])(params)
+
+  compiled = jax.jit(gradients).lower(params, batch).compile()
+  return hlo.work(compiled.as_text()).flops / ROWS
+
+
+def of_position_biases():
+  """Look-ups of T5's relative positions, which programs do by products.
+
+  A batch's, not a row's, so that no formula of an example holds them: forward,
+  and back to the table of 32 buckets.
+  """
+  return 2 * 2 * 4 * 32 * (INPUTS**2 + TARGETS**2) / ROWS
+
+
+def test_t5_executes_the_formula():
+  config = t5.T5Config(**SIZES)
+  by_formula = flops.example_flops(config, INPUTS, TARGETS)
+  assert by_formula.mixing == 0
+  found = executed(t5.Transformer(config)) - of_position_biases()
+  assert found == by_formula.training
+
+
+# The FFT is over features alone: packed rows are mixed by matrices.
+@pytest.mark.parametrize('method', ['matmul', 'fft'])
+def test_hybrid_executes_the_formula(method):
+  config = fnet_t5.FNetT5Config(**HYBRID, fourier_method=method)
+  by_formula = flops.example_flops(config, INPUTS, TARGETS)
+  assert by_formula.mixing > 0
+  found = executed(fnet_t5.Transformer(config)) - of_position_biases()
+  assert found == by_formula.training
+
+
+def test_mixing_differs_by_layer():
+  def encoder(*mixing):
+    config = fnet_t5.FNetT5Config(**HYBRID, encoder_mixing=mixing)
+    return flops.example_flops(config, INPUTS, TARGETS).encoder
+
+  none = encoder('none', 'none', 'none')
+  # Three kernels of the feed-forward block, three layers.
+  assert none == 3 * 3 * 2 * INPUTS * 64 * 96
+  projections = 8 * INPUTS * 64 * 32
+  scores = 4 * INPUTS**2 * 32
+  assert encoder('none', 'attention', 'none') - none == projections + scores
+  linear = 2 * INPUTS**2 * 64 + 2 * INPUTS * 64**2
+  assert encoder('linear', 'none', 'none') - none == linear
+
+
+def test_the_backend_decides_how_features_are_transformed():
+  config = fnet_t5.FNetT5Config(**HYBRID)
+  on = {
+    backend: flops.example_flops(
+      config, INPUTS, TARGETS, backend=backend
+    ).mixing
+    for backend in ('tpu', 'gpu')
+  }
+  by_matrices = 4 * INPUTS * 64 * 33
+  by_fft = 2.5 * INPUTS * 64 * 6
+  assert on['tpu'] - on['gpu'] == by_matrices - by_fft

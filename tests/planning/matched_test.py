@@ -1,0 +1,57 @@
+"""The matched sizes are what the command computes, and there is none nearer."""
+
+import pathlib
+
+import pytest
+
+from fnet_t5x.gin_root import gin_root
+from fnet_t5x.planning import flops, matched, parameters
+
+SIZES = list(parameters.PUBLISHED)
+
+
+@pytest.mark.parametrize('family', matched.FAMILIES)
+@pytest.mark.parametrize('size', SIZES)
+def test_files_are_what_the_command_computes(size, family):
+  found = matched.match(size, family)
+  root = pathlib.Path(gin_root())
+  assert (root / found.size_file).read_text() == found.size_text
+  assert (root / found.model_file).read_text() == found.model_text
+
+
+def test_small_is_counted_as_its_own_file_says():
+  """The sums by layer are the whole network's own count."""
+  found = matched.match('small', 'matched_parameters')
+  counted, config = parameters.of_model(found.model_file)
+  assert counted.total == found.parameters
+  assert config.num_encoder_layers == found.macros['NUM_ENCODER_LAYERS']
+  assert config.layer_mixing[-2:] == ('attention', 'attention')
+  assert config.num_decoder_layers == 8
+  example = flops.example_flops(config, 512, 114)
+  assert found.flops == example.training
+
+
+@pytest.mark.parametrize('size', ['base', 'xl'])
+def test_no_other_depth_is_nearer(size):
+  """A layer more or less is farther from T5's parameters."""
+  found = matched.match(size, 'matched_parameters')
+  depth = found.macros['NUM_ENCODER_LAYERS']
+  of_depth = matched.parameters_by_depth(
+    f'gin/models/fnet_t5_{size}.gin', found.macros['NUM_DECODER_LAYERS']
+  )
+  off = {
+    d: abs(of_depth(d) - parameters.PUBLISHED[size])
+    for d in (depth - 1, depth, depth + 1)
+  }
+  assert min(off, key=off.get) == depth
+  assert off[depth] < 0.005 * parameters.PUBLISHED[size]
+
+
+def test_nearest_rounds_to_the_depth_that_costs_most_alike():
+  cost = {2: 10, 3: 14}.get
+  assert [matched.nearest(cost, target, 2) for target in (9, 15, 17, 22)] == [
+    2,
+    3,
+    4,
+    5,
+  ]

@@ -1,0 +1,130 @@
+"""The command from its flags to its table, and one line for bad input."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+RUN = (
+  '--gin_file=gin/models/fnet_t5_tiny.gin',
+  '--gin_file=gin/objectives/span_corruption.gin',
+  '--gin_file=gin/runs/pretrain.gin',
+)
+SMALL = (
+  '--gin.VOCAB_SIZE=256',
+  '--gin.EMBED_DIM=32',
+  '--gin.NUM_HEADS=4',
+  '--gin.HEAD_DIM=8',
+  '--gin.MLP_DIM=64',
+  '--gin.NUM_ENCODER_LAYERS=2',
+  '--gin.NUM_ATTENTION_LAYERS=1',
+  '--gin.NUM_DECODER_LAYERS=1',
+  '--gin.BATCH_SIZE=16',
+  "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 16}",
+  '--gin.TRAIN_STEPS=1000',
+)
+
+
+def plan(*arguments, without_libtpu=False):
+  environment = dict(os.environ)
+  if without_libtpu:
+    environment['PYTHONPATH'] = os.pathsep.join(
+      path
+      for path in environment.get('PYTHONPATH', '').split(os.pathsep)
+      if not os.path.isdir(os.path.join(path, 'libtpu'))
+    )
+  return subprocess.run(
+    [sys.executable, '-m', 'fnet_t5x.plan', *arguments],
+    capture_output=True,
+    text=True,
+    env=environment,
+    check=False,
+  )
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (RUN, 'no --topology given'),
+    ((*RUN, '--topology=v4'), 'write a TPU slice as v4:4x4x8'),
+    ((*RUN, '--topology=b300:8'), "the table of chips has no 'b300'"),
+    (('--topology=cpu:8',), 'no --gin_file given'),
+    ((*RUN, '--topology=cpu:8', '--json=none/p.json'), 'no folder'),
+    ((*RUN, '--topology=cpu:8', 'more'), 'no such argument: more'),
+  ],
+)
+def test_bad_flags_are_one_line_at_once(arguments, message):
+  found = plan(*arguments)
+  assert found.returncode == 1
+  assert message in found.stderr.splitlines()[0]
+  assert not found.stdout
+
+
+def test_help_is_quick_and_names_every_flag():
+  found = plan('--help')
+  assert found.returncode == 0
+  for name in ('topology', 'compare', 'nodecoding', 'thorough', 'json'):
+    assert name in found.stdout
+
+
+def test_plans_stand_side_by_side(tmp_path):
+  path = tmp_path / 'plan.json'
+  found = plan(
+    *RUN,
+    *SMALL,
+    '--topology=h100:8',
+    '--gin.NUM_PARTITIONS=2',
+    '--compare=gin/models/t5_tiny.gin',
+    f'--json={path}',
+  )
+  assert found.returncode == 0, found.stderr
+  for text in ('fnet_t5_tiny', 't5_tiny', 'all-reduce', 'roofline'):
+    assert text in found.stdout
+  hybrid, t5 = json.loads(path.read_text())['plans']
+  # tiny's own size replaces the hybrid's, and nothing else does.
+  assert t5['batch_size'] == hybrid['batch_size'] == 16
+  assert t5['mesh'] == hybrid['mesh'] == {'data': 4, 'model': 2}
+  assert t5['parameters']['total'] > hybrid['parameters']['total']
+  for each in (hybrid, t5):
+    assert each['fits'] and each['memory_allowed'] == 60e9
+    times = each['train']['seconds']
+    assert times['roofline'] == max(
+      times['arithmetic'], times['memory'], times['network']
+    )
+    assert times['arithmetic'] == each['train']['work']['flops'] / 989e12
+    estimate = each['estimates']['roofline']
+    assert estimate['days'] == pytest.approx(
+      1000 * times['roofline'] / 86400, rel=1e-6
+    )
+    assert estimate['share_of_peak'] == pytest.approx(
+      each['training_flops'] / (times['roofline'] * 8 * 989e12), rel=1e-6
+    )
+    assert each['step']['tokens'] == 16
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason="libtpu is not installed (pip install 'fnet_t5x[plan]')",
+)
+@pytest.mark.slow
+def test_the_tpu_compiler_plans_a_slice(tmp_path):
+  path = tmp_path / 'plan.json'
+  found = plan(
+    *RUN, *SMALL, '--topology=v5e:2x2', '--nodecoding', f'--json={path}'
+  )
+  assert found.returncode == 0, found.stderr
+  (made,) = json.loads(path.read_text())['plans']
+  assert made['devices'] == 4 and made['fits']
+  assert made['train']['work']['cycles'] > 0
+  assert made['train']['seconds']['compiler'] > 0
+
+
+def test_without_the_tpu_compiler_the_line_says_how_to_get_it():
+  found = plan(*RUN, '--topology=v4:4x4x8', without_libtpu=True)
+  if importlib.util.find_spec('libtpu') and 'PYTHONPATH' not in os.environ:
+    pytest.skip('libtpu is installed')
+  assert found.returncode == 1
+  assert "pip install 'fnet_t5x[plan]'" in found.stderr.splitlines()[0]
