@@ -4,8 +4,8 @@ For real x of `length` tokens and `embed` features, y = Re(F_length x F_embed)
 (FNet, arXiv 2105.03824, equation 3). Two facts about this map carry the whole
 module.
 
-Half spectrum: y[n, D - k] = y[-n, k], so that features 0..D/2 are transformed
-and the rest are copied, with the order of the tokens reversed.
+Half spectrum: y[n, D - k] = y[-n, k], so that an FFT over features yields
+0..D/2 only and the rest are copied, with the order of the tokens reversed.
 
 Symmetry: the map equals its own transpose, so that the backward pass is the
 forward pass applied to the cotangent.
@@ -141,22 +141,40 @@ def _mix_whole(x, plan):
   if over_length == choose_method(plan.method, embed) == 'fft':
     half = jnp.fft.rfftn(widen(x), axes=(-2, -1)).real
     return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
-  a, b = transform_embed(x, plan)
   if over_length == 'fft':
+    a, b = transform_embed(x, plan)
     half = jnp.fft.fft(jax.lax.complex(a, -b), axis=-2).real
     return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
   cosine, sine = dft_matrices(tokens, tokens, tokens, x.dtype)
-  even = matmul('nm,bmk->bnk', cosine, a) * factor
-  odd = matmul('nm,bmk->bnk', sine, b) * factor
-  return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
+  return _mix_matrices(x, cosine, sine, factor, plan)
 
 
 def _mix_segments(x, plan):
+  factor = _factor(x.shape[-1], plan)
+  return _mix_matrices(x, plan.cosine, plan.sine, factor, plan)
+
+
+def _mix_matrices(x, cosine, sine, factor, plan):
+  """Takes matrices over length: [length, length], or one a row."""
   embed = x.shape[-1]
-  a, b = transform_embed(x, plan)
-  even = matmul('bnm,bmk->bnk', plan.cosine, a) * _factor(embed, plan)
-  odd = matmul('bnm,bmk->bnk', plan.sine, b) * _factor(embed, plan)
-  return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
+  over_length = 'nm,bmk->bnk' if cosine.ndim == 2 else 'bnm,bmk->bnk'
+  if choose_method(plan.method, embed) == 'fft':
+    a, b = transform_embed(x, plan)
+    even = matmul(over_length, cosine, a) * factor
+    odd = matmul(over_length, sine, b) * factor
+    return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
+  # All features, not half of them: by the TPU compiler's estimates its matrix
+  # unit computes the other half in less time than it takes to reverse it. Over
+  # length first, no product is transposed on its way into the next.
+  a = matmul(over_length, cosine, x).astype(x.dtype)
+  b = matmul(over_length, sine, x).astype(x.dtype)
+  cosine, sine = dft_matrices(embed, embed, embed, x.dtype)
+  y = matmul(
+    'kd,bnk->bnd',
+    jnp.concatenate([cosine, -sine]),
+    jnp.concatenate([a, b], axis=-1),
+  )
+  return (y * factor).astype(x.dtype)
 
 
 def _mix_bluestein(x, plan):

@@ -11,10 +11,10 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
     feed-forward block   2 (g + 1) n D M
     output layer         2 m D V
     linear mixing        2 n^2 D + 2 n D^2
-    Fourier mixing, with h = D / 2 + 1 features, the half spectrum of FNet
-    (Lee-Thorp et al. 2021, arXiv 2105.03824):
-      over features      4 n D h by matrices,  5/2 n D log2 D by the FFT
-      over tokens        4 n^2 h by matrices,  5 h n log2 n   by the FFT
+    Fourier mixing (Lee-Thorp et al. 2021, arXiv 2105.03824), with f = D
+    features after matrices over both axes, else f = D / 2 + 1, half of them:
+      over features      4 n D f by matrices,  5/2 n D log2 D by the FFT
+      over tokens        4 n^2 f by matrices,  5 f n log2 n   by the FFT
 
 The backward pass takes each product twice, once for either factor's gradient:
 three times the forward pass in all. Fourier mixing has one factor only, and is
@@ -117,7 +117,6 @@ def layer_mixing(config: Any) -> tuple[str, ...]:
 
 def _fourier(config, inputs, packed, backend):
   embed = config.emb_dim
-  half = embed // 2 + 1
   method = getattr(config, 'fourier_method', 'auto')
   exact = getattr(config, 'fourier_lengths', 'exact') == 'exact'
 
@@ -127,10 +126,13 @@ def _fourier(config, inputs, packed, backend):
     )
     return chosen == 'matmul'
 
+  features = by_matrices(embed)
+  tokens = (exact and packed) or by_matrices(inputs, own_lengths=exact)
+  kept = embed if features and tokens else embed // 2 + 1
   over_features = 2.5 * inputs * embed * math.log2(embed)
-  if by_matrices(embed):
-    over_features = 4.0 * inputs * embed * half
-  over_tokens = 5.0 * half * inputs * math.log2(max(inputs, 2))
-  if (exact and packed) or by_matrices(inputs, own_lengths=exact):
-    over_tokens = 4.0 * inputs**2 * half
+  if features:
+    over_features = 4.0 * inputs * embed * kept
+  over_tokens = 5.0 * kept * inputs * math.log2(max(inputs, 2))
+  if tokens:
+    over_tokens = 4.0 * inputs**2 * kept
   return over_features + over_tokens
