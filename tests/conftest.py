@@ -16,6 +16,10 @@ os.environ['XLA_FLAGS'] = ' '.join(
 # Tests of the engine `t5x` say so themselves.
 os.environ['FNET_T5X_ENGINE'] = 'runtime'
 
+import gin
 import jax
 
+# A process serves one command, and gin files call its function
+# `__main__.train`; one process of tests stands for several commands.
+gin.enter_interactive_mode()
 jax.config.update('jax_numpy_rank_promotion', 'raise')
