@@ -40,7 +40,8 @@ def map_rows(function: Callable, *operands):
   Args:
     function: from pytrees of arrays to another; axis 0 of every array is the
       batch, and rows do not depend on one another.
-    *operands: the pytrees.
+    *operands: the pytrees. One with a method `specs(rows)` says so of each of
+      its arrays, and may hold what all rows share.
 
   Under a mesh with a data axis, in the context of `with mesh:` or
   `jax.set_mesh`, this is `shard_map` over that axis; without one, or where
@@ -54,7 +55,11 @@ def map_rows(function: Callable, *operands):
     return function(*operands)
   rows = PartitionSpec(axes)
   return jax.shard_map(
-    function, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False
+    function,
+    mesh=mesh,
+    in_specs=tuple(_specs(operand, rows) for operand in operands),
+    out_specs=rows,
+    check_vma=False,
   )(*operands)
 
 
@@ -74,8 +79,8 @@ def map_shards(
   Args:
     function: from pieces of rows to others; may exchange along `axis`.
     x: [batch, ...].
-    shared: a pytree of arrays whose axis 0 is the batch. A device gets the
-      whole of its rows.
+    shared: a pytree, as `map_rows` takes it. A device gets the whole of its
+      rows.
     axis: the mesh axis that rows are spread over.
     dimension: the dimension of x, and of the result, that is.
   """
@@ -87,10 +92,14 @@ def map_shards(
   return jax.shard_map(
     functools.partial(function, axis=axis),
     mesh=mesh,
-    in_specs=(pieces, PartitionSpec(rows)),
+    in_specs=(pieces, _specs(shared, PartitionSpec(rows))),
     out_specs=pieces,
     check_vma=False,
   )(x, shared)
+
+
+def _specs(operand, rows):
+  return operand.specs(rows) if hasattr(operand, 'specs') else rows
 
 
 def _batch_axes(mesh, batch):

@@ -18,14 +18,20 @@ from jaxtyping import Array, Float
 from fnet_t5x.fourier import half_spectrum
 from fnet_t5x.fourier.bluestein import bluestein_real
 from fnet_t5x.fourier.data_parallel import map_rows, map_shards, splits
-from fnet_t5x.fourier.dft_matrix import dft_matrices
 from fnet_t5x.fourier.methods import Method, Scale, choose_method
 from fnet_t5x.fourier.plan import MixingPlan, make_mixing_plan, padded_plan
 from fnet_t5x.fourier.sharded_mixing import (
   mix_embed_sharded,
   mix_length_sharded,
 )
-from fnet_t5x.fourier.transforms import matmul, transform_embed, widen
+from fnet_t5x.fourier.transforms import (
+  embed_matrices,
+  length_matrices,
+  matmul,
+  sums_over_length,
+  transform_embed,
+  widen,
+)
 
 __all__ = ['MixingPlan', 'fourier_mix', 'make_mixing_plan', 'mix']
 
@@ -49,7 +55,9 @@ def fourier_mix(
     method: 'fft', 'matmul', or 'auto' for this backend and these lengths.
   """
   tokens, embed = x.shape[-2:]
-  plan = padded_plan(tokens, method=method, scale=scale)
+  plan = padded_plan(
+    tokens, method=method, scale=scale, embed=embed, dtype=x.dtype
+  )
   return mix(x.reshape(-1, tokens, embed), plan).reshape(x.shape)
 
 
@@ -121,60 +129,52 @@ def _mix_rows(x, plan):
   """The map itself, on the rows of one device."""
   if plan.chirp is not None:
     exact = _mix_bluestein
-  elif plan.cosine is not None:
-    exact = _mix_segments
+  elif plan.matrices is not None:
+    exact = _mix_matrices
+  elif plan.over_length is not None:
+    return _mix_matrices(x, plan)
   else:
-    return _mix_whole(x, plan)
-  if plan.lengths is None:
+    return _mix_fft(x, plan)
+  if plan.lengths is None or choose_method(plan.method, plan.tokens) != 'fft':
     return exact(x, plan)
   # A batch of full rows, the common case in pretraining, costs what the plain
   # transform does.
   return jax.lax.cond(
-    jnp.all(plan.lengths == plan.tokens), _mix_whole, exact, x, plan
+    jnp.all(plan.lengths == plan.tokens), _mix_fft, exact, x, plan
   )
 
 
-def _mix_whole(x, plan):
+def _mix_fft(x, plan):
+  """Takes the FFT over the whole length."""
   tokens, embed = x.shape[-2:]
   factor = _factor(tokens * embed, plan)
-  over_length = choose_method(plan.method, tokens)
-  if over_length == choose_method(plan.method, embed) == 'fft':
+  if choose_method(plan.method, embed) == 'fft':
     half = jnp.fft.rfftn(widen(x), axes=(-2, -1)).real
-    return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
-  if over_length == 'fft':
+  else:
     a, b = transform_embed(x, plan)
     half = jnp.fft.fft(jax.lax.complex(a, -b), axis=-2).real
-    return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
-  cosine, sine = dft_matrices(tokens, tokens, tokens, x.dtype)
-  return _mix_matrices(x, cosine, sine, factor, plan)
+  return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
 
 
-def _mix_segments(x, plan):
-  factor = _factor(x.shape[-1], plan)
-  return _mix_matrices(x, plan.cosine, plan.sine, factor, plan)
-
-
-def _mix_matrices(x, cosine, sine, factor, plan):
-  """Takes matrices over length: [length, length], or one a row."""
+def _mix_matrices(x, plan):
+  """Takes matrices over length."""
   embed = x.shape[-1]
-  over_length = 'nm,bmk->bnk' if cosine.ndim == 2 else 'bnm,bmk->bnk'
   if choose_method(plan.method, embed) == 'fft':
     a, b = transform_embed(x, plan)
-    even = matmul(over_length, cosine, a) * factor
-    odd = matmul(over_length, sine, b) * factor
-    return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
+    even, odd = sums_over_length(a, b, plan)
+    factor = _factor(embed, plan)
+    y = half_spectrum.unfold(even * factor, odd * factor, embed)
+    return y.astype(x.dtype)
   # All features, not half of them: by the TPU compiler's estimates its matrix
-  # unit computes the other half in less time than it takes to reverse it. Over
-  # length first, no product is transposed on its way into the next.
-  a = matmul(over_length, cosine, x).astype(x.dtype)
-  b = matmul(over_length, sine, x).astype(x.dtype)
-  cosine, sine = dft_matrices(embed, embed, embed, x.dtype)
-  y = matmul(
-    'kd,bnk->bnd',
-    jnp.concatenate([cosine, -sine]),
-    jnp.concatenate([a, b], axis=-1),
-  )
-  return (y * factor).astype(x.dtype)
+  # unit computes the other half in less time than it takes to reverse it. Two
+  # products with both cosines and sines in each, and nothing transposed or
+  # joined between them.
+  matrices, rows = length_matrices(plan)
+  pair = matmul(f'{rows}cnm,bmk->bcnk', matrices, x).astype(x.dtype)
+  # XLA would compute the first product inside of the second, again and again.
+  pair = jax.lax.optimization_barrier(pair)
+  y = matmul('ckd,bcnk->bnd', embed_matrices(plan, embed, x.dtype), pair)
+  return (y * _factor(embed, plan)).astype(x.dtype)
 
 
 def _mix_bluestein(x, plan):
@@ -186,5 +186,5 @@ def _mix_bluestein(x, plan):
 
 
 def _factor(points, plan):
-  # A plan for exact lengths already holds its rows' 1 / sqrt(length).
+  # What a plan holds for its rows has their 1 / sqrt(length) in it.
   return points**-0.5 if plan.scale == 'ortho' else 1.0

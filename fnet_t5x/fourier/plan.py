@@ -5,11 +5,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from fnet_t5x.fourier.bluestein import make_chirp
 from fnet_t5x.fourier.data_parallel import map_rows
-from fnet_t5x.fourier.dft_matrix import segment_dft_matrices, segment_lengths
+from fnet_t5x.fourier.dft_matrix import (
+  dft_matrices,
+  segment_dft_matrices,
+  segment_lengths,
+)
 from fnet_t5x.fourier.methods import (
   Lengths,
   Method,
@@ -18,53 +23,83 @@ from fnet_t5x.fourier.methods import (
   choose_method,
 )
 
+# What all rows of a batch share; everything else has the batch as axis 0.
+_SHARED = ('over_length', 'over_embed')
+
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=('lengths', 'cosine', 'sine', 'chirp', 'kernel'),
+  data_fields=('lengths', 'matrices', 'chirp', 'kernel', *_SHARED),
   meta_fields=('tokens', 'method', 'scale'),
 )
 @dataclasses.dataclass(frozen=True)
 class MixingPlan:
-  """How to mix a batch. A pytree; its arrays all have the batch as axis 0.
+  """How to mix a batch. A pytree.
 
   Attributes:
-    lengths: real tokens of each row; None if padding is mixed like tokens, or
-      if rows are packed.
-    cosine: each row's length-axis matrix, None unless matrices are used for
-      exact lengths; sine likewise.
-    chirp: of `bluestein`, None unless it is used; kernel likewise.
     tokens: tokens a row holds, padding included.
     method: 'fft', 'matmul' or 'auto', for the whole transforms.
     scale: 'ortho' or 'none'.
+    lengths: real tokens of each row; None if padding is mixed like tokens, or
+      if rows are packed.
+    matrices: each row's cos and -sin over its tokens, None unless matrices are
+      used for exact lengths.
+    chirp: of `bluestein`, None unless it is used; kernel likewise.
+    over_length: the cos and -sin that all rows share, None if they do not.
+    over_embed: cos and sin over the features, None if they are not made
+      beforehand.
   """
 
-  lengths: Int[Array, ' batch'] | None
-  cosine: Float[Array, 'batch length length'] | None
-  sine: Float[Array, 'batch length length'] | None
-  chirp: Complex[Array, 'batch length'] | None
-  kernel: Complex[Array, 'batch size'] | None
   tokens: int
   method: Method
   scale: Scale
+  lengths: Int[Array, ' batch'] | None = None
+  matrices: Float[Array, 'batch 2 length length'] | None = None
+  chirp: Complex[Array, 'batch length'] | None = None
+  kernel: Complex[Array, 'batch size'] | None = None
+  over_length: Float[Array, '2 length length'] | None = None
+  over_embed: Float[Array, '2 embed embed'] | None = None
 
   @property
   def batch(self) -> int | None:
     """Rows the plan was made for; None if it fits any number."""
-    leaves = jax.tree.leaves(self)
-    return leaves[0].shape[0] if leaves else None
+    for x in (self.lengths, self.matrices):
+      if x is not None:
+        return x.shape[0]
+    return None
+
+  def specs(self, rows: PartitionSpec) -> 'MixingPlan':
+    """Returns how each array is laid out where the batch is as `rows` says."""
+    return dataclasses.replace(
+      self,
+      **{
+        field.name: PartitionSpec() if field.name in _SHARED else rows
+        for field in dataclasses.fields(self)
+        if isinstance(getattr(self, field.name), jax.Array)
+      },
+    )
 
 
 def padded_plan(
-  tokens: int, *, method: Method = 'auto', scale: Scale = 'ortho'
+  tokens: int,
+  *,
+  method: Method = 'auto',
+  scale: Scale = 'ortho',
+  embed: int | None = None,
+  dtype: jnp.dtype = jnp.float32,
 ) -> MixingPlan:
   """Returns the plan of FNet's own mixing: all `tokens` of a row, padding too.
 
-  It holds no arrays and fits any batch.
+  It fits any batch. Arguments are those of `make_mixing_plan`.
   """
-  check_choice('method', method, Method)
-  check_choice('scale', scale, Scale)
-  return MixingPlan(None, None, None, None, None, tokens, method, scale)
+  plan = _empty_plan(tokens, method, scale, embed, dtype)
+  if choose_method(method, tokens) == 'fft':
+    return plan
+  cosine, sine = dft_matrices(tokens, tokens, tokens)
+  matrices = jnp.stack([cosine, -sine])
+  if scale == 'ortho':
+    matrices = matrices * tokens**-0.5
+  return dataclasses.replace(plan, over_length=_made(matrices, dtype))
 
 
 def make_mixing_plan(
@@ -75,6 +110,7 @@ def make_mixing_plan(
   method: Method = 'auto',
   length_method: Method | None = None,
   scale: Scale = 'ortho',
+  embed: int | None = None,
   dtype: jnp.dtype = jnp.float32,
 ) -> MixingPlan:
   """Works out how to mix a batch: once a batch, before the layers.
@@ -93,8 +129,10 @@ def make_mixing_plan(
       'fft' is Bluestein's algorithm and 'matmul' is a matrix a row; None is
       `method`. Packed rows always use matrices.
     scale: 'ortho' divides by sqrt(segment length * embed), 'none' does not.
-    dtype: of those matrices. bfloat16 halves their memory where activations
-      are bfloat16; sums are float32 either way.
+    embed: features of what will be mixed: where they take matrices, those are
+      made here too. None leaves them to each layer.
+    dtype: of all matrices. bfloat16 halves their memory where activations are
+      bfloat16; sums are float32 either way.
 
   Raises:
     ValueError: an unknown choice, shapes that differ, or Bluestein's algorithm
@@ -107,9 +145,11 @@ def make_mixing_plan(
       'not [batch, length]'
     )
   tokens = segment_ids.shape[1]
-  plan = padded_plan(tokens, method=method, scale=scale)
   if lengths == 'padded':
-    return plan
+    return padded_plan(
+      tokens, method=method, scale=scale, embed=embed, dtype=dtype
+    )
+  plan = _empty_plan(tokens, method, scale, embed, dtype)
   if positions is not None:
     if positions.shape != segment_ids.shape:
       raise ValueError(
@@ -142,12 +182,26 @@ def make_mixing_plan(
   return dataclasses.replace(plan, chirp=chirp, kernel=kernel)
 
 
+def _empty_plan(tokens, method, scale, embed, dtype):
+  check_choice('method', method, Method)
+  check_choice('scale', scale, Scale)
+  plan = MixingPlan(tokens, method, scale)
+  if embed is None or choose_method(method, embed) == 'fft':
+    return plan
+  matrices = jnp.stack(dft_matrices(embed, embed, embed))
+  return dataclasses.replace(plan, over_embed=_made(matrices, dtype))
+
+
 def _with_matrices(plan, segment_ids, positions, dtype):
   cosine, sine = segment_dft_matrices(segment_ids, positions)
+  matrices = jnp.stack([cosine, -sine], axis=1)
   if plan.scale == 'ortho':
     lengths = jnp.maximum(segment_lengths(segment_ids), 1)
-    norm = jax.lax.rsqrt(lengths.astype(jnp.float32))[:, :, None]
-    cosine, sine = cosine * norm, sine * norm
-  return dataclasses.replace(
-    plan, cosine=cosine.astype(dtype), sine=sine.astype(dtype)
-  )
+    norm = jax.lax.rsqrt(lengths.astype(jnp.float32))
+    matrices = matrices * norm[:, None, :, None]
+  return dataclasses.replace(plan, matrices=_made(matrices, dtype))
+
+
+def _made(matrices, dtype):
+  """Has them in memory: XLA would make them anew in every product of each."""
+  return jax.lax.optimization_barrier(matrices.astype(dtype))

@@ -1,5 +1,7 @@
 """The two one-dimensional transforms that a mixing is made of."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,7 +23,7 @@ def transform_embed(
   if choose_method(plan.method, embed) == 'fft':
     spectrum = jnp.fft.rfft(widen(x))
     return spectrum.real, -spectrum.imag
-  cosine, sine = dft_matrices(embed, embed // 2 + 1, embed, x.dtype)
+  cosine, sine = embed_matrices(plan, embed, x.dtype)[..., : embed // 2 + 1]
   return matmul('dk,bmd->bmk', cosine, x), matmul('dk,bmd->bmk', sine, x)
 
 
@@ -34,7 +36,7 @@ def real_over_embed(
   embed = real.shape[-1]
   if choose_method(plan.method, embed) == 'fft':
     return jnp.fft.fft(jax.lax.complex(widen(real), widen(imaginary))).real
-  cosine, sine = dft_matrices(embed, embed, embed, real.dtype)
+  cosine, sine = embed_matrices(plan, embed, real.dtype)
   return matmul('dk,bmd->bmk', cosine, real) + matmul(
     'dk,bmd->bmk', sine, imaginary
   )
@@ -50,31 +52,52 @@ def real_over_length(
   """
   if plan.chirp is not None:
     exact = _bluestein
-  elif plan.cosine is not None:
-    exact = _segments
+  elif plan.matrices is not None:
+    exact = _matrices
+  elif plan.over_length is not None:
+    return _matrices(a, b, plan)
   else:
-    return _whole(a, b, plan)
-  if plan.lengths is None:
+    return _fft(a, b, plan)
+  if plan.lengths is None or choose_method(plan.method, plan.tokens) != 'fft':
     return exact(a, b, plan)
   full = jnp.all(plan.lengths == plan.tokens)
-  return jax.lax.cond(full, _whole, exact, a, b, plan)
+  return jax.lax.cond(full, _fft, exact, a, b, plan)
 
 
-def _whole(a, b, plan):
-  tokens = plan.tokens
-  factor = tokens**-0.5 if plan.scale == 'ortho' else 1.0
-  if choose_method(plan.method, tokens) == 'fft':
-    y = jnp.fft.fft(jax.lax.complex(widen(a), -widen(b)), axis=-2).real * factor
-    return y, jnp.concatenate([y[:, :1], y[:, :0:-1]], axis=1)
-  cosine, sine = dft_matrices(tokens, tokens, tokens, a.dtype)
-  even = matmul('nm,bmk->bnk', cosine, a) * factor
-  odd = matmul('nm,bmk->bnk', sine, b) * factor
-  return even - odd, even + odd
+def sums_over_length(
+  a: Columns, b: Columns, plan: MixingPlan
+) -> tuple[Columns, Columns]:
+  """Returns sums of a cos and of b sin over tokens, by the plan's matrices."""
+  matrices, rows = length_matrices(plan)
+  # Slices of the matrices would be copied, one in every layer.
+  sums = matmul(f'{rows}cnm,bcmk->bcnk', matrices, jnp.stack([a, b], axis=1))
+  return sums[:, 0], -sums[:, 1]
 
 
-def _segments(a, b, plan):
-  even = matmul('bnm,bmk->bnk', plan.cosine, a)
-  odd = matmul('bnm,bmk->bnk', plan.sine, b)
+def length_matrices(plan: MixingPlan) -> tuple[Array, Literal['b', '']]:
+  """Returns cos and -sin over tokens; 'b' if each row has its own."""
+  if plan.matrices is not None:
+    return plan.matrices, 'b'
+  return plan.over_length, ''
+
+
+def embed_matrices(
+  plan: MixingPlan, embed: int, dtype: jnp.dtype
+) -> Float[Array, '2 embed embed']:
+  """Returns cos and sin over features."""
+  if plan.over_embed is not None:
+    return plan.over_embed
+  return jnp.stack(dft_matrices(embed, embed, embed, dtype))
+
+
+def _fft(a, b, plan):
+  factor = plan.tokens**-0.5 if plan.scale == 'ortho' else 1.0
+  y = jnp.fft.fft(jax.lax.complex(widen(a), -widen(b)), axis=-2).real * factor
+  return y, jnp.concatenate([y[:, :1], y[:, :0:-1]], axis=1)
+
+
+def _matrices(a, b, plan):
+  even, odd = sums_over_length(a, b, plan)
   return even - odd, even + odd
 
 

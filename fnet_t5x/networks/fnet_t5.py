@@ -276,6 +276,7 @@ class Encoder(nn.Module):
         lengths=cfg.fourier_lengths,
         method=cfg.fourier_method,
         scale=cfg.fourier_scale,
+        embed=cfg.emb_dim,
         dtype=cfg.dtype,
       )
     return MixingInputs(segment_ids, positions, mask, bias, plan)
