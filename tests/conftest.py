@@ -1,6 +1,7 @@
 """Eight simulated CPU devices, strict arithmetic and one engine for tests."""
 
 import os
+import pathlib
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = ' '.join(
@@ -12,6 +13,15 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_llvm_disable_expensive_passes=true',
   ]
 )
+
+# The processes of a test compile the same, and so does the next `make test`. A
+# folder for each of pytest's workers: entries are not written at once.
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
+  pathlib.Path(__file__).parents[1]
+  / '.pytest_cache/jax'
+  / os.environ.get('PYTEST_XDIST_WORKER', 'main')
+)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
 # Tests of the engine `t5x` say so themselves.
 os.environ['FNET_T5X_ENGINE'] = 'runtime'

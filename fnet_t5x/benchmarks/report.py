@@ -35,14 +35,17 @@ def print_table(
     sections: groups of rows of cells, with a line between groups.
     console: where to; by default the terminal.
   """
-  table = Table(title=title, title_justify='left')
+  console = console or Console()
+  # A table's own title is wrapped to the table's width.
+  console.print(title, highlight=False, markup=False, soft_wrap=True)
+  table = Table()
   for index, column in enumerate(columns):
     table.add_column(column, justify='right' if index else 'left', no_wrap=True)
   for rows in sections:
     for row in rows:
       table.add_row(*row)
     table.add_section()
-  (console or Console()).print(table)
+  console.print(table)
 
 
 def check_writable(path: pathlib.Path) -> None:

@@ -36,7 +36,7 @@ def make(topology: Topology) -> int:
       )
   report.print_plans(plans, given.thorough)
   if given.comment:
-    print('\n'.join(report.as_comment(plans[0])))
+    print('\n'.join(report.as_comment(plans[0], given.thorough)))
   if given.json:
     content = {
       'jax': jax.__version__,

@@ -89,7 +89,6 @@ def _batches(run, state, activations) -> Iterator[Remedy]:
 
 def _partitions(run, state, activations) -> Iterator[Remedy]:
   """More devices a replica: fewer replicas, each with more rows to work on."""
-  del state
   devices = list(run.partitioner.mesh.devices.flat)
   parts = run.partitioner.mesh.shape['model']
   while parts * 2 <= len(devices) and len(devices) % (parts * 2) == 0:
@@ -101,24 +100,25 @@ def _partitions(run, state, activations) -> Iterator[Remedy]:
       held = programs.state_bytes(other)
     except ValueError:
       continue
-    yield Remedy(
-      f'NUM_PARTITIONS={parts}', held.held + held.gradients + activations
-    )
+    if held.held < state.held:
+      yield Remedy(
+        f'NUM_PARTITIONS={parts}', held.held + held.gradients + activations
+      )
 
 
 def _fully_sharded(run, state, activations) -> Iterator[Remedy]:
   """Parameters spread over the data axis too, along embed."""
-  del state
   other = dataclasses.replace(run, partitioner=_with_rules(run.partitioner))
   try:
     programs.check_divides(other)
     held = programs.state_bytes(other)
   except ValueError:
     return
-  yield Remedy(
-    '--gin_file=gin/partitioning/fully_sharded.gin',
-    held.held + held.gradients + activations,
-  )
+  if held.held < state.held:
+    yield Remedy(
+      '--gin_file=gin/partitioning/fully_sharded.gin',
+      held.held + held.gradients + activations,
+    )
 
 
 def _with_rules(partitioner):

@@ -41,8 +41,13 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
   )
 
 
-def as_comment(plan: Plan) -> list[str]:
-  """Returns a plan's main figures as lines of a gin file's comment."""
+def as_comment(plan: Plan, thorough: bool = False) -> list[str]:
+  """Returns a plan's main figures as lines of a gin file's comment.
+
+  Args:
+    plan: what is planned.
+    thorough: whether the TPU compiler optimized as for a run.
+  """
   lines = [
     f'planned for {plan.topology.text}, {_mesh(plan)}:',
     f'  {plan.parameters.total:,} parameters, '
@@ -59,7 +64,8 @@ def as_comment(plan: Plan) -> list[str]:
     if ends:
       lines.append(
         f'  {" to ".join(ends)} days: roofline'
-        f'{", and the compiler in haste" if len(ends) > 1 else ""}.'
+        f'{", and the compiler" if len(ends) > 1 else ""}'
+        f'{" in haste" if len(ends) > 1 and not thorough else ""}.'
       )
   return [f'# {line}' for line in lines]
 

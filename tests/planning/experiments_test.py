@@ -11,7 +11,7 @@ from fnet_t5x.gin_root import gin_root
 from fnet_t5x.planning import gin_run, topology
 
 FOLDER = pathlib.Path(gin_root()) / 'gin/experiments'
-SIZES = ('small', 'base', 'large', 'xl')
+SIZES = ('small', 'base', 'large', 'xl', 'xxl')
 SOURCES = ('c4', 'pile')
 
 
