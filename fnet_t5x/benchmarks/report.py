@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 
@@ -45,6 +46,9 @@ def print_table(
     for row in rows:
       table.add_row(*row)
     table.add_section()
+  # Wider than a file's 80 columns where it must be: no number is cut short.
+  width = Measurement.get(console, console.options.update(width=1000), table)
+  console.width = max(console.width, width.maximum)
   console.print(table)
 
 
