@@ -20,7 +20,7 @@ SOURCES = ('c4', 'pile')
 def test_the_head_is_of_the_run(size, source):
   name = f'gin/experiments/{size}_{source}_span_corruption.gin'
   head = (FOLDER / pathlib.Path(name).name).read_text().split('\n\n')[0]
-  with gin_run.configured([name], ["MODEL_DIR = 'x'"]) as run:
+  with gin_run.configured([name], []) as run:
     variables = jax.eval_shape(
       lambda: run.model.get_initial_variables(
         jax.random.PRNGKey(0),
@@ -40,4 +40,4 @@ def test_the_head_is_of_the_run(size, source):
   slice_name = re.search(r'planned for (\S+),', head)[1]
   assert f'--topology={slice_name} ' in head
   assert topology.parse(slice_name)
-  assert f'--gin_file={name} ' in head
+  assert head.count(f'--gin_file={name}') == 2
