@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 # The text's one parser.
-from fnet_t5x.planning import collectives
+from fnet_t5x.planning import collectives, traffic
 
 _ARRAY = re.compile(
   r'\b(pred|token|[a-z]+\d\w*)\[([\d,<=]*)\](\{[^{}]*\})?',
@@ -130,7 +130,7 @@ class _Counter:
     cycles = _CYCLES.search(attributes)
     return Work(
       flops=self._flops(body, instruction),
-      bytes=self._bytes(body, instruction),
+      bytes=traffic.moved(self._computations, body, instruction),
       cycles=float(cycles[1]) if cycles else 0.0,
       custom_calls=int(opcode == 'custom-call'),
     )
@@ -160,90 +160,12 @@ class _Counter:
       self._fused[name] = sum(self._flops(body, i) for i in body.values())
     return self._fused[name]
 
-  def _bytes(self, body, instruction):
-    operands = [body[name] for name in instruction.operands if name in body]
-    opcode = instruction.opcode
-    if opcode == 'fusion':
-      (name,) = collectives._called(instruction, 'calls')
-      inside = self._computations.get(name, {})
-      return _fusion_bytes(inside, operands, instruction.shape)
-    if opcode in ('dynamic-slice', 'gather', 'slice'):
-      return 2 * _bytes(instruction.shape)
-    if opcode == 'dynamic-update-slice':
-      return 2 * _bytes(operands[1].shape)
-    result = instruction.shape
-    if opcode.endswith('-start'):
-      # (result, operand, context) of a copy that others overlap.
-      arrays = _ARRAY.finditer(result)
-      result = next(arrays)[0]
-    return _bytes(result) + sum(_bytes(each.shape) for each in operands)
-
-
-def _fusion_bytes(inside, operands, shape):
-  """What a fusion reads and writes: of slices and updates, their part."""
-  users = {}
-  for instruction in inside.values():
-    for name in instruction.operands:
-      users.setdefault(name, []).append(instruction)
-  parameters = [
-    name for name, each in inside.items() if each.opcode == 'parameter'
-  ]
-  parameters.sort(key=lambda name: _parameter_number(inside[name]))
-  read = 0.0
-  for name, operand in zip(parameters, operands, strict=False):
-    used = users.get(name, [])
-    if used and all(
-      each.opcode == 'dynamic-slice' and each.operands[0] == name
-      for each in used
-    ):
-      read += sum(_bytes(each.shape) for each in used)
-    elif used and all(
-      each.opcode == 'dynamic-update-slice' and each.operands[0] == name
-      for each in used
-    ):
-      continue
-    else:
-      read += _bytes(operand.shape)
-  root = list(inside.values())[-1] if inside else None
-  return read + _written(inside, root, shape)
-
-
-def _written(inside, root, shape):
-  if root is None:
-    return _bytes(shape)
-  if root.opcode == 'tuple':
-    roots = [inside.get(name) for name in root.operands]
-    return sum(_written(inside, r, r.shape) for r in roots if r is not None)
-  if root.opcode == 'bitcast' and root.operands[0] in inside:
-    source = inside[root.operands[0]]
-    if source.opcode == 'dynamic-update-slice':
-      return _written(inside, source, shape)
-  if root.opcode == 'dynamic-update-slice' and root.operands[1] in inside:
-    return _bytes(inside[root.operands[1]].shape)
-  return _bytes(shape)
-
-
-def _parameter_number(instruction):
-  return int(instruction.operands[0]) if instruction.operands else 0
-
 
 def _dimensions(shape):
   array = _ARRAY.search(shape)
   if array is None:
     return ()
   return tuple(int(d.removeprefix('<=')) for d in array[2].split(',') if d)
-
-
-def _bytes(shape):
-  """Bytes in main memory; a layout's S(n) names another memory."""
-  total = 0.0
-  for dtype, dimensions, layout in _ARRAY.findall(shape):
-    if not re.search(r'S\([1-9]', layout):
-      numbers = math.prod(
-        int(d.removeprefix('<=')) for d in dimensions.split(',') if d
-      )
-      total += numbers * collectives._bits(dtype) / 8
-  return total
 
 
 def _numbers(text, name):

@@ -1,0 +1,112 @@
+"""What an instruction of a compiled program moves to and from main memory."""
+
+import math
+import re
+from collections.abc import Mapping
+
+from fnet_t5x.planning import collectives
+
+_ARRAY = re.compile(
+  r'\b(pred|token|[a-z]+\d\w*)\[([\d,<=]*)\](\{[^{}]*\})?',
+)
+
+Computation = Mapping[str, collectives._Instruction]
+
+
+def moved(
+  computations: Mapping[str, Computation],
+  body: Computation,
+  instruction: collectives._Instruction,
+) -> float:
+  """Returns the bytes that an instruction reads and writes.
+
+  Of an array that it takes a slice of, or updates, its part; of what stays in a
+  TPU's faster memories, none.
+
+  Args:
+    computations: the program's.
+    body: the computation that the instruction is in.
+    instruction: one that runs by itself.
+  """
+  operands = [body[name] for name in instruction.operands if name in body]
+  opcode = instruction.opcode
+  if opcode == 'fusion':
+    (name,) = collectives._called(instruction, 'calls')
+    inside = computations.get(name, {})
+    read = sum(
+      min(_bytes(operand.shape), _read(computations, inside, number))
+      for number, operand in enumerate(operands)
+    )
+    root = list(inside.values())[-1] if inside else None
+    return read + _written(inside, root, instruction.shape)
+  if opcode in ('dynamic-slice', 'gather', 'slice'):
+    return 2 * _bytes(instruction.shape)
+  if opcode == 'dynamic-update-slice':
+    return 2 * _bytes(operands[1].shape)
+  result = instruction.shape
+  if opcode.endswith('-start'):
+    # (result, operand, context) of a copy that others overlap.
+    result = next(_ARRAY.finditer(result))[0]
+  return _bytes(result) + sum(_bytes(each.shape) for each in operands)
+
+
+def _read(computations, inside, number):
+  """Bytes that a fused computation reads of a parameter."""
+  for name, each in inside.items():
+    if each.opcode == 'parameter' and each.operands == (str(number),):
+      return _read_of(computations, inside, name)
+  return math.inf
+
+
+def _read_of(computations, inside, name):
+  """Bytes that it reads of a value of its own; infinity is all of them."""
+  read = 0.0
+  for user, instruction in inside.items():
+    if name not in instruction.operands:
+      continue
+    opcode, first = instruction.opcode, instruction.operands[0] == name
+    if first and opcode in ('dynamic-slice', 'slice'):
+      read += _bytes(instruction.shape)
+    elif first and opcode == 'dynamic-update-slice':
+      continue
+    elif opcode == 'bitcast':
+      read += _read_of(computations, inside, user)
+    elif opcode == 'fusion':
+      # Fusions hold others, and hand what they slice on to them.
+      (nested,) = collectives._called(instruction, 'calls')
+      read += sum(
+        _read(computations, computations.get(nested, {}), number)
+        for number, operand in enumerate(instruction.operands)
+        if operand == name
+      )
+    else:
+      return math.inf
+  return read
+
+
+def _written(inside, root, shape):
+  """Bytes that a fused computation writes where its result is `root`."""
+  if root is None:
+    return _bytes(shape)
+  if root.opcode == 'tuple':
+    roots = [inside.get(name) for name in root.operands]
+    return sum(_written(inside, r, r.shape) for r in roots if r is not None)
+  if root.opcode == 'bitcast' and root.operands[0] in inside:
+    source = inside[root.operands[0]]
+    if source.opcode == 'dynamic-update-slice':
+      return _written(inside, source, shape)
+  if root.opcode == 'dynamic-update-slice' and root.operands[1] in inside:
+    return _bytes(inside[root.operands[1]].shape)
+  return _bytes(shape)
+
+
+def _bytes(shape):
+  """Bytes in main memory; a layout's S(n) names another memory."""
+  total = 0.0
+  for dtype, dimensions, layout in _ARRAY.findall(shape):
+    if not re.search(r'S\([1-9]', layout):
+      numbers = math.prod(
+        int(d.removeprefix('<=')) for d in dimensions.split(',') if d
+      )
+      total += numbers * collectives._bits(dtype) / 8
+  return total
