@@ -28,7 +28,8 @@ def written(tmp_path_factory):
   from t5x import adafactor, checkpoints, partitioning, utils
   from t5x.examples.t5 import network
 
-  sizes = {k: v for k, v in SIZES.items() if k != 'one_hot_embedding'}
+  known = network.T5Config.__dataclass_fields__
+  sizes = {k: v for k, v in SIZES.items() if k in known}
   model = t5x_models.EncoderDecoderModel(
     module=network.Transformer(network.T5Config(**sizes)),
     input_vocabulary=small_runs.VOCABULARY,
