@@ -25,6 +25,7 @@ from fnet_t5x.fourier.sharded_mixing import (
   mix_length_sharded,
 )
 from fnet_t5x.fourier.transforms import (
+  by_plan,
   embed_matrices,
   length_matrices,
   matmul,
@@ -127,20 +128,8 @@ def _mix_shards(x, plan, length_axis, embed_axis):
 
 def _mix_rows(x, plan):
   """The map itself, on the rows of one device."""
-  if plan.chirp is not None:
-    exact = _mix_bluestein
-  elif plan.matrices is not None:
-    exact = _mix_matrices
-  elif plan.over_length is not None:
-    return _mix_matrices(x, plan)
-  else:
-    return _mix_fft(x, plan)
-  if plan.lengths is None or choose_method(plan.method, plan.tokens) != 'fft':
-    return exact(x, plan)
-  # A batch of full rows, the common case in pretraining, costs what the plain
-  # transform does.
-  return jax.lax.cond(
-    jnp.all(plan.lengths == plan.tokens), _mix_fft, exact, x, plan
+  return by_plan(
+    plan, x, fft=_mix_fft, matrices=_mix_matrices, bluestein=_mix_bluestein
   )
 
 

@@ -1,6 +1,7 @@
 """The two one-dimensional transforms that a mixing is made of."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -50,18 +51,37 @@ def real_over_length(
   Of columns k of `transform_embed` these are the mixed features k and
   embed - k. With scale 'ortho' they are divided by sqrt(length).
   """
+  return by_plan(plan, a, b, fft=_fft, matrices=_matrices, bluestein=_bluestein)
+
+
+def by_plan(
+  plan: MixingPlan,
+  *x: Array,
+  fft: Callable[..., Any],
+  matrices: Callable[..., Any],
+  bluestein: Callable[..., Any],
+) -> Any:
+  """Returns function(*x, plan), of the function that the plan asks for.
+
+  Args:
+    plan: of the batch.
+    *x: arrays of its rows.
+    fft: takes the FFT over the whole length.
+    matrices: takes the plan's matrices, the rows' own or those they share.
+    bluestein: takes each row over its own length.
+  """
   if plan.chirp is not None:
-    exact = _bluestein
-  elif plan.matrices is not None:
-    exact = _matrices
-  elif plan.over_length is not None:
-    return _matrices(a, b, plan)
+    exact = bluestein
+  elif plan.matrices is not None or plan.over_length is not None:
+    exact = matrices
   else:
-    return _fft(a, b, plan)
+    return fft(*x, plan)
   if plan.lengths is None or choose_method(plan.method, plan.tokens) != 'fft':
-    return exact(a, b, plan)
+    return exact(*x, plan)
+  # A batch of full rows, the common case in pretraining, costs what the plain
+  # transform does.
   full = jnp.all(plan.lengths == plan.tokens)
-  return jax.lax.cond(full, _fft, exact, a, b, plan)
+  return jax.lax.cond(full, fft, exact, *x, plan)
 
 
 def sums_over_length(
