@@ -14,9 +14,6 @@ import numpy as np
 # The text's one parser.
 from fnet_t5x.planning import collectives, traffic
 
-_ARRAY = re.compile(
-  r'\b(pred|token|[a-z]+\d\w*)\[([\d,<=]*)\](\{[^{}]*\})?',
-)
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # What moves no data by itself, or names data that others move.
 _FREE = frozenset(
@@ -162,7 +159,7 @@ class _Counter:
 
 
 def _dimensions(shape):
-  array = _ARRAY.search(shape)
+  array = collectives._ARRAY.search(shape)
   if array is None:
     return ()
   return tuple(int(d.removeprefix('<=')) for d in array[2].split(',') if d)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from fnet_t5x.planning import collectives
 
 _ARRAY = re.compile(
-  r'\b(pred|token|[a-z]+\d\w*)\[([\d,<=]*)\](\{[^{}]*\})?',
+  r'\b(?:pred|token|[a-z]+\d\w*)\[[\d,<=]*\](?:\{[^{}]*\})?',
 )
+# Of a layout: in another memory than the main one.
+_ELSEWHERE = re.compile(r'S\([1-9]')
 
 Computation = Mapping[str, collectives._Instruction]
 
@@ -46,7 +48,7 @@ def moved(
   result = instruction.shape
   if opcode.endswith('-start'):
     # (result, operand, context) of a copy that others overlap.
-    result = next(_ARRAY.finditer(result))[0]
+    result = _ARRAY.search(result)[0]
   return _bytes(result) + sum(_bytes(each.shape) for each in operands)
 
 
@@ -101,12 +103,9 @@ def _written(inside, root, shape):
 
 
 def _bytes(shape):
-  """Bytes in main memory; a layout's S(n) names another memory."""
-  total = 0.0
-  for dtype, dimensions, layout in _ARRAY.findall(shape):
-    if not re.search(r'S\([1-9]', layout):
-      numbers = math.prod(
-        int(d.removeprefix('<=')) for d in dimensions.split(',') if d
-      )
-      total += numbers * collectives._bits(dtype) / 8
-  return total
+  """Bytes in main memory."""
+  return sum(
+    collectives._bytes(array)
+    for array in _ARRAY.findall(shape)
+    if not _ELSEWHERE.search(array)
+  )
