@@ -93,32 +93,29 @@ def _partitions(run, state, activations) -> Iterator[Remedy]:
   parts = run.partitioner.mesh.shape['model']
   while parts * 2 <= len(devices) and len(devices) % (parts * 2) == 0:
     parts *= 2
-    other = dataclasses.replace(run, partitioner=copy.copy(run.partitioner))
-    other.partitioner.mesh = mesh.default_mesh(parts, devices=devices)
-    try:
-      programs.check_divides(other)
-      held = programs.state_bytes(other)
-    except ValueError:
-      continue
-    if held.held < state.held:
-      yield Remedy(
-        f'NUM_PARTITIONS={parts}', held.held + held.gradients + activations
-      )
+    partitioner = copy.copy(run.partitioner)
+    partitioner.mesh = mesh.default_mesh(parts, devices=devices)
+    change = f'NUM_PARTITIONS={parts}'
+    yield from _spread(change, run, partitioner, state, activations)
 
 
 def _fully_sharded(run, state, activations) -> Iterator[Remedy]:
   """Parameters spread over the data axis too, along embed."""
-  other = dataclasses.replace(run, partitioner=_with_rules(run.partitioner))
+  change = '--gin_file=gin/partitioning/fully_sharded.gin'
+  partitioner = _with_rules(run.partitioner)
+  yield from _spread(change, run, partitioner, state, activations)
+
+
+def _spread(change, run, partitioner, state, activations) -> Iterator[Remedy]:
+  """The train state over another partitioner, if a device then holds less."""
+  other = dataclasses.replace(run, partitioner=partitioner)
   try:
     programs.check_divides(other)
-    held = programs.state_bytes(other)
+    spread = programs.state_bytes(other)
   except ValueError:
     return
-  if held.held < state.held:
-    yield Remedy(
-      '--gin_file=gin/partitioning/fully_sharded.gin',
-      held.held + held.gradients + activations,
-    )
+  if spread.held < state.held:
+    yield Remedy(change, spread.held + spread.gradients + activations)
 
 
 def _with_rules(partitioner):

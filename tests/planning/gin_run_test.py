@@ -2,17 +2,13 @@
 
 import gin
 import pytest
+from planned_runs import FILES
 
 from fnet_t5x import command_line
 from fnet_t5x.networks import fnet_t5, t5
 from fnet_t5x.planning import gin_run
 
-MODEL = 'gin/models/fnet_t5_tiny.gin'
-FILES = (
-  MODEL,
-  'gin/objectives/span_corruption.gin',
-  'gin/runs/pretrain.gin',
-)
+MODEL = FILES[0]
 
 
 def test_run_is_what_the_command_line_says():

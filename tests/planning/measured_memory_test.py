@@ -5,22 +5,16 @@ import subprocess
 import sys
 
 import pytest
+from planned_runs import FILES, SMALL, arguments
 
-RUN = (
-  '--gin_file=gin/models/fnet_t5_tiny.gin',
-  '--gin_file=gin/objectives/span_corruption.gin',
-  '--gin_file=gin/runs/pretrain.gin',
-  '--gin.VOCAB_SIZE=256',
-  '--gin.EMBED_DIM=32',
-  '--gin.NUM_HEADS=4',
-  '--gin.HEAD_DIM=8',
-  '--gin.MLP_DIM=64',
-  '--gin.NUM_ENCODER_LAYERS=2',
-  '--gin.NUM_ATTENTION_LAYERS=1',
-  '--gin.NUM_DECODER_LAYERS=1',
-  # Enough rows that the step outweighs what it is measured with.
-  '--gin.BATCH_SIZE=256',
-  "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}",
+RUN = arguments(
+  FILES,
+  (
+    *SMALL,
+    # Enough rows that the step outweighs what it is measured with.
+    'BATCH_SIZE = 256',
+    "TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 32}",
+  ),
 )
 
 

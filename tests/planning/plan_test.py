@@ -7,25 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from planned_runs import FILES, SMALL, arguments
 
-RUN = (
-  '--gin_file=gin/models/fnet_t5_tiny.gin',
-  '--gin_file=gin/objectives/span_corruption.gin',
-  '--gin_file=gin/runs/pretrain.gin',
-)
-SMALL = (
-  '--gin.VOCAB_SIZE=256',
-  '--gin.EMBED_DIM=32',
-  '--gin.NUM_HEADS=4',
-  '--gin.HEAD_DIM=8',
-  '--gin.MLP_DIM=64',
-  '--gin.NUM_ENCODER_LAYERS=2',
-  '--gin.NUM_ATTENTION_LAYERS=1',
-  '--gin.NUM_DECODER_LAYERS=1',
-  '--gin.BATCH_SIZE=16',
-  "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 16}",
-  '--gin.TRAIN_STEPS=1000',
-)
+RUN = arguments(FILES)
+RUN_SMALL = arguments(FILES, (*SMALL, 'TRAIN_STEPS = 1000'))
 
 
 def plan(*arguments, without_libtpu=False):
@@ -73,8 +58,7 @@ def test_help_is_quick_and_names_every_flag():
 def test_plans_stand_side_by_side(tmp_path):
   path = tmp_path / 'plan.json'
   found = plan(
-    *RUN,
-    *SMALL,
+    *RUN_SMALL,
     '--topology=h100:8',
     '--gin.NUM_PARTITIONS=2',
     '--compare=gin/models/t5_tiny.gin',
@@ -113,7 +97,7 @@ def test_plans_stand_side_by_side(tmp_path):
 def test_the_tpu_compiler_plans_a_slice(tmp_path):
   path = tmp_path / 'plan.json'
   found = plan(
-    *RUN, *SMALL, '--topology=v5e:2x2', '--nodecoding', f'--json={path}'
+    *RUN_SMALL, '--topology=v5e:2x2', '--nodecoding', f'--json={path}'
   )
   assert found.returncode == 0, found.stderr
   (made,) = json.loads(path.read_text())['plans']

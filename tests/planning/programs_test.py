@@ -1,29 +1,13 @@
 """Memory as planned is memory as taken; sizes that do not divide are named."""
 
 import jax
+import planned_runs
 import pytest
+from planned_runs import FILES
 
 from fnet_t5x.planning import gin_run, programs, remedies, topology
 
-FILES = (
-  'gin/models/fnet_t5_tiny.gin',
-  'gin/objectives/span_corruption.gin',
-  'gin/runs/pretrain.gin',
-)
-# A network that compiles in seconds.
-SMALL = (
-  'VOCAB_SIZE = 256',
-  'EMBED_DIM = 32',
-  'NUM_HEADS = 4',
-  'HEAD_DIM = 8',
-  'MLP_DIM = 64',
-  'NUM_ENCODER_LAYERS = 2',
-  'NUM_ATTENTION_LAYERS = 1',
-  'NUM_DECODER_LAYERS = 1',
-  'BATCH_SIZE = 16',
-  "TASK_FEATURE_LENGTHS = {'inputs': 32, 'targets': 16}",
-  "ACTIVATION_DTYPE = 'float32'",
-)
+SMALL = (*planned_runs.SMALL, "ACTIVATION_DTYPE = 'float32'")
 EIGHT = topology.parse('cpu:8')
 
 
@@ -119,6 +103,18 @@ def test_remedies_are_the_least_changes_that_fit():
     held = state.held + state.gradients
     assert held + activations * rows / 256 <= allowed
     assert held + activations * (rows + 8) / 256 > allowed
+
+
+@pytest.mark.parametrize('name', ['data', 'fully_sharded'])
+def test_what_is_in_force_already_is_no_remedy(name):
+  files = (*FILES, f'gin/partitioning/{name}.gin')
+  with gin_run.configured(files, SMALL) as run:
+    programs.place(run, EIGHT)
+    state = programs.state_bytes(run)
+    found = [
+      each.change for each in remedies.remedies(run, state, 1e6, allowed=1e12)
+    ]
+  assert any('fully_sharded' in change for change in found) == (name == 'data')
 
 
 @pytest.mark.parametrize(
