@@ -181,6 +181,18 @@ def test_row_ends_at_its_last_real_token():
     assert relative_error(y, reference.mix_exact(float64(x), [6])) < 1e-5
 
 
+@pytest.mark.parametrize('lengths', ['exact', 'padded'])
+def test_a_plan_for_matrices_holds_them_all(lengths):
+  x, mask = normal(2, 8, 6), np.arange(8)[None, :] < [[8], [5]]
+  options = {'method': 'matmul', 'lengths': lengths}
+  for embed, made in ((6, False), (None, True)):
+    plan = make_mixing_plan(mask, embed=embed, **options)
+    program = str(jax.make_jaxpr(mix)(x, plan))
+    assert 'dot_general' in program
+    # What the plan lacks, each layer would make anew.
+    assert (' cos ' in program) == made
+
+
 def test_padded_plan_ignores_the_mask():
   x = normal(2, 9, 4)
   mask = np.arange(9)[None, :] < np.array([[4], [9]])
