@@ -31,8 +31,10 @@ MESHES = [
   ('fully_sharded', (4, 2)),
   ('model_1d', (2, 4)),
   ('model_2d', (4, 2)),
+  ('model_2d', (2, 4)),
   ('model_2d', (1, 8)),
   ('sequence_sharded', (4, 2)),
+  ('sequence_sharded', (2, 4)),
   ('sequence_sharded', (1, 8)),
 ]
 

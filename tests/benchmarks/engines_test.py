@@ -24,17 +24,18 @@ def without_t5x(monkeypatch):
 
 
 @pytest.mark.slow
-def test_prints_the_table_and_writes_json(without_t5x, tmp_path, capsys):
+@pytest.mark.parametrize('what', ['train step', 'beam 4'])
+def test_prints_the_table_and_writes_json(without_t5x, tmp_path, capsys, what):
   path = tmp_path / 'engines.json'
   engines.main(
     [
       *OPTIONS,
       *('--sizes', 'tiny', '--new-tokens', '3', '--json', str(path)),
-      *('--what', 'beam 4'),
+      *('--what', what),
     ]
   )
   said = capsys.readouterr().out
-  assert 'tiny, beam 4' in said
+  assert f'tiny, {what}' in said
   assert 'T5X is not importable: its rows are left out' in said
   content = json.loads(path.read_text())
   assert content['settings']['new_tokens'] == 3

@@ -118,12 +118,13 @@ SMALL = {
 }
 
 
-def test_what_is_recomputed_changes_no_gradient():
+@pytest.mark.parametrize('policy', ['minimal', 'full'])
+def test_what_is_recomputed_changes_no_gradient(policy):
   params = initialise(hybrid(**SMALL))['params']
   dropout = {'enable_dropout': True, 'rngs': {'dropout': jax.random.key(1)}}
   plain = hybrid(**SMALL, dropout_rate=0.1)
   want, want_gradients = loss_and_gradients(plain, params, **dropout)
-  module = hybrid(**SMALL, dropout_rate=0.1, remat_policy='full')
+  module = hybrid(**SMALL, dropout_rate=0.1, remat_policy=policy)
   got, gradients = loss_and_gradients(module, params, **dropout)
   np.testing.assert_allclose(got, want, rtol=1e-6)
   assert_close(gradients, want_gradients)
