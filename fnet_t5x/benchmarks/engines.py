@@ -303,8 +303,6 @@ def print_section(rows: list[dict[str, Any]], lengths: Lengths) -> None:
 def main(arguments: list[str] | None = None) -> None:
   """Measures every size, prints a table each, and writes the JSON file."""
   options = parse(arguments)
-  # T5X's Adafactor warns of every parameter.
-  absl_logging.set_verbosity(absl_logging.ERROR)
   lengths = Lengths(*(getattr(options, field) for field in Lengths._fields))
   limits = {'rounds': 3, 'seconds': 0.0} if options.quick else {}
   sections = []
@@ -327,5 +325,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+  # T5X's Adafactor warns of every parameter.
+  absl_logging.set_verbosity(absl_logging.ERROR)
   command_line.import_tensorflow()
   main()
