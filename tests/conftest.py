@@ -11,6 +11,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
     # Most of a test's time is compiling; the arithmetic is the same.
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
+    '--xla_cpu_use_fusion_emitters=false',
   ]
 )
 
