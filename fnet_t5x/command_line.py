@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags
 from absl import logging as absl_logging
 
+from fnet_t5x import host_memory
 from fnet_t5x.gin_root import gin_root
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
@@ -174,13 +175,14 @@ def read_flags(argv: Sequence[str]) -> None:
 
 
 def start(argv: Sequence[str]) -> None:
-  """Reads the command line and imports TensorFlow: what must come first.
+  """Does what must come first: flags, memory, processes, TensorFlow.
 
   Raises:
     ValueError: an argument that there is not, no gin file, or no such engine.
     FileNotFoundError: a gin file that no search path holds.
   """
   read_flags(argv)
+  host_memory.keep_freed_memory()
   from fnet_t5x.compat import engine
 
   if flags.FLAGS.multiprocess_gpu:
