@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags
 from absl import logging as absl_logging
 
-from fnet_t5x import host_memory
 from fnet_t5x.gin_root import gin_root
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
@@ -175,14 +174,13 @@ def read_flags(argv: Sequence[str]) -> None:
 
 
 def start(argv: Sequence[str]) -> None:
-  """Does what must come first: flags, memory, processes, TensorFlow.
+  """Reads the command line and imports TensorFlow: what must come first.
 
   Raises:
     ValueError: an argument that there is not, no gin file, or no such engine.
     FileNotFoundError: a gin file that no search path holds.
   """
   read_flags(argv)
-  host_memory.keep_freed_memory()
   from fnet_t5x.compat import engine
 
   if flags.FLAGS.multiprocess_gpu:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from fnet_t5x import command_line, host_memory
+from fnet_t5x import command_line
 
 
 def define_flags() -> None:
@@ -83,7 +83,6 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
   with command_line.one_line_errors():
     command_line.use_runtime()
-    host_memory.keep_freed_memory()
     command_line.import_tensorflow()
     # A saved configuration binds the arguments of `__main__.train`.
     from fnet_t5x.compat.train import train  # noqa: F401

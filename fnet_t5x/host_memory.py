@@ -1,11 +1,13 @@
-"""Memory that a process on a CPU keeps from one step to the next.
+"""Memory that training on a CPU keeps from one step to the next.
 
 XLA asks for the memory of every step anew. On Linux, glibc takes a large block
 straight from the kernel, gives it back when it is free, and the next step's has
 to be filled with zeros, page by page, before it can be written: about a fifth
 of a tiny model's step on two cores (measured: `python -m
-fnet_t5x.benchmarks.host_memory`). Accelerators have allocators of their own,
-and their hosts many threads, for which one heap would be too few.
+fnet_t5x.benchmarks.host_memory`).
+
+It is not for writing, whose many small steps contend for the one heap, nor for
+the hosts of accelerators, which have allocators and many threads of their own.
 """
 
 import ctypes

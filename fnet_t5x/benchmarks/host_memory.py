@@ -1,8 +1,8 @@
 """Times kept memory on a CPU: `python -m fnet_t5x.benchmarks.host_memory`.
 
 Training steps of our hybrid by the embedded runtime, in processes that keep
-what they free (`fnet_t5x/host_memory.py`, as commands do) and in processes that
-do not, in turns. A page is 4 KiB that the kernel had to hand out, zeroed.
+what they free (`fnet_t5x/host_memory.py`, as training does) and in processes
+that do not, in turns. A page is 4 KiB that the kernel had to hand out, zeroed.
 """
 
 import argparse
