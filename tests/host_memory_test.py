@@ -74,3 +74,26 @@ def test_an_accelerators_plugin_is_found_without_jax(monkeypatch, environment):
   found = [importlib.metadata.EntryPoint('xla_cuda', 'x', 'jax_plugins')]
   monkeypatch.setattr(importlib.metadata, 'entry_points', lambda group: found)
   assert not host_memory.keep_freed_memory()
+
+
+TRAIN = """
+import runpy, sys
+from fnet_t5x import host_memory
+def keep():
+  print('kept', sorted({'jax', 'tensorflow'} & set(sys.modules)))
+host_memory.keep_freed_memory = keep
+sys.argv = ['train']
+runpy.run_module('fnet_t5x.train', run_name='__main__')
+"""
+
+
+def test_training_keeps_memory_before_any_library_has_threads(environment):
+  found = subprocess.run(
+    [sys.executable, '-c', TRAIN],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert 'no --gin_file given' in found.stderr
+  assert found.stdout.splitlines() == ['kept []']

@@ -8,7 +8,6 @@ devices are simulated: programs are compiled, and nothing is run.
 
 import argparse
 import os
-import pathlib
 from typing import Any
 
 # Before anything imports `fnet_t5x.compat`, and before JAX counts its devices.
@@ -187,14 +186,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   add('--inputs', type=int, default=256, help='tokens a row')
   add('--targets', type=int, default=64, help='tokens a row')
   add('--gin', nargs='*', default=[], help="such as 'SCAN_LAYERS = True'")
-  add('--json', type=pathlib.Path, help='file to write')
-  options = parser.parse_args(arguments)
-  if options.json:
-    try:
-      report.check_writable(options.json)
-    except FileNotFoundError as error:
-      parser.error(f'--json {error}')
-  return options
+  return report.parse(parser, arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:

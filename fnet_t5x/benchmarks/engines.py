@@ -254,11 +254,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   for field, default in Lengths()._asdict().items():
     name = field.replace('_', '-')
     parser.add_argument(f'--{name}', type=int, default=default)
-  parser.add_argument('--json', type=pathlib.Path, help='file to write')
   parser.add_argument(
     '--quick', action='store_true', help='three rounds, and no more'
   )
-  options = parser.parse_args(arguments)
+  options = report.parse(parser, arguments)
   if min(getattr(options, field) for field in Lengths._fields) < 1:
     parser.error('--batch, --inputs, --targets, --new-tokens: at least 1')
   folder = pathlib.Path(gin_root()) / 'gin/sizes'
@@ -266,11 +265,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   for size in options.sizes:
     if size not in known:
       parser.error(f'--sizes {size}: choose from {", ".join(known)}')
-  if options.json:
-    try:
-      report.check_writable(options.json)
-    except FileNotFoundError as error:
-      parser.error(f'--json {error}')
   return options
 
 

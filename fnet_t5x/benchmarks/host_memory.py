@@ -7,17 +7,18 @@ that do not, in turns. A page is 4 KiB that the kernel had to hand out, zeroed.
 
 import argparse
 import json
-import pathlib
 import resource
 import subprocess
 import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from fnet_t5x import command_line, host_memory
-from fnet_t5x.benchmarks import report
+from fnet_t5x.benchmarks import engines, report
+from fnet_t5x.benchmarks.timing import speedup
 
 SIDES = ('returned', 'kept')
 _WARM_STEPS = 3
@@ -31,11 +32,6 @@ def measure_here(
   Returns:
     `seconds` of each step, `pages` a step, and `peak` bytes of the process.
   """
-  # Not before memory is kept: what it imports may start threads.
-  import jax
-
-  from fnet_t5x.benchmarks import engines
-
   lengths = engines.Lengths(batch=batch, inputs=inputs)
   call = engines.train_call('runtime', 'our hybrid', size, lengths, steps=1)
   for _ in range(_WARM_STEPS):
@@ -80,7 +76,7 @@ def measure(
       'least_seconds': min(min(each['seconds']) for each in rounds_of),
       'pages': float(np.median([each['pages'] for each in rounds_of])),
       'peak_bytes': float(np.median([each['peak'] for each in rounds_of])),
-      'speedup': float(np.median(medians[SIDES[0]] / medians[side])),
+      'speedup': speedup(medians[SIDES[0]], medians[side]),
     }
     for side, rounds_of in found.items()
   ]
@@ -108,22 +104,16 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m fnet_t5x.benchmarks.host_memory', description=__doc__
   )
-  parser.add_argument('--size', default='tiny', choices=('tiny', 'small'))
+  parser.add_argument('--size', default='tiny', choices=engines.SIZES)
   parser.add_argument('--batch', type=int, default=4, help='rows')
   parser.add_argument('--inputs', type=int, default=512, help='tokens a row')
   parser.add_argument('--steps', type=int, default=20, help='a process')
   parser.add_argument('--rounds', type=int, default=3)
-  parser.add_argument('--json', type=pathlib.Path, help='file to write')
-  options = parser.parse_args(arguments)
+  options = report.parse(parser, arguments)
   names = ('batch', 'inputs', 'steps', 'rounds')
   counts = {name: getattr(options, name) for name in names}
   if min(counts.values()) < 1:
     parser.error('--batch, --inputs, --steps and --rounds: at least 1')
-  if options.json:
-    try:
-      report.check_writable(options.json)
-    except FileNotFoundError as error:
-      parser.error(f'--json {error}')
   rows = measure(options.size, **counts)
   report.print_table(
     f'{options.size}, training step of {options.batch} rows of '

@@ -14,7 +14,6 @@ import argparse
 import importlib
 import itertools
 import os
-import pathlib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -283,15 +282,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     '--sequences', type=int, default=8192, help='rows a timed call'
   )
   parser.add_argument('--rounds', type=int, default=5, help='timed calls')
-  parser.add_argument('--json', type=pathlib.Path, help='file to write')
-  options = parser.parse_args(arguments)
+  options = report.parse(parser, arguments)
   if min(*(options.lengths or ()), options.sequences, options.rounds) < 1:
     parser.error('--lengths, --sequences and --rounds must be at least 1')
-  if options.json:
-    try:
-      report.check_writable(options.json)
-    except FileNotFoundError as error:
-      parser.error(f'--json {error}')
   return options
 
 

@@ -8,7 +8,6 @@ many times faster it is than FNet's own way in the same run.
 
 import argparse
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -189,20 +188,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     help='a batch: rows = tokens / length, at least one',
   )
   parser.add_argument('--dtype', default='float32')
-  parser.add_argument('--json', type=pathlib.Path, help='file to write')
   parser.add_argument(
     '--quick', action='store_true', help='three rounds, and no more'
   )
-  options = parser.parse_args(arguments)
+  options = report.parse(parser, arguments)
   if min(*options.lengths, options.embed, options.tokens) < 1:
     parser.error('--lengths, --embed and --tokens must be at least 1')
   if options.dtype not in ('float32', 'bfloat16'):
     parser.error(f'--dtype {options.dtype}: choose float32 or bfloat16')
-  if options.json:
-    try:
-      report.check_writable(options.json)
-    except FileNotFoundError as error:
-      parser.error(f'--json {error}')
   return options
 
 

@@ -1,5 +1,6 @@
 """What a benchmark leaves behind: a table to read and a JSON file to keep."""
 
+import argparse
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,23 @@ def print_table(
   width = Measurement.get(console, console.options.update(width=1000), table)
   console.width = max(console.width, width.maximum)
   console.print(table)
+
+
+def parse(
+  parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+  """Reads the command line, with `--json FILE`; ends the program on bad input.
+
+  A file in a folder that there is not is bad input: now, not after measuring.
+  """
+  parser.add_argument('--json', type=pathlib.Path, help='file to write')
+  options = parser.parse_args(arguments)
+  if options.json:
+    try:
+      check_writable(options.json)
+    except FileNotFoundError as error:
+      parser.error(f'--json {error}')
+  return options
 
 
 def check_writable(path: pathlib.Path) -> None:
