@@ -4,6 +4,8 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+from fnet_t5x.planning import program_text
+
 KINDS = (
   'all-gather',
   'all-reduce',
@@ -13,18 +15,7 @@ KINDS = (
   'ragged-all-to-all',
   'reduce-scatter',
 )
-
-# `name (parameters) -> result {` opens a computation.
-_COMPUTATION = re.compile(r'^(ENTRY\s+)?%?([\w.\-]+)\s+\(.*\)\s+->\s+.*\{$')
-_INSTRUCTION = re.compile(r'^\s+(?:ROOT\s+)?%?([\w.\-]+)\s+=\s+(.*)$')
-# The first word after the result's shape that opens a parenthesis; those of a
-# layout, `{1,0:T(8,128)S(1)}`, have no space before them.
-_OPCODE = re.compile(r'\s([a-z][a-z0-9\-]*)\(')
-_ARRAY = re.compile(r'\b(pred|token|[a-z]+\d\w*)\[([\d,<=]*)\]')
-_TRIPS = re.compile(r'known_trip_count\W+n\W+(\d+)')
-_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-_NAME = re.compile(r'%?([\w.\-]+)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +34,6 @@ class Collective:
   bytes: int
   times: int
   op_name: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-  shape: str
-  opcode: str
-  operands: tuple[str, ...]
-  attributes: str
 
 
 def collectives(hlo_text: str) -> list[dict[str, str | int]]:
@@ -88,51 +71,12 @@ def find_collectives(hlo_text: str) -> list[Collective]:
   Raises:
     ValueError: the text is no HLO module.
   """
-  computations, entry = _parse(hlo_text)
+  computations, entry = program_text.parse(hlo_text)
   if entry is None:
     raise ValueError(
       'this is no text of a compiled HLO module: it has no ENTRY computation'
     )
   return list(_walk(computations, entry, 1))
-
-
-def _parse(text):
-  computations, entry, body = {}, None, None
-  for line in text.splitlines():
-    if opening := _COMPUTATION.match(line):
-      body = computations.setdefault(opening[2], {})
-      if opening[1]:
-        entry = opening[2]
-    elif line.startswith('}'):
-      body = None
-    elif body is not None and (match := _INSTRUCTION.match(line)):
-      name, rest = match.groups()
-      if opcode := _OPCODE.search(' ' + rest):
-        end = _closing(rest, opcode.end() - 1)
-        inside = rest[opcode.end() - 1 : end]
-        body[name] = _Instruction(
-          shape=rest[: max(opcode.start() - 1, 0)],
-          opcode=opcode[1],
-          operands=_operands(inside),
-          attributes=rest[end:],
-        )
-  return computations, entry
-
-
-def _closing(text, start):
-  """Returns where the parenthesis opened just before `start` closes."""
-  depth = 1
-  for index in range(start, len(text)):
-    depth += {'(': 1, ')': -1}.get(text[index], 0)
-    if not depth:
-      return index
-  return len(text)
-
-
-def _operands(text):
-  if '%' in text:
-    return tuple(re.findall(r'%([\w.\-]+)', text))
-  return tuple(part.strip() for part in text.split(',') if part.strip())
 
 
 def _walk(computations, name, times) -> Iterator[Collective]:
@@ -142,36 +86,20 @@ def _walk(computations, name, times) -> Iterator[Collective]:
     if found := _collective(body, instruction, times):
       yield found
     elif opcode == 'while':
-      inner = times * _trips(computations, instruction)
+      inner = times * program_text.trips(computations, instruction)
       for attribute in ('condition', 'body'):
-        for callee in _called(instruction, attribute):
+        for callee in program_text.called(instruction, attribute):
           yield from _walk(computations, callee, inner)
     elif opcode == 'conditional':
       branches = [
         list(_walk(computations, callee, times))
-        for callee in _branches(instruction)
+        for callee in program_text.branches(instruction)
       ]
       yield from max(branches, key=_size, default=())
     # The done of an asynchronous call names the computation of its start.
     elif opcode not in ('async-done', 'async-update'):
-      for callee in _called(instruction, 'calls', 'to_apply'):
+      for callee in program_text.called(instruction, 'calls', 'to_apply'):
         yield from _walk(computations, callee, times)
-
-
-def _trips(computations, instruction):
-  """Returns how often a loop's body runs; 1 if its text does not say."""
-  written = _TRIPS.search(instruction.attributes)
-  if written:
-    return int(written[1])
-  # The TPU compiler writes no number: `i < constant` decides.
-  (name,) = _called(instruction, 'condition')
-  condition = computations.get(name, {})
-  for each in condition.values():
-    if each.opcode == 'compare' and 'direction=LT' in each.attributes:
-      limit = condition.get(each.operands[1])
-      if limit is not None and limit.opcode == 'constant':
-        return int(limit.operands[0])
-  return 1
 
 
 def _collective(body, instruction, times):
@@ -183,52 +111,18 @@ def _collective(body, instruction, times):
   if kind != instruction.opcode:
     source = body.get(instruction.operands[0], instruction)
   taken = sum(
-    _bytes(body[operand].shape)
+    program_text.array_bytes(body[operand].shape)
     for operand in source.operands
     if operand in body
   )
   op_name = _OP_NAME.search(source.attributes)
   return Collective(
     kind=kind,
-    bytes=max(taken, _bytes(instruction.shape)),
+    bytes=max(taken, program_text.array_bytes(instruction.shape)),
     times=times,
     op_name=op_name[1] if op_name else '',
   )
 
 
-def _called(instruction, *attributes):
-  for attribute in attributes:
-    pattern = rf'\b{attribute}=%?([\w.\-]+)'
-    if match := re.search(pattern, instruction.attributes):
-      yield match[1]
-
-
-def _branches(instruction):
-  if match := _BRANCHES.search(instruction.attributes):
-    return _NAME.findall(match[1])
-  return list(_called(instruction, 'true_computation', 'false_computation'))
-
-
 def _size(found):
   return sum(each.times * each.bytes for each in found)
-
-
-def _bytes(shape):
-  return sum(
-    _numbers(dimensions) * _bits(dtype) // 8
-    for dtype, dimensions in _ARRAY.findall(shape)
-  )
-
-
-def _numbers(dimensions):
-  total = 1
-  for dimension in filter(None, dimensions.split(',')):
-    total *= int(dimension.removeprefix('<='))
-  return total
-
-
-def _bits(dtype):
-  """Returns a number's size; 'f8e4m3fn' says 8 first, as all types do."""
-  if dtype in ('pred', 'token'):
-    return 8 if dtype == 'pred' else 0
-  return int(re.search(r'\d+', dtype)[0])

@@ -11,8 +11,8 @@ import re
 
 import numpy as np
 
-# The text's one parser.
-from fnet_t5x.planning import collectives, traffic
+from fnet_t5x.planning import collectives, program_text, traffic
+from fnet_t5x.planning.program_text import dimensions
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # What moves no data by itself, or names data that others move.
@@ -84,7 +84,7 @@ def work(hlo_text: str, count_loops: bool = True) -> Work:
   Raises:
     ValueError: the text is no HLO module.
   """
-  computations, entry = collectives._parse(hlo_text)
+  computations, entry = program_text.parse(hlo_text)
   if entry is None:
     raise ValueError('this is no text of a compiled HLO module')
   return _Counter(computations, count_loops).executed(entry)
@@ -113,10 +113,10 @@ class _Counter:
     if opcode == 'while':
       times = 1
       if self._count_loops:
-        times = collectives._trips(self._computations, instruction)
+        times = program_text.trips(self._computations, instruction)
       return self._all(instruction, 'body') * times
     if opcode == 'conditional':
-      branches = map(self.executed, collectives._branches(instruction))
+      branches = map(self.executed, program_text.branches(instruction))
       return max(branches, key=lambda w: (w.flops, w.bytes), default=Work())
     if opcode in ('call', 'async-start'):
       return self._all(instruction, 'calls', 'to_apply')
@@ -133,7 +133,7 @@ class _Counter:
     )
 
   def _all(self, instruction, *attributes):
-    called = collectives._called(instruction, *attributes)
+    called = program_text.called(instruction, *attributes)
     return sum(map(self.executed, called), Work())
 
   def _flops(self, body, instruction):
@@ -141,7 +141,7 @@ class _Counter:
     if opcode == 'fusion':
       return sum(
         self._flops_of_fused(name)
-        for name in collectives._called(instruction, 'calls')
+        for name in program_text.called(instruction, 'calls')
       )
     if opcode == 'dot':
       return _dot_flops(body, instruction)
@@ -158,13 +158,6 @@ class _Counter:
     return self._fused[name]
 
 
-def _dimensions(shape):
-  array = collectives._ARRAY.search(shape)
-  if array is None:
-    return ()
-  return tuple(int(d.removeprefix('<=')) for d in array[2].split(',') if d)
-
-
 def _numbers(text, name):
   match = re.search(rf'\b{name}=\{{([\d,]*)\}}', text)
   return [int(x) for x in match[1].split(',') if x] if match else []
@@ -174,11 +167,11 @@ def _dot_flops(body, instruction):
   left = body.get(instruction.operands[0])
   if left is None:
     return 0.0
-  sizes = _dimensions(left.shape)
+  sizes = dimensions(left.shape)
   contracted = _numbers(instruction.attributes, 'lhs_contracting_dims')
   return (
     2.0
-    * math.prod(_dimensions(instruction.shape))
+    * math.prod(dimensions(instruction.shape))
     * math.prod(sizes[axis] for axis in contracted)
   )
 
@@ -195,7 +188,7 @@ def _convolution_flops(body, instruction):
   if labels is None or left is None or right is None:
     return 0.0
   sizes = [
-    dict(zip(names, _dimensions(shape), strict=True))
+    dict(zip(names, dimensions(shape), strict=True))
     for names, shape in zip(
       labels.groups(),
       (left.shape, right.shape, instruction.shape),
@@ -251,7 +244,7 @@ def _fft_flops(instruction):
   lengths = _numbers(instruction.attributes, 'fft_length')
   kind = re.search(r'fft_type=(\w+)', instruction.attributes)
   points = math.prod(lengths)
-  numbers = math.prod(_dimensions(instruction.shape))
+  numbers = math.prod(dimensions(instruction.shape))
   if kind and kind[1] == 'RFFT':
     numbers = numbers // (lengths[-1] // 2 + 1) * lengths[-1]
   real = 0.5 if kind and kind[1] in ('RFFT', 'IRFFT') else 1.0

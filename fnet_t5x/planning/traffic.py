@@ -4,7 +4,8 @@ import math
 import re
 from collections.abc import Mapping
 
-from fnet_t5x.planning import collectives
+from fnet_t5x.planning import program_text
+from fnet_t5x.planning.program_text import Computation, Instruction
 
 _ARRAY = re.compile(
   r'\b(?:pred|token|[a-z]+\d\w*)\[[\d,<=]*\](?:\{[^{}]*\})?',
@@ -12,13 +13,11 @@ _ARRAY = re.compile(
 # Of a layout: in another memory than the main one.
 _ELSEWHERE = re.compile(r'S\([1-9]')
 
-Computation = Mapping[str, collectives._Instruction]
-
 
 def moved(
   computations: Mapping[str, Computation],
   body: Computation,
-  instruction: collectives._Instruction,
+  instruction: Instruction,
 ) -> float:
   """Returns the bytes that an instruction reads and writes.
 
@@ -33,7 +32,7 @@ def moved(
   operands = [body[name] for name in instruction.operands if name in body]
   opcode = instruction.opcode
   if opcode == 'fusion':
-    (name,) = collectives._called(instruction, 'calls')
+    (name,) = program_text.called(instruction, 'calls')
     inside = computations.get(name, {})
     read = sum(
       min(_bytes(operand.shape), _read(computations, inside, number))
@@ -75,7 +74,7 @@ def _read_of(computations, inside, name):
       read += _read_of(computations, inside, user)
     elif opcode == 'fusion':
       # Fusions hold others, and hand what they slice on to them.
-      (nested,) = collectives._called(instruction, 'calls')
+      (nested,) = program_text.called(instruction, 'calls')
       read += sum(
         _read(computations, computations.get(nested, {}), number)
         for number, operand in enumerate(instruction.operands)
@@ -105,7 +104,7 @@ def _written(inside, root, shape):
 def _bytes(shape):
   """Bytes in main memory."""
   return sum(
-    collectives._bytes(array)
+    program_text.array_bytes(array)
     for array in _ARRAY.findall(shape)
     if not _ELSEWHERE.search(array)
   )
