@@ -11,11 +11,13 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
 from absl import logging as absl_logging
 
+from fnet_t5x import gin_check
 from fnet_t5x.gin_root import gin_root
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
@@ -29,18 +31,14 @@ INPUT_ERRORS = (
   TypeError,
   SyntaxError,
 )
-# The gin file to add where none of the files given configures the command.
-RUN_FILES = {
-  'train': 'gin/runs/pretrain.gin',
-  'evaluate': 'gin/runs/eval.gin',
-  'infer': 'gin/runs/infer.gin',
-}
+_HELP = ('--help', '-h', '-help', '--helpfull')
+_WIDTH = 80
 
 
 def define_flags() -> None:
   """Defines T5X's command-line flags."""
   flags.DEFINE_multi_string(
-    'gin_file', [], 'Gin file; may be repeated, later files override.'
+    'gin_file', [], 'Gin file; repeat it for several, later ones override.'
   )
   flags.DEFINE_multi_string(
     'gin_bindings', [], 'One gin binding; --gin.NAME=VALUE is short for it.'
@@ -94,7 +92,9 @@ def one_line(error: BaseException) -> str:
   The message of an error that names no cause, such as a TypeError, follows its
   type and the configurable that it came from.
   """
-  message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+  message = str(error)
+  if isinstance(error, KeyError) and error.args:
+    message = str(error.args[0])
   message, *trail = re.split(r'\n\s*In call to configurable ', message)
   if message.startswith('in user code:'):
     # TensorFlow's traceback of a traced function; its last line counts.
@@ -139,6 +139,11 @@ def one_line_errors() -> Iterator[None]:
     sys.exit(130)
 
 
+def search_paths() -> list[str]:
+  """Returns the folders to look for gin files in."""
+  return [*flags.FLAGS.gin_search_paths, gin_root()]
+
+
 def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
   """Parses gin files and bindings into gin's global configuration.
 
@@ -148,47 +153,163 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
   """
   from fnet_t5x.runtime import gin_utils
 
-  gin_utils.parse_gin_flags(
-    [*flags.FLAGS.gin_search_paths, gin_root()], files, bindings
-  )
+  gin_utils.parse_gin_flags(search_paths(), files, bindings)
 
 
-def read_flags(argv: Sequence[str]) -> None:
-  """Reads the command line, which names at least one gin file.
+def read(argv: Sequence[str], description: str) -> None:
+  """Reads the command line by the flags that are defined.
+
+  `--help` prints the description and the flags, and ends the program.
+
+  Args:
+    argv: the command line, the program's name first.
+    description: the command's docstring: what it does, and an example.
 
   Raises:
-    ValueError: an argument that there is not, or no gin file.
+    flags.Error: a flag that does not exist, or a value that it cannot take.
+    ValueError: an argument that is no flag.
   """
   logging.addLevelName(logging.WARNING, 'warning')
   logging.basicConfig(format='%(levelname)s: %(message)s')
-  define_flags()
-  define_process_flags()
+  if any(arg in _HELP for arg in argv[1:]):
+    sys.stdout.write(help_text(description))
+    sys.exit(0)
   rest = flags.FLAGS(rewrite_gin_args(argv))
   if len(rest) > 1:
     raise ValueError(f'no such argument: {" ".join(rest[1:])}')
-  if not flags.FLAGS.gin_file:
-    raise ValueError(
-      'no --gin_file given; for a first run: '
-      '--gin_file=gin/experiments/quickstart.gin'
+
+
+def help_text(description: str) -> str:
+  """Returns a command's description and the flags defined so far."""
+  own = [
+    flag
+    for module, defined in flags.FLAGS.flags_by_module_dict().items()
+    if not module.startswith('absl.')
+    for flag in defined
+  ]
+  lines = [description.strip(), '', 'flags:']
+  for flag in sorted({flag.name: flag for flag in own}.values(), key=_name):
+    if flag.boolean:
+      lines.append(f'  --[no]{flag.name}')
+    else:
+      lines.append(f'  --{flag.name}=...')
+    # absl adds to what may be repeated that it may, on a line of its own.
+    text = (flag.help or '').split(';\n')[0]
+    if flag.default not in (None, [], False, ''):
+      text += f' (default: {flag.default_as_str})'
+    lines += textwrap.wrap(
+      text, _WIDTH, initial_indent=6 * ' ', subsequent_indent=6 * ' '
     )
+  if 'gin_bindings' in flags.FLAGS:
+    lines += ['  --gin.NAME=VALUE', '      Short for --gin_bindings.']
+  return '\n'.join(lines) + '\n'
 
 
-def start(argv: Sequence[str]) -> None:
-  """Reads the command line and imports TensorFlow: what must come first.
+def _name(flag: flags.Flag) -> str:
+  return flag.name
+
+
+def read_run(argv: Sequence[str], run_mode: str, description: str) -> None:
+  """Reads the command line of a run, and checks its gin files.
+
+  Nothing is imported for it: what is wrong is said within a second. With
+  `--list_macros` it prints the macros, and ends the program.
+
+  Args:
+    argv: the command line.
+    run_mode: 'train', 'eval' or 'infer'.
+    description: for `--help`.
 
   Raises:
-    ValueError: an argument that there is not, no gin file, or no such engine.
-    FileNotFoundError: a gin file that no search path holds.
+    flags.Error, ValueError, FileNotFoundError: as `read` and
+      `gin_check.check`; or no gin file.
   """
-  read_flags(argv)
+  define_flags()
+  define_process_flags()
+  flags.DEFINE_boolean(
+    'list_macros',
+    False,
+    'Print the macros that --gin.NAME=VALUE sets, with the values that the '
+    'given files and bindings give them, and end.',
+  )
+  if run_mode == 'train':
+    flags.DEFINE_string(
+      'model_dir', None, "The run's folder: short for --gin.MODEL_DIR."
+    )
+  read(argv, description)
+  given = flags.FLAGS
+  _, run_file = gin_check.RUN_FUNCTIONS[run_mode]
+  if not given.gin_file:
+    first = {'train': 'gin/experiments/quickstart.gin'}.get(run_mode, run_file)
+    raise ValueError(f'no --gin_file given, such as --gin_file={first}')
+  if run_mode == 'train' and given.model_dir is not None:
+    folder = os.path.expanduser(given.model_dir)
+    given.gin_bindings = [*given.gin_bindings, f'MODEL_DIR = {folder!r}']
+  if given.list_macros:
+    contents = gin_check.read(
+      given.gin_file, given.gin_bindings, search_paths()
+    )
+    sys.stdout.write(macro_table(contents))
+    sys.exit(0)
+  gin_check.check(run_mode, given.gin_file, given.gin_bindings, search_paths())
+
+
+def read_planned_run(argv: Sequence[str], description: str) -> None:
+  """Reads the command line of a command that plans a training run.
+
+  It names the gin files of the run, and may leave out what a plan does not
+  need.
+
+  Raises:
+    flags.Error, ValueError, FileNotFoundError: as `read_run`.
+  """
+  define_flags()
+  read(argv, description)
+  given = flags.FLAGS
+  if not given.gin_file:
+    raise ValueError(
+      'no --gin_file given; name those of a training run, such as '
+      '--gin_file=gin/experiments/small_c4_span_corruption.gin'
+    )
+  gin_check.read(given.gin_file, given.gin_bindings, search_paths())
+
+
+def macro_table(contents: gin_check.Contents) -> str:
+  """Returns the macros of gin files: name, value, and where it is set."""
+  rows = [
+    (name, repr(contents.macros[name].value), contents.macros[name].file)
+    if name in contents.macros
+    else (name, '(not set)', '')
+    for name in contents.known
+  ]
+  widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
+  # A long value pushes its own file away, not those of all others.
+  widths[1] = min(widths[1], 28)
+  return ''.join(
+    f'{name:<{widths[0]}}  {value:<{widths[1]}}  {file}'.rstrip() + '\n'
+    for name, value, file in rows
+  )
+
+
+def start(argv: Sequence[str], run_mode: str, description: str) -> None:
+  """Reads the command line of a run, and imports TensorFlow.
+
+  Args:
+    argv: the command line.
+    run_mode: 'train', 'eval' or 'infer'.
+    description: for `--help`.
+
+  Raises:
+    flags.Error, ValueError, FileNotFoundError: as `read_run`; or there is no
+      such engine.
+  """
+  read_run(argv, run_mode, description)
   from fnet_t5x.compat import engine
 
   if flags.FLAGS.multiprocess_gpu:
     join_processes(engine.USES_T5X)
+  print(f'engine: {engine.engine_name()}', flush=True)
   import_tensorflow()
-  from fnet_t5x.runtime import console
-
-  console.say(f'engine: {engine.engine_name()}')
   if engine.USES_T5X:
     # T5X tells how a run goes by its log alone.
     absl_logging.use_absl_handler()
@@ -292,6 +413,7 @@ def _check_configured(function: Callable[..., object]) -> None:
   import gin
 
   name = function.__name__
+  run_file = dict(gin_check.RUN_FUNCTIONS.values())[name]
   bound = gin.get_bindings(name, resolve_references=False)
   missing = [
     parameter.name
@@ -301,5 +423,5 @@ def _check_configured(function: Callable[..., object]) -> None:
   if missing:
     raise ValueError(
       f'the gin files do not configure {name} ({", ".join(missing)} missing): '
-      f'add --gin_file={RUN_FILES[name]}'
+      f'add --gin_file={run_file}'
     )

@@ -1,4 +1,11 @@
-"""`python -m fnet_t5x.infer --gin_file=...`: a run by either engine."""
+r"""An inference run, by either engine: `python -m fnet_t5x.infer`.
+
+  python -m fnet_t5x.infer --gin_file=gin/models/fnet_t5_small.gin \
+    --gin_file=gin/objectives/span_corruption.gin \
+    --gin_file=gin/runs/infer.gin \
+    --gin.CHECKPOINT_PATH="'runs/small/checkpoint_10000'" \
+    --gin.INFER_OUTPUT_DIR="'runs/small/infer'"
+"""
 
 import sys
 
@@ -6,7 +13,7 @@ from fnet_t5x import command_line
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
-    command_line.start(sys.argv)
+    command_line.start(sys.argv, 'infer', __doc__)
     # Gin files reach the engine's function as `__main__.infer`, as T5X's do.
     from fnet_t5x.compat.infer import infer
 

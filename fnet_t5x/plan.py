@@ -1,4 +1,7 @@
-"""What a run takes: `python -m fnet_t5x.plan --gin_file=... --topology=...`.
+r"""What a run takes: `python -m fnet_t5x.plan --gin_file=... --topology=...`.
+
+  python -m fnet_t5x.plan --topology=v4:4x4x8 \
+    --gin_file=gin/experiments/xl_c4_span_corruption.gin
 
 Compiles the training step, the prefill and a decoding step of the run that the
 gin files describe, as fnet_t5x.train takes them, for devices that are not here:
@@ -54,11 +57,8 @@ def main(argv: list[str]) -> int:
   Returns:
     The exit code: 1 where something does not fit.
   """
-  if {'--help', '-h'} & set(argv):
-    print(__doc__)
-    return 0
   _define_flags()
-  command_line.read_flags(argv)
+  command_line.read_planned_run(argv, __doc__)
   if not flags.FLAGS.topology:
     raise ValueError(_REQUIRED)
   from fnet_t5x.planning import topology as topology_lib

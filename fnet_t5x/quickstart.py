@@ -1,4 +1,6 @@
-"""`python -m fnet_t5x.quickstart`: trains a small hybrid, and lets it write.
+"""A small hybrid, trained and made to continue texts, in some minutes.
+
+  python -m fnet_t5x.quickstart
 
 Runs `gin/experiments/quickstart.gin`, sets its validation loss beside that of
 a model that knows word frequencies only, and continues three texts that it
@@ -77,6 +79,7 @@ def main() -> int:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
+    command_line.read(sys.argv, __doc__)
     command_line.use_runtime()
     command_line.import_tensorflow()
     # A saved configuration binds the arguments of `__main__.train`.

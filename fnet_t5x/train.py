@@ -1,4 +1,18 @@
-"""`python -m fnet_t5x.train --gin_file=...`: a run by either engine."""
+r"""A training run, by either engine: `python -m fnet_t5x.train`.
+
+A run is described by gin files: a model, an objective, a source and a run; or
+one experiment that includes them. Macros are set by --gin.NAME=VALUE; text
+needs quotes within quotes. Started again with the same command, a run that was
+stopped goes on.
+
+  python -m fnet_t5x.train --gin_file=gin/experiments/quickstart.gin
+
+  python -m fnet_t5x.train --gin_file=gin/experiments/your_text.gin \
+    --gin.TEXT_FILES="'~/corpus/*.txt'" --model_dir=runs/mine
+
+  python -m fnet_t5x.train --gin_file=gin/experiments/quickstart.gin \
+    --list_macros
+"""
 
 import sys
 
@@ -7,7 +21,7 @@ from fnet_t5x import command_line, host_memory
 if __name__ == '__main__':
   with command_line.one_line_errors():
     host_memory.keep_freed_memory()
-    command_line.start(sys.argv)
+    command_line.start(sys.argv, 'train', __doc__)
     # Gin files reach the engine's function as `__main__.train`, as T5X's do.
     from fnet_t5x.compat.train import train
 

@@ -1,15 +1,20 @@
 """The tasks by name. Importing it registers all of them.
 
-`python -m fnet_t5x.tasks.catalog` prints them as a table.
+  python -m fnet_t5x.tasks.catalog
+
+prints them as a table.
 """
 
 import difflib
+import sys
 import types
 from collections.abc import Mapping
 
 from fnet_t5x import command_line
 
 if __name__ == '__main__':
+  with command_line.one_line_errors():
+    command_line.read(sys.argv, __doc__)
   command_line.import_tensorflow()
 
 import seqio

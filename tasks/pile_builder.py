@@ -1,4 +1,4 @@
-"""The Pile as a TFDS dataset, so that a pod reads TFRecords.
+r"""The Pile as a TFDS dataset, so that a pod reads TFRecords.
 
   python -m fnet_t5x.tasks.pile_builder --manual_dir=/data/pile \
     --data_dir=/data/tensorflow_datasets
@@ -18,6 +18,15 @@ from absl import flags
 from fnet_t5x import command_line
 
 if __name__ == '__main__':
+  with command_line.one_line_errors():
+    command_line.define_flags()
+    flags.DEFINE_string('manual_dir', None, "Folder of the Pile's files.")
+    flags.DEFINE_string(
+      'data_dir', None, 'Folder of TFDS datasets to write to.'
+    )
+    flags.DEFINE_list('beam_options', None, "Beam's options; none: no Beam.")
+    flags.mark_flags_as_required(['manual_dir', 'data_dir'])
+    command_line.read(sys.argv, __doc__)
   command_line.import_tensorflow()
 
 import tensorflow_datasets as tfds
@@ -77,16 +86,8 @@ class FnetPile(tfds.core.GeneratorBasedBuilder):
     return (example for path in paths for example in _examples(path))
 
 
-def main(argv: Sequence[str]) -> None:
-  """Writes the dataset."""
-  command_line.define_flags()
-  flags.DEFINE_string('manual_dir', None, "Folder of the Pile's files.")
-  flags.DEFINE_string('data_dir', None, 'Folder of TFDS datasets to write to.')
-  flags.DEFINE_list('beam_options', None, "Beam's options; none: no Beam.")
-  flags.mark_flags_as_required(['manual_dir', 'data_dir'])
-  rest = flags.FLAGS(command_line.rewrite_gin_args(argv))
-  if len(rest) > 1:
-    raise ValueError(f'no such argument: {" ".join(rest[1:])}')
+def main() -> None:
+  """Makes the dataset."""
   command_line.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
   beam_options = None
   if flags.FLAGS.beam_options is not None:
@@ -111,4 +112,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
-    main(sys.argv)
+    main()

@@ -1,4 +1,4 @@
-"""`python -m fnet_t5x.tasks.show`: real examples of a task, for a person.
+"""Real examples of a task, for a person: `python -m fnet_t5x.tasks.show`.
 
   python -m fnet_t5x.tasks.show --task=fnet_sotu_span_corruption --n=3
 
@@ -16,6 +16,13 @@ from absl import flags
 from fnet_t5x import command_line
 
 if __name__ == '__main__':
+  with command_line.one_line_errors():
+    command_line.define_flags()
+    flags.DEFINE_string('task', None, 'Task or mixture.')
+    flags.DEFINE_integer('n', 3, 'Number of examples.', lower_bound=1)
+    flags.DEFINE_string('split', 'train', 'Split.')
+    flags.DEFINE_integer('seed', 0, 'Of the order, and of random objectives.')
+    command_line.read(sys.argv, __doc__)
   command_line.import_tensorflow()
 
 import gin
@@ -153,16 +160,8 @@ def _macro(name: str) -> Any:
     return None
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
   """Shows what the command line names."""
-  command_line.define_flags()
-  flags.DEFINE_string('task', None, 'Task or mixture.')
-  flags.DEFINE_integer('n', 3, 'Number of examples.', lower_bound=1)
-  flags.DEFINE_string('split', 'train', 'Split.')
-  flags.DEFINE_integer('seed', 0, 'Of the order, and of random objectives.')
-  rest = flags.FLAGS(command_line.rewrite_gin_args(argv))
-  if len(rest) > 1:
-    raise ValueError(f'no such argument: {" ".join(rest[1:])}')
   if flags.FLAGS.tfds_data_dir:
     seqio.set_tfds_data_dir_override(flags.FLAGS.tfds_data_dir)
   command_line.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
@@ -179,4 +178,4 @@ if __name__ == '__main__':
     # A run's gin files bind the arguments of `__main__.train`.
     from fnet_t5x.compat.train import train  # noqa: F401
 
-    main(sys.argv)
+    main()

@@ -171,7 +171,7 @@ def main(argv: list[str]) -> None:
     os.environ.get('GOOGLE_CLOUD_BUCKET_NAME'),
     "Google Cloud bucket for the job's staging files.",
   )
-  launch_flags.parse(argv)
+  launch_flags.parse(argv, __doc__)
   settings = launch_flags.settings(NEEDS, bucket=flags.FLAGS.bucket)
   check_tpu(settings)
   packed = launch_flags.checked_source(settings)

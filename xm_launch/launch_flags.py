@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fnet_t5x import command_line
-from fnet_t5x.xm_launch import command, gin_check, source
+from fnet_t5x import command_line, gin_check
+from fnet_t5x.xm_launch import command, source
 
 _PREFIX = '--gin.'
 
@@ -40,8 +40,12 @@ def define() -> None:
   )
 
 
-def parse(argv: Sequence[str]) -> None:
-  """Parses the command line.
+def parse(argv: Sequence[str], description: str) -> None:
+  """Reads the command line.
+
+  Args:
+    argv: the command line.
+    description: for --help.
 
   Raises:
     flags.Error: a flag that there is not, or a value that it cannot take.
@@ -49,9 +53,7 @@ def parse(argv: Sequence[str]) -> None:
   """
   command_line.define_flags()
   define()
-  rest = flags.FLAGS(command_line.rewrite_gin_args(argv))
-  if len(rest) > 1:
-    raise ValueError(f'no such argument: {" ".join(rest[1:])}')
+  command_line.read(argv, description)
 
 
 def settings(needs: Sequence[str], **more) -> command.Settings:
@@ -111,9 +113,7 @@ def checked_source(made: command.Settings) -> source.Source:
       )
     except FileNotFoundError as error:
       said = str(error).replace(str(folder), f'commit {packed.commit[:12]}')
-      raise FileNotFoundError(
-        f'{said}; correct the name, or commit it'
-      ) from None
+      raise FileNotFoundError(f'{said}, or commit it') from None
   uncommitted = packed.uncommitted()
   if uncommitted:
     sys.stderr.write(

@@ -225,7 +225,7 @@ def main(argv: list[str]) -> None:
   flags.DEFINE_string('runtime_version', None, "The TPU VM's software image.")
   flags.DEFINE_float('poll_seconds', 60.0, 'Seconds between two looks at it.')
   flags.DEFINE_integer('restarts', 3, 'How often a run that fails is repeated.')
-  launch_flags.parse(argv)
+  launch_flags.parse(argv, __doc__)
   given = flags.FLAGS
   settings = launch_flags.settings(NEEDS)
   packed = launch_flags.checked_source(settings)

@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
   """Measures, and prints both figures; 1 where they are over 10 % apart."""
   from absl import flags
 
-  command_line.read_flags(argv)
+  command_line.read_planned_run(argv, __doc__)
   from fnet_t5x.planning import topology
 
   _give_back_at_once()

@@ -68,7 +68,7 @@ def as_cells(record: dict[str, Any]) -> list[str]:
 def main(argv: list[str]) -> int:
   """Compiles for each number of devices, and prints the table."""
   _define_flags()
-  command_line.read_flags(argv)
+  command_line.read_planned_run(argv, __doc__)
   counts = [int(n) for n in flags.FLAGS.devices if n.isdecimal() and int(n)]
   if len(counts) != len(flags.FLAGS.devices):
     raise ValueError(

@@ -14,6 +14,8 @@ import tensorflow as tf
 from absl import logging
 from clu import metric_writers
 
+from fnet_t5x import gin_check
+
 CONFIG_FILE = 'config.gin'
 
 
@@ -40,12 +42,7 @@ def parse_gin_flags(
   known = sorted(macros_set() | macros_used())
   for binding in gin_bindings:
     _parse_binding(binding, known, skip_unknown)
-  missing = sorted(macros_used() - macros_set())
-  if missing:
-    raise ValueError(
-      f'{", ".join(missing)} not set: give --gin.{missing[0]}=..., or a '
-      "--gin_file that sets it (each file's head says what it provides)"
-    )
+  gin_check.check_set(macros_used() - macros_set())
   if finalize_config:
     gin.finalize()
   for line in gin.config_str().splitlines():
@@ -159,19 +156,11 @@ def _parse_binding(
   binding: str, known: Sequence[str], skip_unknown: bool | Sequence[str]
 ) -> None:
   name, _, value = (part.strip() for part in binding.partition('='))
-  # Gin takes any name without a dot for a new macro: a typo would be ignored.
-  if re.fullmatch(r'\w+', name) and name not in known:
-    raise ValueError(
-      f'--gin.{name}: no gin file of this run has the macro {name}'
-      f'{_close(name, known) or "; correct the name"}'
-    )
+  gin_check.check_macro(name, known)
   try:
     gin.parse_config(binding, skip_unknown=skip_unknown)
   except (SyntaxError, tokenize.TokenError) as error:
-    raise ValueError(
-      f'--gin.{name}={value}: {value or "nothing"} is no gin value; text needs '
-      f'quotes: --gin.{name}="\'...\'"'
-    ) from error
+    raise ValueError(gin_check.no_gin_value(name, value)) from error
   except ValueError as error:
     raise ValueError(
       f'--gin.{name}: {_first_line(str(error)).rstrip(".")}'

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 import fnet_t5x
-from fnet_t5x.xm_launch import gin_check
+from fnet_t5x import gin_check
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 RUN_FILES = {
@@ -55,6 +55,7 @@ def test_whole_experiments_pass():
     ({'files': ['gin/models/huge.gin']}, 'gin/models/huge.gin: in none of'),
     ({'more': ['BATCH_SIZ=3']}, 'did you mean BATCH_SIZE?'),
     ({'more': ['XYZZY=3']}, 'has the macro XYZZY; correct the name'),
+    ({'more': ["TEXT_FILES='x'"]}, 'add --gin_file=gin/sources/text.gin'),
     ({'more': ['BATCH_SIZE=']}, 'nothing is no gin value'),
     ({'more': ['ENCODER_MIXING=none at all']}, 'text needs quotes'),
     ({'more': ["TASK_FEATURE_LENGTHS={'inputs': 1"]}, 'no gin value'),

@@ -1,0 +1,358 @@
+"""A check of gin files and bindings that imports nothing they name.
+
+Gin's own parser reads them: what is wrong with a command line is said within a
+second here, and only after TensorFlow's import or a pod's start elsewhere.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import io
+import os
+import pathlib
+import re
+import tokenize
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from gin import config_parser
+
+from fnet_t5x.gin_root import gin_root
+
+# The function that each command configures, and the gin file that does it.
+RUN_FUNCTIONS = {
+  'train': ('train', 'gin/runs/pretrain.gin'),
+  'eval': ('evaluate', 'gin/runs/eval.gin'),
+  'infer': ('infer', 'gin/runs/infer.gin'),
+}
+# Folders of gin/ whose files set up one choice each: where a macro is looked
+# for that no file given has. Experiments set macros of all others.
+_PROVIDERS = (
+  'sources',
+  'objectives',
+  'vocabularies',
+  'optimizers',
+  'models',
+  'runs',
+  'partitioning',
+)
+
+
+class _Text(str):
+  """A reference or macro in a value, shown without quotes."""
+
+  def __repr__(self) -> str:
+    return str(self)
+
+
+class _Macros(config_parser.ParserDelegate):
+  """Keeps the names of the macros that values refer to."""
+
+  def __init__(self):
+    self.used: set[str] = set()
+
+  def configurable_reference(self, scoped_configurable_name, evaluate):
+    return _Text(f'@{scoped_configurable_name}{"()" if evaluate else ""}')
+
+  def macro(self, macro_name):
+    # A name with a dot is a constant, such as %gin.REQUIRED.
+    if '.' not in macro_name:
+      self.used.add(macro_name.rpartition('/')[2])
+    return _Text(f'%{macro_name}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+  """A macro's value.
+
+  Attributes:
+    value: as gin reads it; references are texts.
+    file: the gin file, or '--gin.NAME', that set it last.
+  """
+
+  value: Any
+  file: str
+
+
+@dataclasses.dataclass
+class Contents:
+  """What the files and bindings of a run set, use and configure.
+
+  Attributes:
+    search_paths: folders that files are looked for in.
+    macros: by name; later files and bindings override.
+    functions: those of `__main__`, and the file that configures each.
+    unseen: files that only the full parser can read, such as gs:// ones. What
+      they set is not known here.
+  """
+
+  search_paths: Sequence[str]
+  macros: dict[str, Macro] = dataclasses.field(default_factory=dict)
+  functions: dict[str, str] = dataclasses.field(default_factory=dict)
+  unseen: list[str] = dataclasses.field(default_factory=list)
+  _delegate: _Macros = dataclasses.field(default_factory=_Macros)
+  _scripts: set[str] = dataclasses.field(default_factory=set)
+
+  @property
+  def used(self) -> set[str]:
+    """The macros that values refer to."""
+    return self._delegate.used
+
+  @property
+  def known(self) -> list[str]:
+    """The macros that a binding may set, sorted."""
+    return sorted({*self.macros, *self.used})
+
+  def read(self, name: str, included_by: Sequence[str] = ()) -> None:
+    """Reads a file, and the files that it includes.
+
+    Raises:
+      FileNotFoundError: no search path holds it.
+      ValueError: it is no gin, or includes itself.
+    """
+    if name in included_by:
+      raise ValueError(
+        f'{included_by[-1]} includes {name}, which includes it in turn; remove '
+        'one of the two lines'
+      )
+    path = _find(name, self.search_paths)
+    if path is None:
+      if any('://' in place for place in (name, *self.search_paths)):
+        self.unseen.append(name)
+        return
+      where = f'{included_by[-1]} includes {name}' if included_by else name
+      raise FileNotFoundError(
+        f'gin file {where}: in none of {", ".join(self.search_paths)}; correct '
+        'the name, or add --gin_search_paths'
+      )
+    if os.path.isdir(path):
+      raise ValueError(f'gin file {name}: it is a folder; name a file in it')
+    try:
+      with open(path, encoding='utf-8') as f:
+        text = f.read()
+      for statement in config_parser.ConfigParser(
+        io.StringIO(text), self._delegate
+      ):
+        self._take(statement, name, included_by)
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f'{name}: not a text file (byte {error.start} is no UTF-8)'
+      ) from error
+    except SyntaxError as error:
+      line = ' '.join((error.text or '').split())
+      raise ValueError(
+        f'{name}, line {error.lineno}: not gin: {line!r}; correct that line'
+      ) from error
+    except tokenize.TokenError as error:
+      raise ValueError(
+        f'{name}: a bracket or quotes are not closed; correct it'
+      ) from error
+    except RecursionError as error:
+      raise ValueError(
+        f'{name}: brackets or includes nested too deeply; correct it'
+      ) from error
+
+  def bind(self, binding: str) -> None:
+    """Takes a binding `NAME = VALUE` of the command line.
+
+    Raises:
+      ValueError: it is no gin, not one binding, or sets a macro that no file
+        has.
+    """
+    name, _, value = (part.strip() for part in binding.partition('='))
+    if not self.unseen:
+      check_macro(name, self.known)
+    try:
+      statements = list(
+        config_parser.ConfigParser(io.StringIO(f'{binding}\n'), self._delegate)
+      )
+    except (SyntaxError, tokenize.TokenError, RecursionError) as error:
+      raise ValueError(no_gin_value(name, value)) from error
+    if len(statements) != 1 or not isinstance(
+      statements[0], config_parser.BindingStatement
+    ):
+      raise ValueError(f'{binding!r}: not one binding; give each its own flag')
+    if not statements[0].arg_name:
+      self.macros[statements[0].selector] = Macro(
+        statements[0].value, f'--gin.{name}'
+      )
+
+  def check_macros(self) -> None:
+    """Raises ValueError where a macro that is used has no value."""
+    if not self.unseen:
+      check_set(self.used - set(self.macros))
+
+  def _take(self, statement, name: str, included_by: Sequence[str]) -> None:
+    if isinstance(statement, config_parser.IncludeStatement):
+      self.read(statement.filename, (*included_by, name))
+    elif isinstance(statement, config_parser.ImportStatement):
+      if statement.module == '__main__':
+        self._scripts.add(statement.bound_name())
+    elif isinstance(statement, config_parser.BindingStatement):
+      if not statement.arg_name:
+        self.macros[statement.selector] = Macro(statement.value, name)
+      script, _, function = statement.selector.partition('.')
+      if script in self._scripts:
+        self.functions.setdefault(function, name)
+
+
+def read(
+  gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]
+) -> Contents:
+  """Reads gin files, then bindings, as a command takes them.
+
+  Args:
+    gin_files: files, by their path in one of `search_paths`.
+    bindings: `NAME=VALUE`.
+    search_paths: folders of this machine.
+
+  Raises:
+    FileNotFoundError, ValueError: as `Contents.read` and `Contents.bind`.
+  """
+  contents = Contents(search_paths)
+  for name in gin_files:
+    contents.read(name)
+  for binding in bindings:
+    contents.bind(binding)
+  return contents
+
+
+def check(
+  run_mode: str,
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+) -> Contents:
+  """Refuses gin files and bindings that a command could not start with.
+
+  Args:
+    run_mode: `train`, `eval` or `infer`.
+    gin_files: files, by their path in one of `search_paths`.
+    bindings: `NAME=VALUE`.
+    search_paths: folders of this machine.
+
+  Returns:
+    What they hold.
+
+  Raises:
+    FileNotFoundError: no search path holds a file, or one that it includes.
+    ValueError: a file or binding is no gin, a binding sets a macro that no
+      file has, a macro that is used has no value, or the files configure
+      another command.
+  """
+  contents = Contents(search_paths)
+  for name in gin_files:
+    contents.read(name)
+  if not contents.unseen:
+    _check_function(run_mode, contents)
+  for binding in bindings:
+    contents.bind(binding)
+  contents.check_macros()
+  return contents
+
+
+def _check_function(run_mode: str, contents: Contents) -> None:
+  function, run_file = RUN_FUNCTIONS[run_mode]
+  others = {n: f for n, f in contents.functions.items() if n != function}
+  if others:
+    other, name = next(iter(others.items()))
+    raise ValueError(
+      f'{name} configures {other}, not {function}; give a --gin_file for '
+      f'{run_mode}, such as {run_file}, in its place'
+    )
+  if function not in contents.functions:
+    raise ValueError(
+      f'the gin files do not configure {function}: add --gin_file={run_file}'
+    )
+
+
+def check_macro(name: str, known: Collection[str]) -> None:
+  """Refuses a binding of a macro that no file of a run has.
+
+  Gin takes any name without a dot for a new macro: a typo would be ignored.
+
+  Args:
+    name: what the binding sets; anything but a macro passes.
+    known: the macros of the run's files.
+
+  Raises:
+    ValueError: names the file to add, or macros of like names.
+  """
+  if not re.fullmatch(r'\w+', name) or name in known:
+    return
+  providers = providing_files(name)
+  close = difflib.get_close_matches(name, sorted(known), n=3)
+  if providers:
+    remedy = f'add {_as_flags(providers)}'
+  elif close:
+    remedy = f'did you mean {", ".join(close)}?'
+  else:
+    remedy = 'correct the name (--list_macros lists those there are)'
+  raise ValueError(
+    f'--gin.{name}: no gin file of this run has the macro {name}; {remedy}'
+  )
+
+
+def check_set(missing: Iterable[str]) -> None:
+  """Raises ValueError where there are macros that are used and not set."""
+  missing = sorted(missing)
+  if not missing:
+    return
+  first = missing[0]
+  providers = providing_files(first)
+  remedy = f'give --gin.{first}=...'
+  if providers:
+    remedy += f', or add {_as_flags(providers)}'
+  else:
+    remedy += ", or a --gin_file that sets it (each file's head says what)"
+  raise ValueError(f'{", ".join(missing)} not set: {remedy}')
+
+
+def no_gin_value(name: str, value: str) -> str:
+  """Returns the message of a binding whose value gin cannot read."""
+  return (
+    f'--gin.{name}={value}: {value or "nothing"} is no gin value; text needs '
+    f'quotes: --gin.{name}="\'...\'"'
+  )
+
+
+def providing_files(macro: str) -> list[str]:
+  """Returns the files of gin/ that set a macro, of the first folder that does.
+
+  Those that set it themselves come before those that include a file that does.
+  Experiments are left out: they set what other files provide.
+  """
+  root = gin_root()
+  for folder in _PROVIDERS:
+    found = []
+    for path in sorted(pathlib.Path(root, 'gin', folder).glob('*.gin')):
+      name = path.relative_to(root).as_posix()
+      macros = read([name], [], [root]).macros
+      if macro in macros:
+        found.append((macros[macro].file != name, name))
+    if found:
+      return [name for _, name in sorted(found)]
+  return []
+
+
+def _as_flags(files: Sequence[str]) -> str:
+  first = f'--gin_file={files[0]}'
+  return first if len(files) == 1 else f'{first} (or another of its folder)'
+
+
+def _find(name: str, search_paths: Sequence[str]) -> str | None:
+  """Returns where a gin file is; None if it is nowhere on this machine."""
+  for folder in search_paths:
+    path = os.path.join(folder, name)
+    if os.path.exists(path):
+      return path
+  # Gin also finds `package/...` where that package is installed.
+  package = name.partition('/')[0]
+  if not package.isidentifier() or package in ('gin', '__main__'):
+    return None
+  spec = importlib.util.find_spec(package)
+  for folder in (spec and spec.submodule_search_locations) or ():
+    path = os.path.join(os.path.dirname(folder), name)
+    if os.path.exists(path):
+      return path
+  return None
