@@ -40,6 +40,7 @@ setuptools.setup(
     'fnet_t5x.gin': ['**/*.gin'],
     'fnet_t5x.xm_launch': ['*.sh'],
   },
+  entry_points={'console_scripts': ['fnet-t5x = fnet_t5x.__main__:main']},
   python_requires='>=3.11',
   # The ranges hold versions that were tested together.
   install_requires=[

@@ -295,17 +295,18 @@ def check_macro(name: str, known: Collection[str]) -> None:
 
 def check_set(missing: Iterable[str]) -> None:
   """Raises ValueError where there are macros that are used and not set."""
-  missing = sorted(missing)
-  if not missing:
-    return
-  first = missing[0]
-  providers = providing_files(first)
-  remedy = f'give --gin.{first}=...'
-  if providers:
-    remedy += f', or add {_as_flags(providers)}'
-  else:
-    remedy += ", or a --gin_file that sets it (each file's head says what)"
-  raise ValueError(f'{", ".join(missing)} not set: {remedy}')
+  by_remedy: dict[str, list[str]] = {}
+  for name in sorted(missing):
+    providers = providing_files(name)
+    remedy = f'add {_as_flags(providers)}' if providers else ''
+    by_remedy.setdefault(remedy, []).append(name)
+  if by_remedy:
+    raise ValueError(
+      '; '.join(
+        f'{", ".join(names)} not set: {remedy or f"give --gin.{names[0]}=..."}'
+        for remedy, names in by_remedy.items()
+      )
+    )
 
 
 def no_gin_value(name: str, value: str) -> str:
@@ -337,7 +338,7 @@ def providing_files(macro: str) -> list[str]:
 
 def _as_flags(files: Sequence[str]) -> str:
   first = f'--gin_file={files[0]}'
-  return first if len(files) == 1 else f'{first} (or another of its folder)'
+  return first if len(files) == 1 else f'{first} (or another of that folder)'
 
 
 def _find(name: str, search_paths: Sequence[str]) -> str | None:

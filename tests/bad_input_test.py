@@ -124,7 +124,7 @@ def test_binding_is_refused_before_anything_is_written(
     ('BATCH_SIZE = (\n', r'run.gin: a bracket or quotes are not closed'),
     ('from __gin__ import dynamic_registration\nimport no_such\n', r'no_such'),
     ('no.Such.thing = 1\n', r"No configurable matching 'no.Such'"),
-    ("include 'gin/models/t5_tiny.gin'\n", r'DROPOUT_RATE not set: give --gin'),
+    ("include 'gin/models/t5_tiny.gin'\n", r'DROPOUT_RATE not set: add --gin_'),
   ],
 )
 def test_gin_file_is_refused(tmp_path, text, line):
@@ -187,7 +187,12 @@ def test_folder_without_a_run_cannot_generate(tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'environment', 'code', 'line'),
   [
-    (['--gin_file=gin/none.gin'], {}, 1, r"error: gin file 'gin/none.gin'"),
+    (
+      ['--gin_file=gin/none.gin'],
+      {},
+      1,
+      r'error: gin file gin/none.gin: in none',
+    ),
     ([], {}, 1, r'error: no --gin_file given'),
     (['--gin_fil=x'], {}, 2, r'error: .*gin_fil'),
     (

@@ -172,7 +172,7 @@ def test_every_content_has_its_own_tag(packed):
     (FLAGS[:3], 'no --model_dir given'),
     ([*FLAGS, '--run_mode=serve'], 'use one of train, eval, infer'),
     ([*FLAGS, '--tpu_type=v4-256'], 'use python -m fnet_t5x.xm_launch.tpu_vm'),
-    ([*FLAGS, '--gin_file=gin/none.gin'], 'correct the name, or commit it'),
+    ([*FLAGS, '--gin_file=gin/none.gin'], 'in none of commit'),
     ([*FLAGS, '--gin.BATCH_SIZ=1'], 'did you mean BATCH_SIZE?'),
     ([*FLAGS, '--commit=nothing'], 'no such commit'),
     ([*FLAGS, 'stray'], 'no such argument: stray'),
