@@ -404,8 +404,30 @@ def run(function: Callable[..., object]) -> int:
   configured = gin.configurable(function)
   parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
   _check_configured(function)
+  if function.__name__ == 'train':
+    _tell_of_text()
   result = configured()
   return result if isinstance(result, int) else 0
+
+
+def _tell_of_text() -> None:
+  """Prints what is known of a run's own text, whichever engine trains."""
+  from fnet_t5x.runtime import gin_utils
+  from fnet_t5x.tasks import text_notice
+
+  values = [
+    gin_utils.macro(name)
+    for name in (
+      'MIXTURE_OR_TASK_NAME',
+      'TASK_FEATURE_LENGTHS',
+      'BATCH_SIZE',
+      'TRAIN_STEPS',
+    )
+  ]
+  # Other gin files may bind those without macros; the engine checks them.
+  if all(values):
+    for line in text_notice.lines(*values):
+      print(line, flush=True)
 
 
 def _check_configured(function: Callable[..., object]) -> None:

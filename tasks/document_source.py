@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import logging
 
 from fnet_t5x import data_counters
-from fnet_t5x.tasks import document_files
+from fnet_t5x.tasks import document_files, passages
 
 _BLOCK_BYTES = 1 << 16
 # Open files kept between blocks. An interrupted iterator leaves some behind.
@@ -27,24 +27,46 @@ _KEPT_READERS = 128
 _LOGGED_SKIPS = 10
 
 
+def place(text: bytes) -> float:
+  """Returns a text's place in [0, 1): what is below a share is held out.
+
+  A hash of the text chooses it, so that copies stay together.
+  """
+  digest = hashlib.blake2b(text, digest_size=8).digest()
+  return int.from_bytes(digest, 'big') / 2**64
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
   """A part of a corpus: what is held out of it, or the rest.
 
   Attributes:
-    share: share of the documents that are held out, in [0, 1]. A hash of the
-      text chooses them, so that copies of a document stay together.
+    share: share of the documents that are held out, in [0, 1].
     held_out: whether the part is those, or the rest.
+    passage_bytes: cuts documents into passages of at most so many bytes, each
+      of which is then a document; None leaves documents whole.
   """
 
   share: float = 0.0
   held_out: bool = False
+  passage_bytes: int | None = None
 
   def has(self, text: bytes) -> bool:
     """Whether a text belongs to the part."""
-    digest = hashlib.blake2b(text, digest_size=8).digest()
-    uniform = int.from_bytes(digest, 'big') / 2**64
-    return (uniform < self.share) == self.held_out
+    return (place(text) < self.share) == self.held_out
+
+  def of(
+    self, document: document_files.Document
+  ) -> Iterator[document_files.Document]:
+    """Yields what of a document belongs to the part."""
+    if self.passage_bytes is None:
+      if self.has(document.text):
+        yield document
+      return
+    cut = passages.passages(document.text, self.passage_bytes)
+    for number, text in enumerate(cut, 1):
+      if self.has(text):
+        yield document._replace(id=f'{document.id}:{number}', text=text)
 
 
 WHOLE = Part()
@@ -92,8 +114,7 @@ class _BlockReader:
           raise
         _count_skipped(e)
         continue
-      if part.has(document.text):
-        documents.append(document)
+      documents.extend(part.of(document))
     return documents, exists
 
 

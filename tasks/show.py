@@ -9,7 +9,6 @@ MIXTURE_OR_TASK_NAME and TASK_FEATURE_LENGTHS are then the run's.
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from absl import flags
 
@@ -25,12 +24,12 @@ if __name__ == '__main__':
     command_line.read(sys.argv, __doc__)
   command_line.import_tensorflow()
 
-import gin
 import numpy as np
 import rich.console
 import rich.text
 import seqio
 
+from fnet_t5x.runtime import gin_utils
 from fnet_t5x.tasks import catalog
 
 
@@ -117,7 +116,7 @@ def show(
     ValueError: no such task or split, impossible lengths, or no example.
   """
   task = catalog.get(task_name)
-  lengths = _macro('TASK_FEATURE_LENGTHS')
+  lengths = gin_utils.macro('TASK_FEATURE_LENGTHS')
   if lengths is None:
     lengths = catalog.default_feature_lengths(task_name)
   catalog.check_feature_lengths(task_name, lengths)
@@ -152,20 +151,12 @@ def show(
     )
 
 
-def _macro(name: str) -> Any:
-  """A gin macro's value, or None where no file sets it."""
-  try:
-    return gin.query_parameter(f'%{name}')
-  except ValueError:
-    return None
-
-
 def main() -> None:
   """Shows what the command line names."""
   if flags.FLAGS.tfds_data_dir:
     seqio.set_tfds_data_dir_override(flags.FLAGS.tfds_data_dir)
   command_line.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
-  task_name = flags.FLAGS.task or _macro('MIXTURE_OR_TASK_NAME')
+  task_name = flags.FLAGS.task or gin_utils.macro('MIXTURE_OR_TASK_NAME')
   if not task_name:
     raise ValueError(
       'no --task given; `python -m fnet_t5x.tasks.catalog` lists them'

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import gin
 
 from fnet_t5x.tasks import (
+  document_files,
   document_source,
   language_modeling,
   registration,
+  text_survey,
 )
 
 # For SeqIO's caching job, which reads no gin.
@@ -24,7 +26,7 @@ def corpus(
   split: str,
   train: str | Sequence[str] | None = None,
   validation: str | Sequence[str] | None = None,
-  held_out_share: float = 0.01,
+  held_out_share: float | None = None,
 ) -> tuple[list[str], document_source.Part]:
   """Files of a split, and what part of their documents it takes.
 
@@ -33,30 +35,42 @@ def corpus(
     train: glob of files, or several of which the first that matches counts;
       None takes the environment variable FNET_T5X_TEXT_FILES.
     validation: likewise; None holds out documents of the training files.
-    held_out_share: the share of documents that are held out then.
+    held_out_share: the share of documents that are held out then, by a hash
+      of their text; None chooses it by the amount of text, and cuts documents
+      that are a large part of all of it into passages.
 
   Raises:
     FileNotFoundError: no glob is set, or it matches nothing.
     ValueError: a share that is none.
   """
-  train = train or os.environ.get(VARIABLE)
+  if held_out_share is not None and not 0 < held_out_share < 1:
+    raise ValueError(
+      f'HELD_OUT_SHARE is {held_out_share!r}; it must be between 0 and 1, or '
+      'None'
+    )
+  if validation and split == 'validation':
+    files = _files(validation, 'TEXT_VALIDATION_FILES')
+  else:
+    files = _files(train, 'TEXT_FILES')
+  if validation:
+    return files, document_source.WHOLE
+  share, passage_bytes = held_out_share, None
+  if share is None:
+    surveyed = text_survey.survey(files, document_files.ReadOptions(), None)
+    share, passage_bytes = surveyed.share, surveyed.passage_bytes
+  held_out = split == 'validation'
+  return files, document_source.Part(share, held_out, passage_bytes)
+
+
+def _files(pattern: str | Sequence[str] | None, macro: str) -> list[str]:
+  pattern = pattern or os.environ.get(VARIABLE)
   remedy = (
-    "set TEXT_FILES to a glob such as '/data/*.jsonl.zst' (.txt, .jsonl, "
+    f"set {macro} to a glob such as '/data/*.jsonl.zst' (.txt, .jsonl, "
     '.json, .parquet; .gz and .zst of the JSON ones)'
   )
-  if not train:
+  if not pattern:
     raise FileNotFoundError(f'the corpus of fnet_text_* is not set: {remedy}')
-  if not 0 < held_out_share < 1:
-    raise ValueError(
-      f'HELD_OUT_SHARE is {held_out_share!r}; it must be between 0 and 1'
-    )
-  if validation:
-    pattern = train if split == 'train' else validation
-    part = document_source.WHOLE
-  else:
-    pattern = train
-    part = document_source.Part(held_out_share, split == 'validation')
-  return document_source.matching_files(pattern, 'TEXT_FILES', remedy), part
+  return document_source.matching_files(pattern, macro, remedy)
 
 
 SOURCE = document_source.DocumentFileSource(

@@ -8,6 +8,7 @@ import os
 import re
 import tokenize
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gin
 import tensorflow as tf
@@ -60,6 +61,14 @@ def parse_file(name: str, search_paths: Sequence[str]) -> None:
 def macros_set() -> set[str]:
   """Returns the macros that the parsed configuration gives a value."""
   return set(re.findall(r'^(\w+)\s*=', gin.config_str(), re.M))
+
+
+def macro(name: str) -> Any:
+  """Returns a macro's value; None where nothing sets it."""
+  try:
+    return gin.query_parameter(f'%{name}')
+  except ValueError:
+    return None
 
 
 def macros_used() -> set[str]:

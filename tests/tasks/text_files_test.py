@@ -25,11 +25,30 @@ def test_validation_is_held_out_of_one_glob(tmp_path):
       tmp_path / f'{i}.jsonl.gz', range(200 * i, 200 * i + 200)
     )
   gin.bind_parameter('text_files.corpus.train', f'{tmp_path}/*.jsonl.gz')
+  gin.bind_parameter('text_files.corpus.held_out_share', 0.01)
   train, validation = _numbers('train'), _numbers('validation')
   assert sorted(train + validation) == list(range(800))
   assert 0 < len(validation) < 30
   gin.bind_parameter('text_files.corpus.held_out_share', 0.5)
   assert 320 < len(_numbers('validation')) < 480
+
+
+def test_passages_are_held_out_of_one_document(tmp_path):
+  lines = [f'line {number}' for number in range(4000)]
+  (tmp_path / 'a.txt').write_text('\n'.join(lines))
+  gin.bind_parameter('text_files.corpus.train', f'{tmp_path}/a.txt')
+  examples = [
+    list(text_files.SOURCE.get_dataset(split, seed=0).as_numpy_iterator())
+    for split in ('train', 'validation')
+  ]
+  ids = [e['id'].decode() for split in examples for e in split]
+  assert len(set(ids)) == len(ids)
+  train, validation = (
+    [line for e in split for line in e['text'].decode().splitlines()]
+    for split in examples
+  )
+  assert sorted(train + validation) == sorted(lines)
+  assert 0.05 < len(validation) / len(lines) < 0.1
 
 
 def test_validation_of_its_own(tmp_path):
