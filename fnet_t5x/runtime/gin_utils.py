@@ -44,6 +44,7 @@ def parse_gin_flags(
   for binding in gin_bindings:
     _parse_binding(binding, known, skip_unknown)
   gin_check.check_set(macros_used() - macros_set())
+  _expand_homes()
   if finalize_config:
     gin.finalize()
   for line in gin.config_str().splitlines():
@@ -61,6 +62,14 @@ def parse_file(name: str, search_paths: Sequence[str]) -> None:
 def macros_set() -> set[str]:
   """Returns the macros that the parsed configuration gives a value."""
   return set(re.findall(r'^(\w+)\s*=', gin.config_str(), re.M))
+
+
+def _expand_homes() -> None:
+  """Expands `~/` in macros: no shell does it within gin's quotes."""
+  for name in macros_set():
+    value = macro(name)
+    if isinstance(value, str) and value.startswith('~/'):
+      gin.bind_parameter(f'%{name}', os.path.expanduser(value))
 
 
 def macro(name: str) -> Any:

@@ -1,0 +1,30 @@
+"""Parsing gin files; what is bad in them is in `bad_input_test`."""
+
+import gin
+import pytest
+
+from fnet_t5x.runtime import gin_utils
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin():
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+def test_home_is_expanded_in_macros(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  path = tmp_path / 'run.gin'
+  path.write_text("MODEL_DIR = '~/a'\nOTHER = %MODEL_DIR\nNAME = 'a~/b'\n")
+  gin_utils.parse_gin_flags(
+    ['.'], [str(path)], ["TEXT_FILES = '~/*.txt'"], finalize_config=False
+  )
+  assert gin_utils.macro('MODEL_DIR') == f'{tmp_path}/a'
+  assert gin_utils.macro('TEXT_FILES') == f'{tmp_path}/*.txt'
+  assert gin_utils.macro('NAME') == 'a~/b'
+  assert '~/a' not in gin.config_str()
+
+
+def test_macro_that_nothing_sets():
+  assert gin_utils.macro('NO_SUCH_MACRO') is None
