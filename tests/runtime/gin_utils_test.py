@@ -16,12 +16,14 @@ def _clean_gin():
 def test_home_is_expanded_in_macros(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   path = tmp_path / 'run.gin'
-  path.write_text("MODEL_DIR = '~/a'\nOTHER = %MODEL_DIR\nNAME = 'a~/b'\n")
+  path.write_text(
+    "MODEL_DIR = '~/a'\nOTHER = %MODEL_DIR\nNAME = 'a~/b'\nTEXT = 1\n"
+  )
   gin_utils.parse_gin_flags(
-    ['.'], [str(path)], ["TEXT_FILES = '~/*.txt'"], finalize_config=False
+    ['.'], [str(path)], ["TEXT = '~/*.txt'"], finalize_config=False
   )
   assert gin_utils.macro('MODEL_DIR') == f'{tmp_path}/a'
-  assert gin_utils.macro('TEXT_FILES') == f'{tmp_path}/*.txt'
+  assert gin_utils.macro('TEXT') == f'{tmp_path}/*.txt'
   assert gin_utils.macro('NAME') == 'a~/b'
   assert '~/a' not in gin.config_str()
 
