@@ -78,6 +78,10 @@ setuptools.setup(
     # SeqIO's caching job, TFDS's pipelines.
     'cache': CACHE,
     'launch': LAUNCH,
+    # Pictures of runs: fnet_t5x.report.
+    'report': ['matplotlib>=3.9'],
+    # Metrics to Weights & Biases, where a run asks for it.
+    'wandb': ['wandb>=0.19'],
     # The TPU compiler, which needs no TPU: for fnet_t5x.plan.
     'plan': ['libtpu==0.0.42.*'],
     # For a GPU host, and for TPUs.

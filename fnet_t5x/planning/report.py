@@ -23,7 +23,7 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
   if chip is None or not first.topology.is_tpu:
     where += ' simulated by the CPU compiler'
   elif not thorough:
-    where += ', compiled in haste: times are upper bounds'
+    where += ', compiled at low effort: times are upper bounds'
   sections = [
     _model(plans),
     _memory(plans),
@@ -65,7 +65,7 @@ def as_comment(plan: Plan, thorough: bool = False) -> list[str]:
       lines.append(
         f'  {" to ".join(ends)} days: roofline'
         f'{", and the compiler" if len(ends) > 1 else ""}'
-        f'{" in haste" if len(ends) > 1 and not thorough else ""}.'
+        f'{" at low effort" if len(ends) > 1 and not thorough else ""}.'
       )
   return [f'# {line}' for line in lines]
 
