@@ -307,6 +307,30 @@ def parse(path: str, record: Record, options: ReadOptions) -> Document:
   return Document(document_id, encoded, _component(fields.get('meta')))
 
 
+def documents(path: str, options: ReadOptions) -> Iterator[Document]:
+  """Yields a file's documents; leaves bad ones out if the options say so.
+
+  Args:
+    path: local or gs://, its suffix one of `SUFFIXES`.
+    options: how to read.
+
+  Raises:
+    DocumentError: a bad document or file, unless such are left out.
+  """
+  found = records(path, options)
+  while True:
+    try:
+      record = next(found, None)
+      if record is None:
+        return
+      document = parse(path, record, options)
+    except DocumentError:
+      if not options.skip_bad_documents:
+        raise
+    else:
+      yield document
+
+
 def _decoded(content: bytes, error) -> str:
   try:
     return content.decode()

@@ -109,18 +109,27 @@ def cached_model_file(
   _say(f'training a vocabulary of {pieces:,} pieces on {text} ...')
   start = time.monotonic()
   model = trained()
-  write_atomically(path, model)
+  write_atomically(
+    path, model, 'set FNET_T5X_CACHE_DIR to a folder that can be written'
+  )
   seconds = time.monotonic() - start
   got = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
-  fewer = f' ({pieces:,} asked for: the text has no more)' if got < pieces else ''
+  fewer = (
+    f' ({pieces:,} asked for: the text has no more)' if got < pieces else ''
+  )
   _say(
     f'trained a vocabulary of {got:,} pieces{fewer} in {seconds:.0f} s: {path}'
   )
   return path
 
 
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
+def write_atomically(path: pathlib.Path, content: bytes, remedy: str) -> None:
   """Writes so that readers see either no file or all of it.
+
+  Args:
+    path: of the file; its folder is made.
+    content: of the file.
+    remedy: what to do if the folder cannot be written, for the error.
 
   Raises:
     ValueError: the folder cannot be written.
@@ -130,10 +139,11 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, suffix='.tmp')
   except OSError as e:
     raise ValueError(
-      f'cannot write the vocabulary to {path.parent}: {e.strerror}; set'
-      ' FNET_T5X_CACHE_DIR to a folder that can be written'
+      f'cannot write the vocabulary to {path.parent}: {e.strerror}; {remedy}'
     ) from e
   try:
+    # A temporary file is its owner's alone, a vocabulary everybody's.
+    os.chmod(name, 0o644)
     with os.fdopen(handle, 'wb') as f:
       f.write(content)
     os.replace(name, path)

@@ -30,8 +30,8 @@ def corpus(
 
   Args:
     split: 'train' or 'validation'.
-    train: glob of files, or several of which the first that matches counts;
-      None takes the environment variable FNET_T5X_TEXT_FILES.
+    train: a file or glob, or a list of them, of which all files count; None
+      takes the environment variable FNET_T5X_TEXT_FILES.
     validation: likewise; None holds out documents of the training files.
     held_out_share: the share of documents that are held out then.
 
@@ -56,7 +56,7 @@ def corpus(
   else:
     pattern = train
     part = document_source.Part(held_out_share, split == 'validation')
-  return document_source.matching_files(pattern, 'TEXT_FILES', remedy), part
+  return document_source.files_of_all(pattern, 'TEXT_FILES', remedy), part
 
 
 SOURCE = document_source.DocumentFileSource(

@@ -144,7 +144,9 @@ def embedding_size(
   Raises:
     FileNotFoundError, ValueError: see `default_vocabulary`.
   """
-  ids = default_vocabulary().vocab_size if pieces is None else pieces + extra_ids
+  ids = (
+    default_vocabulary().vocab_size if pieces is None else pieces + extra_ids
+  )
   return -(-ids // 128) * 128
 
 
