@@ -9,7 +9,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import gin
@@ -305,6 +305,36 @@ def parse(path: str, record: Record, options: ReadOptions) -> Document:
   except UnicodeEncodeError as e:
     raise error(f'half of a surrogate pair at character {e.start}') from e
   return Document(document_id, encoded, _component(fields.get('meta')))
+
+
+def documents(
+  path: str,
+  options: ReadOptions,
+  left_out: Callable[[DocumentError], object] = lambda error: None,
+) -> Iterator[Document]:
+  """Yields a file's documents; leaves bad ones out if the options say so.
+
+  Args:
+    path: local or gs://, its suffix one of `SUFFIXES`.
+    options: how to read.
+    left_out: told of each bad document that is left out.
+
+  Raises:
+    DocumentError: a bad document or file, unless such are left out.
+  """
+  found = records(path, options)
+  while True:
+    try:
+      record = next(found, None)
+      if record is None:
+        return
+      document = parse(path, record, options)
+    except DocumentError as error:
+      if not options.skip_bad_documents:
+        raise
+      left_out(error)
+    else:
+      yield document
 
 
 def _decoded(content: bytes, error) -> str:

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -299,14 +300,53 @@ def matching_files(
   """
   patterns = [patterns] if isinstance(patterns, str) else list(patterns)
   for pattern in patterns:
-    try:
-      paths = tf.io.gfile.glob(pattern)
-    except tf.errors.OpError as e:
-      raise FileNotFoundError(
-        f'{what}: cannot look for {pattern}: {e.message}; {remedy}'
-      ) from e
-    if paths:
-      return sorted(paths)
+    if paths := _glob(pattern, what, remedy):
+      return paths
   raise FileNotFoundError(
     f'{what}: no file matches {" or ".join(patterns)}; {remedy}'
   )
+
+
+def files_of_all(
+  patterns: str | Sequence[str], what: str, remedy: str
+) -> list[str]:
+  """Returns the files of every pattern, sorted, each of them once.
+
+  Args:
+    patterns: paths or globs, local (`~` is the home folder) or gs://. What
+      exists under the very name is that file, whatever signs the name has.
+    what: whose files they are, for the error.
+    remedy: what to set, for the error.
+
+  Raises:
+    FileNotFoundError: a pattern matches nothing, or there is none.
+  """
+  patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+  if not patterns:
+    raise FileNotFoundError(f'{what}: it names no file; {remedy}')
+  found = {}
+  for pattern in patterns:
+    paths = _glob(os.path.expanduser(pattern), what, remedy, literal=True)
+    if not paths:
+      raise FileNotFoundError(f'{what}: no file matches {pattern}; {remedy}')
+    for path in paths:
+      # One file may be named in several ways.
+      same = path if '://' in path else os.path.realpath(path)
+      found.setdefault(same, path)
+  return sorted(found.values())
+
+
+def _glob(
+  pattern: str, what: str, remedy: str, literal: bool = False
+) -> list[str]:
+  try:
+    # To the glob, the bracket of a file's name is no bracket.
+    if (
+      literal and tf.io.gfile.exists(pattern) and not tf.io.gfile.isdir(pattern)
+    ):
+      return [pattern]
+    return sorted(tf.io.gfile.glob(pattern))
+  except tf.errors.OpError as e:
+    raise FileNotFoundError(
+      f'{what}: cannot look for {pattern}: {e.message}; {remedy}'
+    ) from e

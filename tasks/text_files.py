@@ -32,8 +32,8 @@ def corpus(
 
   Args:
     split: 'train' or 'validation'.
-    train: glob of files, or several of which the first that matches counts;
-      None takes the environment variable FNET_T5X_TEXT_FILES.
+    train: a file or glob, or a list of them, of which all files count; None
+      takes the environment variable FNET_T5X_TEXT_FILES.
     validation: likewise; None holds out documents of the training files.
     held_out_share: the share of documents that are held out then, by a hash
       of their text; None chooses it by the amount of text, and cuts documents
@@ -70,7 +70,7 @@ def _files(pattern: str | Sequence[str] | None, macro: str) -> list[str]:
   )
   if not pattern:
     raise FileNotFoundError(f'the corpus of fnet_text_* is not set: {remedy}')
-  return document_source.matching_files(pattern, macro, remedy)
+  return document_source.files_of_all(pattern, macro, remedy)
 
 
 SOURCE = document_source.DocumentFileSource(

@@ -5,7 +5,13 @@ from collections.abc import Iterator, Mapping
 import gin
 import seqio
 
-from fnet_t5x.tasks import catalog, document_files, text_files, text_survey
+from fnet_t5x.tasks import (
+  catalog,
+  document_files,
+  spelling,
+  text_files,
+  text_survey,
+)
 
 _KILO = 1000
 
@@ -43,7 +49,8 @@ def lines(
     held_out = text_survey.survey(validation_files, options, 1.0)
   _check(text, held_out)
   vocabulary = task.output_features['targets'].vocabulary
-  tokens = text.estimated_bytes / _bytes_per_token(text, vocabulary)
+  found = spelling.spelling(vocabulary, text.sample)
+  tokens = text.estimated_bytes / max(1e-9, found.bytes_per_token)
   about = '' if text.whole else 'at least '
   yield (
     f'text: {_count(text.files, "file")}, '
@@ -56,6 +63,7 @@ def lines(
     f'{_bytes(held_out.held_out_bytes)}'
     + ('' if held_out.whole else ' or more')
   )
+  yield from _vocabulary(found)
   if text.skipped:
     yield (
       f'left out: {_count(text.skipped, "bad document")} '
@@ -73,6 +81,15 @@ def lines(
 def _reads_text(task: seqio.Task | seqio.Mixture) -> bool:
   tasks = task.tasks if isinstance(task, seqio.Mixture) else [task]
   return any(t.source is text_files.SOURCE for t in tasks)
+
+
+def _vocabulary(found: spelling.Spelling) -> Iterator[str]:
+  yield (
+    f'vocabulary: {found.pieces:,} pieces, '
+    f'{found.bytes_per_token:.2f} bytes per token'
+  )
+  yield f'  {found.vocabulary}'
+  yield from spelling.remedies(found)
 
 
 def _check(text: text_survey.Survey, held_out: text_survey.Survey) -> None:
@@ -95,14 +112,6 @@ def _check(text: text_survey.Survey, held_out: text_survey.Survey) -> None:
       'all documents are held out for validation: lower HELD_OUT_SHARE, set it '
       'to None, or name TEXT_VALIDATION_FILES'
     )
-
-
-def _bytes_per_token(
-  text: text_survey.Survey, vocabulary: seqio.Vocabulary
-) -> float:
-  texts = [piece.decode(errors='replace') for piece in text.sample]
-  tokens = sum(len(vocabulary.encode(piece)) for piece in texts)
-  return sum(map(len, text.sample)) / max(1, tokens)
 
 
 def _count(number: int, what: str) -> str:

@@ -124,25 +124,16 @@ def _read(
   paths: Sequence[str], options: document_files.ReadOptions
 ) -> tuple[list[bytes], int, int, bool]:
   """Returns texts, files read, documents skipped, whether those are all."""
-  texts, skipped, num_bytes = [], 0, 0
+  texts, skipped, num_bytes = [], [], 0
   for number, path in enumerate(paths):
-    records = document_files.records(path, options)
-    while True:
+    if num_bytes >= MAX_BYTES:
+      return texts, number, len(skipped), False
+    for document in document_files.documents(path, options, skipped.append):
       if num_bytes >= MAX_BYTES:
-        return texts, number + 1, skipped, False
-      try:
-        record = next(records, None)
-        if record is None:
-          break
-        text = document_files.parse(path, record, options).text
-      except document_files.DocumentError:
-        if not options.skip_bad_documents:
-          raise
-        skipped += 1
-        continue
-      texts.append(text)
-      num_bytes += len(text)
-  return texts, len(paths), skipped, True
+        return texts, number + 1, len(skipped), False
+      texts.append(document.text)
+      num_bytes += len(document.text)
+  return texts, len(paths), len(skipped), True
 
 
 def _cut(texts: Sequence[bytes], size: int) -> list[bytes]:

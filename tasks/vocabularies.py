@@ -6,83 +6,24 @@ split of the shipped corpus, and cached.
 """
 
 import functools
-import hashlib
-import io
-import json
 import os
 import pathlib
-import sys
-import tempfile
-import time
-from typing import Any
 
 import gin
-import sentencepiece
 import seqio
 import tensorflow as tf
 from google.protobuf import message
 
-from fnet_t5x.tasks import corpus
+from fnet_t5x.tasks import corpus, sentencepiece_training
 
 # The network's embedding rounds the 8,100 ids up to 8,192, a multiple of 128.
 DEFAULT_VOCAB_SIZE = 8000
 DEFAULT_EXTRA_IDS = 100
-
-
-def cache_dir() -> pathlib.Path:
-  """`$FNET_T5X_CACHE_DIR`, or `~/.cache/fnet_t5x`."""
-  configured = os.environ.get('FNET_T5X_CACHE_DIR')
-  if configured:
-    return pathlib.Path(configured).expanduser()
-  return pathlib.Path.home() / '.cache' / 'fnet_t5x'
-
-
-def _train(trainer_args: dict[str, Any]) -> bytes:
-  """Returns a serialized SentencePiece model of the training split."""
-  lines = (
-    line
-    for _, text in corpus.documents('train')
-    for line in text.splitlines()
-    if line.strip()
-  )
-  model = io.BytesIO()
-  try:
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=lines, model_writer=model, **trainer_args
-    )
-  except RuntimeError as e:
-    raise ValueError(
-      'cannot train a SentencePiece vocabulary of'
-      f' {trainer_args["vocab_size"]} pieces on the shipped corpus: {e}'
-    ) from e
-  return model.getvalue()
-
-
-def _write_atomically(path: pathlib.Path, content: bytes) -> None:
-  """Writes so that readers see either no file or all of it."""
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix='.tmp')
-  except OSError as e:
-    raise ValueError(
-      f'cannot write the vocabulary to {path.parent}: {e.strerror}; set'
-      ' FNET_T5X_CACHE_DIR to a folder that can be written'
-    ) from e
-  try:
-    with os.fdopen(handle, 'wb') as f:
-      f.write(content)
-    os.replace(name, path)
-  except BaseException:
-    os.unlink(name)
-    raise
+_CORPUS = 'the shipped corpus'
 
 
 def trained_model_file(vocab_size: int = DEFAULT_VOCAB_SIZE) -> pathlib.Path:
   """Path of the shipped corpus's model; trains and caches it if there is none.
-
-  Silent unless it trains; then one line on standard error. Two processes that
-  start at once may both train: they write the same bytes, each through a file
-  of its own that is renamed when complete.
 
   Args:
     vocab_size: number of pieces, special ids among them, sentinels not.
@@ -92,39 +33,20 @@ def trained_model_file(vocab_size: int = DEFAULT_VOCAB_SIZE) -> pathlib.Path:
     ValueError: the corpus is empty, the size does not fit the corpus, or the
       cache cannot be written.
   """
-  trainer_args = {
-    'vocab_size': vocab_size,
-    'model_type': 'unigram',
-    'pad_id': 0,
-    'eos_id': 1,
-    'unk_id': 2,
-    'bos_id': -1,
-    'character_coverage': 1.0,
-    # The default drops lines over 4,192 bytes, and many paragraphs are longer.
-    'max_sentence_length': 1 << 20,
-    # The number of threads decides the order of float sums, hence the pieces:
-    # fixed, so that every machine gets the same vocabulary.
-    'num_threads': 16,
-    'minloglevel': 2,
-  }
-  # Releases train other pieces from the same text and arguments.
-  parameters = (
-    json.dumps(trainer_args, sort_keys=True) + sentencepiece.__version__
+  args = sentencepiece_training.trainer_args(vocab_size)
+  lines = (
+    line
+    for _, text in corpus.documents('train')
+    for line in text.splitlines()
+    if line.strip()
   )
-  key = hashlib.sha256(
-    (corpus.content_hash('train') + parameters).encode()
-  ).hexdigest()[:16]
-  path = cache_dir() / 'vocabularies' / f'sotu_{vocab_size}_{key}.model'
-  if not path.is_file():
-    start = time.monotonic()
-    model = _train(trainer_args)
-    _write_atomically(path, model)
-    print(
-      f'fnet_t5x: trained a vocabulary of {vocab_size} pieces on the shipped'
-      f' corpus in {time.monotonic() - start:.0f} s: {path}',
-      file=sys.stderr,
-    )
-  return path
+  return sentencepiece_training.cached_model_file(
+    'sotu',
+    corpus.content_hash('train'),
+    args,
+    _CORPUS,
+    lambda: sentencepiece_training.train(lines, args, _CORPUS),
+  )
 
 
 def from_file(
@@ -138,9 +60,15 @@ def from_file(
 
   Raises:
     FileNotFoundError: no such file.
-    ValueError: not a SentencePiece model, or not one with T5's special ids.
+    ValueError: no path, not a SentencePiece model, or not one with T5's
+      special ids.
   """
-  path = os.fspath(sentencepiece_model_file)
+  path = os.path.expanduser(sentencepiece_model_file)
+  if not path:
+    raise ValueError(
+      'VOCABULARY_FILE is not set: name a SentencePiece model, such as one that'
+      ' `python -m fnet_t5x.tasks.text_vocabulary` trained on your own text'
+    )
   if not tf.io.gfile.exists(path):
     raise FileNotFoundError(
       f'no SentencePiece model at {path}: check the path, or leave'
@@ -191,10 +119,35 @@ def default_vocabulary(
   Raises:
     FileNotFoundError, ValueError: see `from_file` and `trained_model_file`.
   """
-  path = sentencepiece_model_file or _known_model_file(
-    vocab_size, corpus.speeches_dir(), cache_dir()
-  )
+  path = sentencepiece_model_file
+  if path is None:
+    path = _known_model_file(
+      vocab_size, corpus.speeches_dir(), sentencepiece_training.cache_dir()
+    )
   return from_file(path, extra_ids)
+
+
+@gin.configurable
+def embedding_size(
+  pieces: int | None = None, extra_ids: int = DEFAULT_EXTRA_IDS
+) -> int:
+  """Rows of a network's embedding: a vocabulary's ids, rounded up.
+
+  Args:
+    pieces: most pieces that the vocabulary may have, special ids among them;
+      None takes the ids that `default_vocabulary()` has, and loads it.
+    extra_ids: number of sentinels on top of `pieces`.
+
+  Returns:
+    A multiple of 128, for the hardware.
+
+  Raises:
+    FileNotFoundError, ValueError: see `default_vocabulary`.
+  """
+  ids = (
+    default_vocabulary().vocab_size if pieces is None else pieces + extra_ids
+  )
+  return -(-ids // 128) * 128
 
 
 class DefaultVocabulary(seqio.SentencePieceVocabulary):

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import os
 
 import document_corpora
 import gin
@@ -198,6 +199,45 @@ def test_no_file_is_an_error(tmp_path):
     document_source.matching_files(
       [f'{tmp_path}/*.x', f'{tmp_path}/*.y'], 'corpus', 'set it'
     )
+
+
+def _files_of_all(*patterns):
+  return document_source.files_of_all(patterns, 'corpus', 'set it')
+
+
+def test_files_of_all_patterns(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  for name in ('a.txt', 'b.txt', 'c.json', 'd[1].txt', 'd1.txt', 'e*.txt'):
+    (tmp_path / name).touch()
+
+  def names(*patterns):
+    return [os.path.relpath(p, tmp_path) for p in _files_of_all(*patterns)]
+
+  assert names(f'{tmp_path}/[ab].txt', '~/*.json') == [
+    'a.txt',
+    'b.txt',
+    'c.json',
+  ]
+  # A name that exists is that file, not a glob; nor does it hide others.
+  assert names('~/d[1].txt') == ['d[1].txt']
+  assert names('~/e*.txt', '~/d?.txt') == ['d1.txt', 'e*.txt']
+
+
+def test_a_file_named_twice_counts_once(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'a.txt').touch()
+  once = _files_of_all('a.txt', './a.txt', '*.txt', f'{tmp_path}/a.txt')
+  assert once == ['a.txt']
+
+
+def test_pattern_without_a_file_is_named(tmp_path):
+  (tmp_path / 'a.txt').touch()
+  with pytest.raises(
+    FileNotFoundError, match=r'^corpus: no file matches \S*/\*\.x; set it$'
+  ):
+    _files_of_all(f'{tmp_path}/*.txt', f'{tmp_path}/*.x')
+  with pytest.raises(FileNotFoundError, match='corpus: it names no file; set'):
+    _files_of_all()
 
 
 def test_unknown_format_is_an_error(tmp_path):

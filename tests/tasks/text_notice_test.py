@@ -5,7 +5,7 @@ import re
 import document_corpora
 import gin
 import pytest
-import seqio
+import sentencepiece
 
 from fnet_t5x.tasks import text_files, text_notice, vocabularies
 
@@ -13,15 +13,8 @@ LENGTHS = {'inputs': 24, 'targets': 8}
 
 
 @pytest.fixture(autouse=True)
-def _bytes_as_tokens(monkeypatch):
-  """No vocabulary is trained for it: a token is a byte."""
+def _no_variable(monkeypatch):
   monkeypatch.delenv(text_files.VARIABLE, raising=False)
-  byte_vocabulary = seqio.ByteVocabulary()
-  monkeypatch.setattr(
-    vocabularies.DefaultVocabulary,
-    'encode',
-    lambda self, text: byte_vocabulary.encode(text),
-  )
 
 
 def _lines(task='fnet_text_prefix_lm', steps=50):
@@ -37,18 +30,30 @@ def test_counts_of_a_corpus(tmp_path):
   document_corpora.write(tmp_path / 'a.jsonl.zst', range(200))
   _bind(train=f'{tmp_path}/*.zst')
   size = sum(len(document_corpora.text(n).encode()) for n in range(200))
-  text, held_out, passes = _lines()
-  assert re.fullmatch(
-    rf'text: 1 file, 200 documents, {size / 1000:.3g} KB, '
-    r'about 17,000 tokens',
-    text,
+  texts = [document_corpora.text(n) for n in range(200)]
+  model = str(vocabularies.trained_model_file())
+  processor = sentencepiece.SentencePieceProcessor(model_file=model)
+  tokens = sum(map(len, processor.encode(texts)))
+  text, held_out, vocabulary, file, *remedies, passes = _lines()
+  assert text == (
+    f'text: 1 file, 200 documents, {size / 1000:.3g} KB, '
+    f'about {float(f"{tokens:.2g}"):,.0f} tokens'
   )
   assert re.fullmatch(
     r'held out for validation: \d+ documents, \d+ bytes', held_out
   )
+  assert vocabulary == (
+    f'vocabulary: 8,000 pieces, {size / tokens:.2f} bytes per token'
+  )
+  assert file.strip() == model
+  # The shipped corpus's has no digits with letters, no snowman, no line ends.
+  assert [re.sub(r'^[\d.]+', 'N', line)[:12] for line in remedies] == [
+    'N % of the c',
+    'line ends ar',
+  ]
   assert passes == (
     '50 steps of 16 x (24 + 8) tokens: '
-    f'about {50 * 16 * 32 / size:.2g} passes over the text'
+    f'about {50 * 16 * 32 / tokens:.2g} passes over the text'
   )
 
 
@@ -70,7 +75,7 @@ def test_bad_documents_are_told(tmp_path):
   with pytest.raises(ValueError, match=r'x\.txt, line 1: .* is empty'):
     _lines()
   gin.bind_parameter('ReadOptions.skip_bad_documents', True)
-  assert _lines()[2] == (
+  assert _lines()[-2] == (
     'left out: 1 bad document (SKIP_BAD_DOCUMENTS=False names the first)'
   )
 

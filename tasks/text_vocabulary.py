@@ -1,0 +1,358 @@
+"""Trains a vocabulary on your own text files.
+
+  python -m fnet_t5x.tasks.text_vocabulary --text_files='~/notes/*.txt' \\
+    --output=notes.model
+
+Text of any kind comes back out of it as it went in: line ends, tabs, runs of
+blanks. A run uses the file with --gin_file=gin/vocabularies/file.gin; or it
+trains a vocabulary itself, with --gin_file=gin/vocabularies/own.gin.
+"""
+
+import os
+import sys
+
+from absl import flags
+
+from fnet_t5x import command_line
+
+DEFAULT_PIECES = 8000
+# Pieces of their own: to SentencePiece they are no part of a line.
+_SYMBOLS = ('\n', '\r\n', '\r', '\t')
+# Pieces for characters and words, at least.
+_FEWEST = 32
+
+
+def check_pieces(pieces: int, byte_fallback: bool) -> None:
+  """Refuses a number of pieces that no text could be spelled with.
+
+  Raises:
+    ValueError: there are too few.
+  """
+  fewest = _fixed_pieces(byte_fallback) + _FEWEST
+  if pieces < fewest:
+    kind = 'with' if byte_fallback else 'without'
+    raise ValueError(
+      f'a vocabulary of {pieces} pieces: {kind} byte fallback it takes at least'
+      f' {fewest}'
+    )
+
+
+def _fixed_pieces(byte_fallback: bool) -> int:
+  """Padding, end and unknown, the symbols, and a piece per byte."""
+  return 3 + len(_SYMBOLS) + (256 if byte_fallback else 0)
+
+
+def _read_flags() -> None:
+  flags.DEFINE_multi_string(
+    'text_files',
+    [],
+    'File or glob of .txt, .jsonl, .json (also .gz, .zst) or .parquet; repeat '
+    'it for several.',
+  )
+  flags.DEFINE_string('output', None, 'The model file to write.')
+  flags.DEFINE_integer(
+    'pieces', DEFAULT_PIECES, 'Pieces, if the text has so many.'
+  )
+  flags.DEFINE_boolean(
+    'byte_fallback',
+    True,
+    'Spell what no piece spells byte by byte. Without, it becomes unknown.',
+  )
+  flags.DEFINE_string(
+    'text_key', 'text', 'The field or column that holds the text.'
+  )
+  flags.DEFINE_boolean(
+    'skip_bad_documents', False, 'Leave out what is no document.'
+  )
+  command_line.read(sys.argv, __doc__)
+  given = flags.FLAGS
+  if not given.text_files:
+    raise ValueError(
+      "no --text_files given, such as --text_files='notes/*.txt'"
+    )
+  if not given.output:
+    raise ValueError('no --output given, such as --output=notes.model')
+  check_pieces(given.pieces, given.byte_fallback)
+  output = os.path.expanduser(given.output)
+  # A checkpoint may need the vocabulary that is there.
+  if os.path.exists(output):
+    raise ValueError(
+      f'--output={given.output} exists; name another file, or remove it'
+    )
+
+
+if __name__ == '__main__':
+  with command_line.one_line_errors():
+    _read_flags()
+  command_line.import_tensorflow()
+
+import collections
+import functools
+import hashlib
+import itertools
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+from sentencepiece import sentencepiece_model_pb2
+
+from fnet_t5x.tasks import (
+  document_files,
+  document_source,
+  passages,
+  sentencepiece_training,
+  spelling,
+  text_files,
+  vocabularies,
+)
+
+# Text that is trained on at most; SentencePiece takes about 2.5 s per megabyte
+# on two cores.
+_SAMPLE_BYTES = 1 << 23
+# Text and files that are read for it at most.
+_READ_BYTES = 1 << 26
+_READ_FILES = 1 << 10
+_PASSAGE_BYTES = 1 << 12
+# Characters that are spelled by pieces, with byte fallback: the rest is rare.
+_COVERAGE = 0.9995
+# SentencePiece writes a blank as U+2581, and reads both as a blank. A U+2581
+# in a text is therefore written as a character that stands in no text: Unicode
+# keeps U+FDD0 for uses within a program.
+_NORMALIZATION = '2581\tFDD0\n'
+_DENORMALIZATION = 'FDD0\t2581\n'
+
+
+def sample(
+  paths: Sequence[str],
+  part: document_source.Part,
+  options: document_files.ReadOptions,
+  size: int = _SAMPLE_BYTES,
+) -> list[bytes]:
+  """Returns passages from all over text files, to train a vocabulary on.
+
+  A hash of their text chooses them and is their order: names and order of
+  files do not matter, and copies count once.
+
+  Args:
+    paths: of the files.
+    part: what part of their documents is taken.
+    options: how they are read.
+    size: bytes of text, at most.
+
+  Raises:
+    DocumentError: a bad document, unless such are skipped.
+  """
+  kept: dict[bytes, bytes] = {}
+  kept_bytes = 0
+  for text in _texts(paths, part, options):
+    for passage in passages.passages(text, _PASSAGE_BYTES):
+      digest = hashlib.blake2b(passage, digest_size=16).digest()
+      if digest not in kept:
+        kept[digest] = passage
+        kept_bytes += len(passage)
+    if kept_bytes > 2 * size:
+      kept, kept_bytes = _first(kept, size)
+  return list(_first(kept, size)[0].values())
+
+
+def _first(
+  kept: Mapping[bytes, bytes], size: int
+) -> tuple[dict[bytes, bytes], int]:
+  """Returns what comes first, and how many bytes it has."""
+  first, total = {}, 0
+  for digest in sorted(kept):
+    if total + len(kept[digest]) > size:
+      break
+    first[digest] = kept[digest]
+    total += len(kept[digest])
+  return first, total
+
+
+def _texts(
+  paths: Sequence[str],
+  part: document_source.Part,
+  options: document_files.ReadOptions,
+) -> Iterator[bytes]:
+  """Yields texts of a part: of every file the beginning, if there is much."""
+  ordered = sorted(paths)
+  ordered = ordered[:: max(1, -(-len(ordered) // _READ_FILES))]
+  for path in ordered:
+    left = _READ_BYTES // len(ordered)
+    for document in document_files.documents(path, options):
+      if left <= 0:
+        break
+      left -= len(document.text)
+      for taken in part.of(document):
+        yield taken.text
+
+
+def trained_model_file(
+  paths: Sequence[str],
+  part: document_source.Part,
+  options: document_files.ReadOptions,
+  pieces: int = DEFAULT_PIECES,
+  byte_fallback: bool = True,
+) -> pathlib.Path:
+  """Path of a model trained on text files; trains and caches it if need be.
+
+  The same text and arguments give the same model, wherever the files are.
+
+  Args:
+    paths: of the text files.
+    part: what part of their documents is trained on.
+    options: how they are read.
+    pieces: number of pieces, special ids among them, sentinels not. A text
+      that is too short for so many gives fewer.
+    byte_fallback: whether characters without a piece are spelled by their
+      bytes, instead of becoming unknown.
+
+  Raises:
+    FileNotFoundError: there are no files.
+    ValueError: there is no text, the number of pieces fits no text, or the
+      cache cannot be written.
+    DocumentError: a bad document, unless such are skipped.
+  """
+  check_pieces(pieces, byte_fallback)
+  chosen = sample(paths, part, options)
+  if not chosen:
+    raise ValueError(
+      f'{len(paths)} text files hold no text to train a vocabulary on; add some'
+    )
+  digest = hashlib.sha256()
+  for passage in chosen:
+    digest.update(b'%d\0' % len(passage) + passage)
+  args = sentencepiece_training.trainer_args(
+    pieces,
+    character_coverage=_coverage(chosen, pieces, byte_fallback),
+    byte_fallback=byte_fallback,
+    user_defined_symbols=list(_SYMBOLS),
+    remove_extra_whitespaces=False,
+    allow_whitespace_only_pieces=True,
+    # The first word of a text has the piece that it has as the first of a
+    # line; and pieces of text decoded one by one are those of the whole.
+    add_dummy_prefix=False,
+    hard_vocab_limit=False,
+  )
+  files = f'{len(paths):,} {"file" if len(paths) == 1 else "files"}'
+  return sentencepiece_training.cached_model_file(
+    'text',
+    digest.hexdigest() + _NORMALIZATION + _DENORMALIZATION,
+    args,
+    files,
+    lambda: _train(_lines(chosen), args, files),
+  )
+
+
+def _lines(texts: Iterable[bytes]) -> Iterator[str]:
+  for text in texts:
+    yield from filter(None, re.split('\r?\n', text.decode()))
+
+
+def _coverage(
+  texts: Iterable[bytes], pieces: int, byte_fallback: bool
+) -> float:
+  """Share of a text's characters that get a piece of their own.
+
+  They take half of the pieces at most: a text of many different ones, such as
+  Chinese, would leave none for words.
+  """
+  counts = collections.Counter()
+  for text in texts:
+    counts.update(text.decode())
+  for symbol in '\r\n\t':
+    del counts[symbol]
+  most = (pieces - _fixed_pieces(byte_fallback)) // 2
+  covered = sum(count for _, count in counts.most_common(most))
+  wanted = _COVERAGE if byte_fallback else 1.0
+  return min(wanted, covered / max(1, counts.total()))
+
+
+def _train(lines: Iterable[str], args: Mapping[str, Any], text: str) -> bytes:
+  with tempfile.TemporaryDirectory() as folder:
+    names = {}
+    for name, rule in (
+      ('normalization_rule_tsv', _NORMALIZATION),
+      ('denormalization_rule_tsv', _DENORMALIZATION),
+    ):
+      path = pathlib.Path(folder, name)
+      path.write_text(rule)
+      names[name] = str(path)
+    model = sentencepiece_model_pb2.ModelProto.FromString(
+      sentencepiece_training.train(lines, {**args, **names}, text)
+    )
+  # The rules are in the model; where they came from is not the same twice.
+  model.normalizer_spec.ClearField('normalization_rule_tsv')
+  model.denormalizer_spec.ClearField('normalization_rule_tsv')
+  return model.SerializeToString(deterministic=True)
+
+
+@gin.configurable(module='text_vocabulary')
+def model_file(pieces: int = DEFAULT_PIECES, byte_fallback: bool = True) -> str:
+  """Path of the model trained on what `fnet_text_*` are trained on.
+
+  What is held out is not trained on. The vocabulary of a process stays as it
+  is, whatever becomes of the files.
+
+  Args:
+    pieces, byte_fallback: see `trained_model_file`.
+
+  Raises:
+    FileNotFoundError, ValueError: see `text_files.corpus` and
+      `trained_model_file`.
+  """
+  # A vocabulary is asked for at every use: to look for the files each time
+  # would take longer than to decode.
+  return _model_file(
+    pieces,
+    byte_fallback,
+    repr(sorted(gin.get_bindings(text_files.corpus).items())),
+    os.environ.get(text_files.VARIABLE),
+    document_files.ReadOptions(),
+    sentencepiece_training.cache_dir(),
+  )
+
+
+@functools.lru_cache(maxsize=32)
+def _model_file(
+  pieces: int,
+  byte_fallback: bool,
+  corpus: str,
+  variable: str | None,
+  options: document_files.ReadOptions,
+  folder: pathlib.Path,
+) -> str:
+  del corpus, variable, folder  # What the answer depends on.
+  paths, part = text_files.corpus('train')
+  return str(trained_model_file(paths, part, options, pieces, byte_fallback))
+
+
+def main() -> None:
+  """Trains the vocabulary that the flags describe, and says what it is like."""
+  given = flags.FLAGS
+  gin.bind_parameter('ReadOptions.text_key', given.text_key)
+  gin.bind_parameter('ReadOptions.skip_bad_documents', given.skip_bad_documents)
+  options = document_files.ReadOptions()
+  paths, part = text_files.corpus('train', train=given.text_files)
+  cached = trained_model_file(
+    paths, part, options, given.pieces, given.byte_fallback
+  )
+  output = pathlib.Path(given.output).expanduser()
+  sentencepiece_training.write_atomically(
+    output, cached.read_bytes(), 'name an --output that can be written'
+  )
+  texts = sample(paths, part, options, 1 << 18)
+  found = spelling.spelling(vocabularies.from_file(output), texts)
+  print(found.summary())
+  for line in spelling.remedies(found):
+    print(line)
+  print('\nuse it in a run:')
+  print('  --gin_file=gin/vocabularies/file.gin \\')
+  print(f'  --gin.VOCABULARY_FILE="\'{given.output}\'"')
+
+
+if __name__ == '__main__':
+  with command_line.one_line_errors():
+    main()
