@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -49,3 +50,83 @@ def train(folder, *arguments, engine):
 )
 def test_processes_that_cannot_join(tmp_path, engine, arguments, message):
   assert message in train(tmp_path, *arguments, engine=engine)
+
+
+def run(folder, *arguments, module='train'):
+  return subprocess.run(
+    [
+      sys.executable,
+      '-X',
+      'importtime',
+      '-m',
+      f'fnet_t5x.{module}',
+      *arguments,
+    ],
+    cwd=folder,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=60,
+  )
+
+
+def imported(done) -> set[str]:
+  """Top-level modules that a process imported."""
+  names = re.findall(r'^import time:.*\| +(\S+)$', done.stderr, re.M)
+  return {name.partition('.')[0] for name in names}
+
+
+YOUR_TEXT = '--gin_file=gin/experiments/your_text.gin'
+SMALL = (
+  '--gin_file=gin/models/fnet_t5_small.gin',
+  '--gin_file=gin/objectives/span_corruption.gin',
+  '--gin_file=gin/runs/pretrain.gin',
+)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code', 'message'),
+  [
+    (['--gin_fil=x'], 2, "Unknown command line flag 'gin_fil'"),
+    ([*SMALL, '--gin.BATCHSIZE=1'], 1, 'did you mean BATCH_SIZE'),
+    (
+      [*SMALL, '--gin.TEXT_FILES="x"'],
+      1,
+      'add --gin_file=gin/sources/text.gin',
+    ),
+    ([*SMALL, '--model_dir=x'], 1, 'TRAIN_STEPS not set'),
+    ([YOUR_TEXT], 1, 'MODEL_DIR not set'),
+    (['--gin_file=gin/none.gin'], 1, 'gin file gin/none.gin: in none of'),
+    ([*SMALL, 'word'], 1, 'no such argument: word'),
+  ],
+)
+def test_errors_come_before_anything_heavy(tmp_path, arguments, code, message):
+  done = run(tmp_path, *arguments)
+  assert done.returncode == code
+  errors = re.findall(r'^error: .*$', done.stderr, re.M)
+  assert len(errors) == 1
+  assert message in errors[0]
+  assert imported(done).isdisjoint({'tensorflow', 'jax', 'seqio', 'flax'})
+  assert not list(tmp_path.iterdir())
+
+
+def test_list_macros(tmp_path):
+  done = run(
+    tmp_path,
+    YOUR_TEXT,
+    '--model_dir=~/x',
+    '--gin.BATCH_SIZE=3',
+    '--list_macros',
+  )
+  assert done.returncode == 0, done.stderr
+  rows = {
+    line.split()[0]: line.split(maxsplit=1)[1]
+    for line in done.stdout.splitlines()
+  }
+  assert rows['BATCH_SIZE'].startswith('3 ')
+  assert repr(os.path.expanduser('~/x')) in rows['MODEL_DIR']
+  assert rows['TEXT_FILES'].startswith('None')
+  assert 'gin/experiments/your_text.gin' in rows['TRAIN_STEPS']
+  assert 'gin/runs/training.gin' in rows['KEEP_CHECKPOINTS']
+  assert imported(done).isdisjoint({'tensorflow', 'jax', 'seqio', 'flax'})
