@@ -13,10 +13,11 @@ install: $(VENV)/.installed-test
 $(VENV)/.installed $(VENV)/.installed-test: setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'fnet_t5x needs Python 3.11 or later: make PYTHON=...'; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet \
+	@echo 'installing into $(VENV): 3.4 GB, some minutes ...'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet \
 	  --editable '.$(if $(findstring test,$(@F)),[test])'
-	touch $@
+	@touch $@
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m fnet_t5x.quickstart
