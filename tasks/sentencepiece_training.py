@@ -1,4 +1,4 @@
-"""Training SentencePiece models with T5's ids, and the cache that keeps them."""
+"""Trains SentencePiece models with T5's ids, and keeps them in a cache."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ import sentencepiece
 
 
 def cache_dir() -> pathlib.Path:
-  """`$FNET_T5X_CACHE_DIR`, `$XDG_CACHE_HOME/fnet_t5x` or `~/.cache/fnet_t5x`."""
+  """`$FNET_T5X_CACHE_DIR`, or `fnet_t5x` in `$XDG_CACHE_HOME` or `~/.cache`."""
   configured = os.environ.get('FNET_T5X_CACHE_DIR')
   if configured:
     return pathlib.Path(configured).expanduser()

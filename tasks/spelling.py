@@ -125,7 +125,7 @@ def _name(vocabulary: seqio.Vocabulary) -> str:
 
 
 def _percent(share: float) -> str:
-  return f'{share:.2%}'.replace('%', ' %')
+  return f'{round(100 * share, 2):g} %'
 
 
 def _enumerated(names: Sequence[str]) -> str:

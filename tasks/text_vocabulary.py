@@ -15,81 +15,47 @@ from absl import flags
 
 from fnet_t5x import command_line
 
-DEFAULT_PIECES = 8000
-# Pieces of their own: to SentencePiece they are no part of a line.
-_SYMBOLS = ('\n', '\r\n', '\r', '\t')
-# Pieces for characters and words, at least.
-_FEWEST = 32
-
-
-def check_pieces(pieces: int, byte_fallback: bool) -> None:
-  """Refuses a number of pieces that no text could be spelled with.
-
-  Raises:
-    ValueError: there are too few.
-  """
-  fewest = _fixed_pieces(byte_fallback) + _FEWEST
-  if pieces < fewest:
-    kind = 'with' if byte_fallback else 'without'
-    raise ValueError(
-      f'a vocabulary of {pieces} pieces: {kind} byte fallback it takes at least'
-      f' {fewest}'
-    )
-
-
-def _fixed_pieces(byte_fallback: bool) -> int:
-  """Padding, end and unknown, the symbols, and a piece per byte."""
-  return 3 + len(_SYMBOLS) + (256 if byte_fallback else 0)
-
-
-def _read_flags() -> None:
-  flags.DEFINE_multi_string(
-    'text_files',
-    [],
-    'File or glob of .txt, .jsonl, .json (also .gz, .zst) or .parquet; repeat '
-    'it for several.',
-  )
-  flags.DEFINE_string('output', None, 'The model file to write.')
-  flags.DEFINE_integer(
-    'pieces', DEFAULT_PIECES, 'Pieces, if the text has so many.'
-  )
-  flags.DEFINE_boolean(
-    'byte_fallback',
-    True,
-    'Spell what no piece spells byte by byte. Without, it becomes unknown.',
-  )
-  flags.DEFINE_string(
-    'text_key', 'text', 'The field or column that holds the text.'
-  )
-  flags.DEFINE_boolean(
-    'skip_bad_documents', False, 'Leave out what is no document.'
-  )
-  command_line.read(sys.argv, __doc__)
-  given = flags.FLAGS
-  if not given.text_files:
-    raise ValueError(
-      "no --text_files given, such as --text_files='notes/*.txt'"
-    )
-  if not given.output:
-    raise ValueError('no --output given, such as --output=notes.model')
-  check_pieces(given.pieces, given.byte_fallback)
-  output = os.path.expanduser(given.output)
-  # A checkpoint may need the vocabulary that is there.
-  if os.path.exists(output):
-    raise ValueError(
-      f'--output={given.output} exists; name another file, or remove it'
-    )
-
-
 if __name__ == '__main__':
   with command_line.one_line_errors():
-    _read_flags()
+    flags.DEFINE_multi_string(
+      'text_files',
+      [],
+      'File or glob of .txt, .jsonl, .json (both also .gz or .zst) or .parquet;'
+      ' repeat it for several.',
+    )
+    flags.DEFINE_string('output', None, 'The model file to write.')
+    flags.DEFINE_integer(
+      'pieces', 8000, 'Pieces, if the text has so many.', lower_bound=300
+    )
+    flags.DEFINE_boolean(
+      'byte_fallback',
+      True,
+      'Spell byte by byte what no piece spells; without, it becomes unknown.',
+    )
+    flags.DEFINE_string(
+      'text_key', 'text', 'The field or column that holds the text.'
+    )
+    flags.DEFINE_boolean(
+      'skip_bad_documents', False, 'Leave out what is no document.'
+    )
+    command_line.read(sys.argv, __doc__)
+    if not flags.FLAGS.text_files:
+      raise ValueError(
+        "no --text_files given, such as --text_files='notes/*.txt'"
+      )
+    if not flags.FLAGS.output:
+      raise ValueError('no --output given, such as --output=notes.model')
+    # A checkpoint may need the vocabulary that is there.
+    if os.path.exists(os.path.expanduser(flags.FLAGS.output)):
+      raise ValueError(
+        f'--output={flags.FLAGS.output} is there already; name another file, or'
+        ' remove it'
+      )
   command_line.import_tensorflow()
 
 import collections
 import functools
 import hashlib
-import itertools
 import pathlib
 import re
 import tempfile
@@ -109,6 +75,11 @@ from fnet_t5x.tasks import (
   vocabularies,
 )
 
+DEFAULT_PIECES = 8000
+# Pieces of their own: to SentencePiece they are no part of a line.
+_SYMBOLS = ('\n', '\r\n', '\r', '\t')
+# Pieces for characters and words, at least.
+_FEWEST = 32
 # Text that is trained on at most; SentencePiece takes about 2.5 s per megabyte
 # on two cores.
 _SAMPLE_BYTES = 1 << 23
@@ -215,7 +186,13 @@ def trained_model_file(
       cache cannot be written.
     DocumentError: a bad document, unless such are skipped.
   """
-  check_pieces(pieces, byte_fallback)
+  fewest = _fixed_pieces(byte_fallback) + _FEWEST
+  if pieces < fewest:
+    kind = 'with' if byte_fallback else 'without'
+    raise ValueError(
+      f'a vocabulary of {pieces} pieces: {kind} byte fallback it takes at least'
+      f' {fewest}; raise VOCABULARY_PIECES'
+    )
   chosen = sample(paths, part, options)
   if not chosen:
     raise ValueError(
@@ -244,6 +221,11 @@ def trained_model_file(
     files,
     lambda: _train(_lines(chosen), args, files),
   )
+
+
+def _fixed_pieces(byte_fallback: bool) -> int:
+  """Padding, end and unknown, the symbols, and a piece per byte."""
+  return 3 + len(_SYMBOLS) + (256 if byte_fallback else 0)
 
 
 def _lines(texts: Iterable[bytes]) -> Iterator[str]:
