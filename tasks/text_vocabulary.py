@@ -56,6 +56,7 @@ if __name__ == '__main__':
 import collections
 import functools
 import hashlib
+import itertools
 import pathlib
 import re
 import tempfile
@@ -198,14 +199,13 @@ def trained_model_file(
     raise ValueError(
       f'{len(paths)} text files hold no text to train a vocabulary on; add some'
     )
-  digest = hashlib.sha256()
-  for passage in chosen:
-    digest.update(b'%d\0' % len(passage) + passage)
+  lines = _lines(chosen, pieces, byte_fallback)
   args = sentencepiece_training.trainer_args(
     pieces,
-    character_coverage=_coverage(chosen, pieces, byte_fallback),
     byte_fallback=byte_fallback,
     user_defined_symbols=list(_SYMBOLS),
+    # The blank, even if the text has none.
+    required_chars='\u2581',
     remove_extra_whitespaces=False,
     allow_whitespace_only_pieces=True,
     # The first word of a text has the piece that it has as the first of a
@@ -216,10 +216,10 @@ def trained_model_file(
   files = f'{len(paths):,} {"file" if len(paths) == 1 else "files"}'
   return sentencepiece_training.cached_model_file(
     'text',
-    digest.hexdigest() + _NORMALIZATION + _DENORMALIZATION,
+    hashlib.sha256('\n'.join(lines).encode()).hexdigest() + _NORMALIZATION,
     args,
     files,
-    lambda: _train(_lines(chosen), args, files),
+    lambda: _train(lines, args, files),
   )
 
 
@@ -228,28 +228,31 @@ def _fixed_pieces(byte_fallback: bool) -> int:
   return 3 + len(_SYMBOLS) + (256 if byte_fallback else 0)
 
 
-def _lines(texts: Iterable[bytes]) -> Iterator[str]:
-  for text in texts:
-    yield from filter(None, re.split('\r?\n', text.decode()))
-
-
-def _coverage(
+def _lines(
   texts: Iterable[bytes], pieces: int, byte_fallback: bool
-) -> float:
-  """Share of a text's characters that get a piece of their own.
-
-  They take half of the pieces at most: a text of many different ones, such as
-  Chinese, would leave none for words.
-  """
+) -> list[str]:
+  """Returns lines to train on: characters without a piece end a word there."""
+  decoded = [text.decode() for text in texts]
   counts = collections.Counter()
-  for text in texts:
-    counts.update(text.decode())
-  for symbol in '\r\n\t':
-    del counts[symbol]
+  for text in decoded:
+    counts.update(text)
+  for symbol in _SYMBOLS:
+    counts.pop(symbol, None)
+  by_count = sorted(counts, key=lambda c: (-counts[c], c))
+  # Half of the pieces at most: those of a text of many different characters,
+  # such as a Chinese one, would leave none for words.
   most = (pieces - _fixed_pieces(byte_fallback)) // 2
-  covered = sum(count for _, count in counts.most_common(most))
-  wanted = _COVERAGE if byte_fallback else 1.0
-  return min(wanted, covered / max(1, counts.total()))
+  if byte_fallback:
+    reached = itertools.accumulate(counts[c] for c in by_count)
+    wanted = _COVERAGE * counts.total()
+    most = min(most, 1 + sum(1 for count in reached if count < wanted))
+  without = dict.fromkeys(map(ord, by_count[most:]), '\t')
+  return [
+    line
+    for text in decoded
+    for line in re.split('\r?\n', text.translate(without))
+    if line
+  ]
 
 
 def _train(lines: Iterable[str], args: Mapping[str, Any], text: str) -> bytes:
