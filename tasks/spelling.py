@@ -48,7 +48,7 @@ class Spelling:
     elif self.lost:
       back = f'{_enumerated(self.lost)} do not come back'
     else:
-      back = 'line ends, tabs and blanks come back'
+      back = 'the text does not come back exactly'
     return (
       f'{self.vocabulary}: {self.pieces:,} pieces, '
       f'{self.bytes_per_token:.2f} bytes per token, '
