@@ -81,9 +81,10 @@ DEFAULT_PIECES = 8000
 _SYMBOLS = ('\n', '\r\n', '\r', '\t')
 # Pieces for characters and words, at least.
 _FEWEST = 32
-# Text that is trained on at most; SentencePiece takes about 2.5 s per megabyte
-# on two cores.
-_SAMPLE_BYTES = 1 << 23
+# Text that is trained on at most: so much per piece, within bounds.
+# SentencePiece takes about 4 s per megabyte on two cores.
+_BYTES_PER_PIECE = 1 << 10
+_SAMPLE_BYTES = (1 << 22, 1 << 25)
 # Text and files that are read for it at most.
 _READ_BYTES = 1 << 26
 _READ_FILES = 1 << 10
@@ -101,7 +102,7 @@ def sample(
   paths: Sequence[str],
   part: document_source.Part,
   options: document_files.ReadOptions,
-  size: int = _SAMPLE_BYTES,
+  size: int,
 ) -> list[bytes]:
   """Returns passages from all over text files, to train a vocabulary on.
 
@@ -194,7 +195,9 @@ def trained_model_file(
       f'a vocabulary of {pieces} pieces: {kind} byte fallback it takes at least'
       f' {fewest}; raise VOCABULARY_PIECES'
     )
-  chosen = sample(paths, part, options)
+  least, most = _SAMPLE_BYTES
+  size = min(max(pieces * _BYTES_PER_PIECE, least), most)
+  chosen = sample(paths, part, options, size)
   if not chosen:
     raise ValueError(
       f'{len(paths)} text files hold no text to train a vocabulary on; add some'

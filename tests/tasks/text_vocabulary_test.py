@@ -253,7 +253,9 @@ def test_much_text_is_read_in_part(tmp_path, monkeypatch):
     )
     for n in range(20)
   ]
-  chosen = text_vocabulary.sample(paths, document_source.WHOLE, OPTIONS)
+  chosen = text_vocabulary.sample(
+    paths, document_source.WHOLE, OPTIONS, 1 << 20
+  )
   assert sum(map(len, chosen)) < 33_000
   assert {int(c.split()[0]) for c in chosen} == set(range(0, 20, 2))
 
