@@ -96,6 +96,10 @@ _COVERAGE = 0.9995
 # keeps U+FDD0 for uses within a program.
 _NORMALIZATION = '2581\tFDD0\n'
 _DENORMALIZATION = 'FDD0\t2581\n'
+# Scores are multiples of this, so that their sums are exact: three blanks and
+# six are as likely as six and three, and where rounding decides between them,
+# TensorFlow's encoding, for training, differs from Python's, for a prompt.
+_SCORE_STEP = 1 / 16
 
 
 def sample(
@@ -203,6 +207,7 @@ def trained_model_file(
       f'{len(paths)} text files hold no text to train a vocabulary on; add some'
     )
   lines = _lines(chosen, pieces, byte_fallback)
+  text = '\n'.join((*lines, _NORMALIZATION, str(_SCORE_STEP)))
   args = sentencepiece_training.trainer_args(
     pieces,
     byte_fallback=byte_fallback,
@@ -219,7 +224,7 @@ def trained_model_file(
   files = f'{len(paths):,} {"file" if len(paths) == 1 else "files"}'
   return sentencepiece_training.cached_model_file(
     'text',
-    hashlib.sha256('\n'.join(lines).encode()).hexdigest() + _NORMALIZATION,
+    hashlib.sha256(text.encode()).hexdigest(),
     args,
     files,
     lambda: _train(lines, args, files),
@@ -271,6 +276,8 @@ def _train(lines: Iterable[str], args: Mapping[str, Any], text: str) -> bytes:
     model = sentencepiece_model_pb2.ModelProto.FromString(
       sentencepiece_training.train(lines, {**args, **names}, text)
     )
+  for piece in model.pieces:
+    piece.score = round(piece.score / _SCORE_STEP) * _SCORE_STEP
   # The rules are in the model; where they came from is not the same twice.
   model.normalizer_spec.ClearField('normalization_rule_tsv')
   model.denormalizer_spec.ClearField('normalization_rule_tsv')

@@ -83,6 +83,14 @@ def test_text_comes_back_as_it_was(code_vocabulary):
     assert back == text
 
 
+def test_training_and_prompts_have_the_same_tokens(code_vocabulary):
+  # Indentation can be cut in several ways that are equally likely.
+  for path in sorted((ROOT / 'tasks').glob('*.py')):
+    text = path.read_text(encoding='utf-8')
+    tensor = code_vocabulary.encode_tf(tf.constant(text))
+    assert tensor.numpy().tolist() == code_vocabulary.encode(text), path
+
+
 def test_parts_of_a_text_decode_to_the_whole(code_vocabulary):
   ids = code_vocabulary.encode(CODE[:2000])
   for cut in (1, 17, 200):
