@@ -278,7 +278,7 @@ def _bind(tmp_path, *bindings):
 
 
 def test_gin_trains_on_what_is_trained_on(tmp_path, capfd):
-  # A hundred documents, each with a sign of its own.
+  # Each document has a sign of its own.
   for i in range(200):
     sign = chr(0x4E00 + i)
     _write(
@@ -365,3 +365,63 @@ def test_examples_of_a_task_decode_to_the_text(tmp_path):
   ]
   assert len(seen) > 20
   assert set(seen) <= set(texts)
+
+
+def _command(folder, *arguments, tensorflow=True):
+  if not tensorflow:
+    (folder / 'tensorflow.py').write_text("raise SystemExit('imported')")
+  paths = [*([] if tensorflow else [str(folder)]), str(ROOT)]
+  return subprocess.run(
+    [sys.executable, '-m', 'fnet_t5x.tasks.text_vocabulary', *arguments],
+    cwd=folder,
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=120,
+  )
+
+
+def test_command_writes_a_model_and_says_what_it_is_like(tmp_path):
+  _write(tmp_path / 'text', 'a.txt', CODE)
+  arguments = ('--text_files=text/*.txt', '--output=a.model', '--pieces=600')
+  done = _command(tmp_path, *arguments)
+  assert done.returncode == 0, done.stderr
+  assert [line.split()[1] for line in done.stderr.splitlines()] == [
+    'training',
+    'trained',
+  ]
+  vocabulary = vocabularies.from_file(tmp_path / 'a.model')
+  assert vocabulary.vocab_size == 700
+  first, *_, last = done.stdout.splitlines()
+  assert first.startswith('a.model: 600 pieces, ')
+  assert ' 0 % of the characters unknown; the text comes back as' in first
+  assert last.strip() == '--gin.VOCABULARY_FILE="\'a.model\'"'
+  # It is a checkpoint's, perhaps: what is there stays.
+  before = (tmp_path / 'a.model').read_bytes()
+  done = _command(tmp_path, *arguments, '--pieces=500')
+  assert done.returncode == 1
+  assert 'error: --output=a.model is there already; name' in done.stderr
+  assert (tmp_path / 'a.model').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--output=a.model'], 'error: no --text_files given, such as'),
+    (['--text_files=*'], 'error: no --output given, such as'),
+    (['--text_files=*', '--output=a', '--pieces=9'], 'error: flag --pieces=9'),
+    (['--text_file=*'], "error: Unknown command line flag 'text_file'"),
+  ],
+)
+def test_command_checks_its_flags_first(tmp_path, arguments, message):
+  done = _command(tmp_path, *arguments, tensorflow=False)
+  assert done.returncode in (1, 2)
+  assert done.stderr.startswith(message)
+
+
+def test_command_shows_its_help(tmp_path):
+  done = _command(tmp_path, '--help', tensorflow=False)
+  assert done.returncode == 0
+  assert "--text_files='~/notes/*.txt'" in done.stdout
+  assert '  --[no]byte_fallback\n' in done.stdout
