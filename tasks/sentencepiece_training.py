@@ -1,4 +1,4 @@
-"""Training SentencePiece models with T5's ids, and the cache that keeps them."""
+"""Trains SentencePiece models with T5's ids, and keeps them in a cache."""
 
 import hashlib
 import io
@@ -13,9 +13,11 @@ from typing import Any
 
 import sentencepiece
 
+_REMEDY = 'set FNET_T5X_CACHE_DIR to a folder that can be written'
+
 
 def cache_dir() -> pathlib.Path:
-  """`$FNET_T5X_CACHE_DIR`, `$XDG_CACHE_HOME/fnet_t5x` or `~/.cache/fnet_t5x`."""
+  """`$FNET_T5X_CACHE_DIR`, or `fnet_t5x` in `$XDG_CACHE_HOME` or `~/.cache`."""
   configured = os.environ.get('FNET_T5X_CACHE_DIR')
   if configured:
     return pathlib.Path(configured).expanduser()
@@ -106,12 +108,12 @@ def cached_model_file(
   path = cache_dir() / 'vocabularies' / f'{name}_{pieces}_{key}.model'
   if path.is_file():
     return path
+  # What cannot be kept is not to be waited for.
+  _check_folder(path.parent, _REMEDY)
   _say(f'training a vocabulary of {pieces:,} pieces on {text} ...')
   start = time.monotonic()
   model = trained()
-  write_atomically(
-    path, model, 'set FNET_T5X_CACHE_DIR to a folder that can be written'
-  )
+  write_atomically(path, model, _REMEDY)
   seconds = time.monotonic() - start
   got = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
   fewer = (
@@ -134,13 +136,7 @@ def write_atomically(path: pathlib.Path, content: bytes, remedy: str) -> None:
   Raises:
     ValueError: the folder cannot be written.
   """
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix='.tmp')
-  except OSError as e:
-    raise ValueError(
-      f'cannot write the vocabulary to {path.parent}: {e.strerror}; {remedy}'
-    ) from e
+  handle, name = _temporary_file(path.parent, remedy)
   try:
     # A temporary file is its owner's alone, a vocabulary everybody's.
     os.chmod(name, 0o644)
@@ -150,6 +146,22 @@ def write_atomically(path: pathlib.Path, content: bytes, remedy: str) -> None:
   except BaseException:
     os.unlink(name)
     raise
+
+
+def _check_folder(folder: pathlib.Path, remedy: str) -> None:
+  handle, name = _temporary_file(folder, remedy)
+  os.close(handle)
+  os.unlink(name)
+
+
+def _temporary_file(folder: pathlib.Path, remedy: str) -> tuple[int, str]:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.mkstemp(dir=folder, suffix='.tmp')
+  except OSError as e:
+    raise ValueError(
+      f'cannot write the vocabulary to {folder}: {e.strerror}; {remedy}'
+    ) from e
 
 
 def _say(line: str) -> None:

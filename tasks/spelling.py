@@ -48,7 +48,7 @@ class Spelling:
     elif self.lost:
       back = f'{_enumerated(self.lost)} do not come back'
     else:
-      back = 'line ends, tabs and blanks come back'
+      back = 'the text does not come back exactly'
     return (
       f'{self.vocabulary}: {self.pieces:,} pieces, '
       f'{self.bytes_per_token:.2f} bytes per token, '
@@ -125,7 +125,7 @@ def _name(vocabulary: seqio.Vocabulary) -> str:
 
 
 def _percent(share: float) -> str:
-  return f'{share:.2%}'.replace('%', ' %')
+  return f'{round(100 * share, 2):g} %'
 
 
 def _enumerated(names: Sequence[str]) -> str:

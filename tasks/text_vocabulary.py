@@ -15,75 +15,42 @@ from absl import flags
 
 from fnet_t5x import command_line
 
-DEFAULT_PIECES = 8000
-# Pieces of their own: to SentencePiece they are no part of a line.
-_SYMBOLS = ('\n', '\r\n', '\r', '\t')
-# Pieces for characters and words, at least.
-_FEWEST = 32
-
-
-def check_pieces(pieces: int, byte_fallback: bool) -> None:
-  """Refuses a number of pieces that no text could be spelled with.
-
-  Raises:
-    ValueError: there are too few.
-  """
-  fewest = _fixed_pieces(byte_fallback) + _FEWEST
-  if pieces < fewest:
-    kind = 'with' if byte_fallback else 'without'
-    raise ValueError(
-      f'a vocabulary of {pieces} pieces: {kind} byte fallback it takes at least'
-      f' {fewest}'
-    )
-
-
-def _fixed_pieces(byte_fallback: bool) -> int:
-  """Padding, end and unknown, the symbols, and a piece per byte."""
-  return 3 + len(_SYMBOLS) + (256 if byte_fallback else 0)
-
-
-def _read_flags() -> None:
-  flags.DEFINE_multi_string(
-    'text_files',
-    [],
-    'File or glob of .txt, .jsonl, .json (also .gz, .zst) or .parquet; repeat '
-    'it for several.',
-  )
-  flags.DEFINE_string('output', None, 'The model file to write.')
-  flags.DEFINE_integer(
-    'pieces', DEFAULT_PIECES, 'Pieces, if the text has so many.'
-  )
-  flags.DEFINE_boolean(
-    'byte_fallback',
-    True,
-    'Spell what no piece spells byte by byte. Without, it becomes unknown.',
-  )
-  flags.DEFINE_string(
-    'text_key', 'text', 'The field or column that holds the text.'
-  )
-  flags.DEFINE_boolean(
-    'skip_bad_documents', False, 'Leave out what is no document.'
-  )
-  command_line.read(sys.argv, __doc__)
-  given = flags.FLAGS
-  if not given.text_files:
-    raise ValueError(
-      "no --text_files given, such as --text_files='notes/*.txt'"
-    )
-  if not given.output:
-    raise ValueError('no --output given, such as --output=notes.model')
-  check_pieces(given.pieces, given.byte_fallback)
-  output = os.path.expanduser(given.output)
-  # A checkpoint may need the vocabulary that is there.
-  if os.path.exists(output):
-    raise ValueError(
-      f'--output={given.output} exists; name another file, or remove it'
-    )
-
-
 if __name__ == '__main__':
   with command_line.one_line_errors():
-    _read_flags()
+    flags.DEFINE_multi_string(
+      'text_files',
+      [],
+      'File or glob of .txt, .jsonl, .json (both also .gz or .zst) or .parquet;'
+      ' repeat it for several.',
+    )
+    flags.DEFINE_string('output', None, 'The model file to write.')
+    flags.DEFINE_integer(
+      'pieces', 8000, 'Pieces, if the text has so many.', lower_bound=300
+    )
+    flags.DEFINE_boolean(
+      'byte_fallback',
+      True,
+      'Spell byte by byte what no piece spells; without, it becomes unknown.',
+    )
+    flags.DEFINE_string(
+      'text_key', 'text', 'The field or column that holds the text.'
+    )
+    flags.DEFINE_boolean(
+      'skip_bad_documents', False, 'Leave out what is no document.'
+    )
+    command_line.read(sys.argv, __doc__)
+    if not flags.FLAGS.text_files:
+      raise ValueError(
+        "no --text_files given, such as --text_files='notes/*.txt'"
+      )
+    if not flags.FLAGS.output:
+      raise ValueError('no --output given, such as --output=notes.model')
+    # A checkpoint may need the vocabulary that is there.
+    if os.path.exists(os.path.expanduser(flags.FLAGS.output)):
+      raise ValueError(
+        f'--output={flags.FLAGS.output} is there already; name another file, or'
+        ' remove it'
+      )
   command_line.import_tensorflow()
 
 import collections
@@ -109,9 +76,15 @@ from fnet_t5x.tasks import (
   vocabularies,
 )
 
-# Text that is trained on at most; SentencePiece takes about 2.5 s per megabyte
-# on two cores.
-_SAMPLE_BYTES = 1 << 23
+DEFAULT_PIECES = 8000
+# Pieces of their own: to SentencePiece they are no part of a line.
+_SYMBOLS = ('\n', '\r\n', '\r', '\t')
+# Pieces for characters and words, at least.
+_FEWEST = 32
+# Text that is trained on at most: so much per piece, within bounds.
+# SentencePiece takes about 4 s per megabyte on two cores.
+_BYTES_PER_PIECE = 1 << 10
+_SAMPLE_BYTES = (1 << 22, 1 << 25)
 # Text and files that are read for it at most.
 _READ_BYTES = 1 << 26
 _READ_FILES = 1 << 10
@@ -123,13 +96,17 @@ _COVERAGE = 0.9995
 # keeps U+FDD0 for uses within a program.
 _NORMALIZATION = '2581\tFDD0\n'
 _DENORMALIZATION = 'FDD0\t2581\n'
+# Scores are multiples of this, so that their sums are exact: three blanks and
+# six are as likely as six and three, and where rounding decides between them,
+# TensorFlow's encoding, for training, differs from Python's, for a prompt.
+_SCORE_STEP = 1 / 16
 
 
 def sample(
   paths: Sequence[str],
   part: document_source.Part,
   options: document_files.ReadOptions,
-  size: int = _SAMPLE_BYTES,
+  size: int,
 ) -> list[bytes]:
   """Returns passages from all over text files, to train a vocabulary on.
 
@@ -215,20 +192,28 @@ def trained_model_file(
       cache cannot be written.
     DocumentError: a bad document, unless such are skipped.
   """
-  check_pieces(pieces, byte_fallback)
-  chosen = sample(paths, part, options)
+  fewest = _fixed_pieces(byte_fallback) + _FEWEST
+  if pieces < fewest:
+    kind = 'with' if byte_fallback else 'without'
+    raise ValueError(
+      f'a vocabulary of {pieces} pieces: {kind} byte fallback it takes at least'
+      f' {fewest}; raise VOCABULARY_PIECES'
+    )
+  least, most = _SAMPLE_BYTES
+  size = min(max(pieces * _BYTES_PER_PIECE, least), most)
+  chosen = sample(paths, part, options, size)
   if not chosen:
     raise ValueError(
       f'{len(paths)} text files hold no text to train a vocabulary on; add some'
     )
-  digest = hashlib.sha256()
-  for passage in chosen:
-    digest.update(b'%d\0' % len(passage) + passage)
+  lines = _lines(chosen, pieces, byte_fallback)
+  text = '\n'.join((*lines, _NORMALIZATION, str(_SCORE_STEP)))
   args = sentencepiece_training.trainer_args(
     pieces,
-    character_coverage=_coverage(chosen, pieces, byte_fallback),
     byte_fallback=byte_fallback,
     user_defined_symbols=list(_SYMBOLS),
+    # The blank, even if the text has none.
+    required_chars='\u2581',
     remove_extra_whitespaces=False,
     allow_whitespace_only_pieces=True,
     # The first word of a text has the piece that it has as the first of a
@@ -239,35 +224,43 @@ def trained_model_file(
   files = f'{len(paths):,} {"file" if len(paths) == 1 else "files"}'
   return sentencepiece_training.cached_model_file(
     'text',
-    digest.hexdigest() + _NORMALIZATION + _DENORMALIZATION,
+    hashlib.sha256(text.encode()).hexdigest(),
     args,
     files,
-    lambda: _train(_lines(chosen), args, files),
+    lambda: _train(lines, args, files),
   )
 
 
-def _lines(texts: Iterable[bytes]) -> Iterator[str]:
-  for text in texts:
-    yield from filter(None, re.split('\r?\n', text.decode()))
+def _fixed_pieces(byte_fallback: bool) -> int:
+  """Padding, end and unknown, the symbols, and a piece per byte."""
+  return 3 + len(_SYMBOLS) + (256 if byte_fallback else 0)
 
 
-def _coverage(
+def _lines(
   texts: Iterable[bytes], pieces: int, byte_fallback: bool
-) -> float:
-  """Share of a text's characters that get a piece of their own.
-
-  They take half of the pieces at most: a text of many different ones, such as
-  Chinese, would leave none for words.
-  """
+) -> list[str]:
+  """Returns lines to train on: characters without a piece end a word there."""
+  decoded = [text.decode() for text in texts]
   counts = collections.Counter()
-  for text in texts:
-    counts.update(text.decode())
-  for symbol in '\r\n\t':
-    del counts[symbol]
+  for text in decoded:
+    counts.update(text)
+  for symbol in _SYMBOLS:
+    counts.pop(symbol, None)
+  by_count = sorted(counts, key=lambda c: (-counts[c], c))
+  # Half of the pieces at most: those of a text of many different characters,
+  # such as a Chinese one, would leave none for words.
   most = (pieces - _fixed_pieces(byte_fallback)) // 2
-  covered = sum(count for _, count in counts.most_common(most))
-  wanted = _COVERAGE if byte_fallback else 1.0
-  return min(wanted, covered / max(1, counts.total()))
+  if byte_fallback:
+    reached = itertools.accumulate(counts[c] for c in by_count)
+    wanted = _COVERAGE * counts.total()
+    most = min(most, 1 + sum(1 for count in reached if count < wanted))
+  without = dict.fromkeys(map(ord, by_count[most:]), '\t')
+  return [
+    line
+    for text in decoded
+    for line in re.split('\r?\n', text.translate(without))
+    if line
+  ]
 
 
 def _train(lines: Iterable[str], args: Mapping[str, Any], text: str) -> bytes:
@@ -283,6 +276,8 @@ def _train(lines: Iterable[str], args: Mapping[str, Any], text: str) -> bytes:
     model = sentencepiece_model_pb2.ModelProto.FromString(
       sentencepiece_training.train(lines, {**args, **names}, text)
     )
+  for piece in model.pieces:
+    piece.score = round(piece.score / _SCORE_STEP) * _SCORE_STEP
   # The rules are in the model; where they came from is not the same twice.
   model.normalizer_spec.ClearField('normalization_rule_tsv')
   model.denormalizer_spec.ClearField('normalization_rule_tsv')

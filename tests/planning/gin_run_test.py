@@ -64,3 +64,31 @@ def test_what_is_missing_is_one_line(files, bindings, compare, message):
   ):
     pass
   assert '\n' not in command_line.one_line(error.value)
+
+
+@pytest.mark.parametrize(
+  ('bindings', 'size'),
+  [
+    ([], 4096),
+    (['VOCABULARY_PIECES = 8000'], 8192),
+    (['VOCAB_SIZE = 640'], 640),
+  ],
+)
+def test_a_vocabulary_that_is_still_to_be_trained(bindings, size):
+  # No text is there: the number of pieces asked for is enough.
+  files = [*FILES, 'gin/sources/text.gin', 'gin/vocabularies/own.gin']
+  bindings = ["TEXT_FILES = '/nowhere/*.txt'", *bindings]
+  with gin_run.configured(files, bindings) as run:
+    assert run.config.vocab_size == size
+
+
+def test_a_vocabulary_of_a_file_needs_the_file():
+  files = [*FILES, 'gin/vocabularies/file.gin']
+  bindings = ["VOCABULARY_FILE = '/nowhere/a.model'"]
+  with (
+    pytest.raises(FileNotFoundError) as error,
+    gin_run.configured(files, bindings),
+  ):
+    pass
+  line = command_line.one_line(error.value)
+  assert line.startswith('no SentencePiece model at /nowhere/a.model')
