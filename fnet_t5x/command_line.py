@@ -404,6 +404,9 @@ def run(function: Callable[..., object]) -> int:
   configured = gin.configurable(function)
   parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
   _check_configured(function)
+  from fnet_t5x.runtime import kept_vocabulary
+
+  kept_vocabulary.use_configured(function.__name__)
   result = configured()
   return result if isinstance(result, int) else 0
 

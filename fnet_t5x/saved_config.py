@@ -61,7 +61,12 @@ _MODEL_NAMES = {
   f'{_TASKS}.text_infilling': ('text_infilling',),
   f'{_TASKS}.tfds_source': ('tfds_options',),
   f'{_TASKS}.ul2': ('mode_ids', 'prefix_denoiser', 'span_denoiser'),
-  f'{_TASKS}.vocabularies': ('default_vocabulary', 'from_file'),
+  f'{_TASKS}.text_vocabulary': ('model_file',),
+  f'{_TASKS}.vocabularies': (
+    'default_vocabulary',
+    'embedding_size',
+    'from_file',
+  ),
 }
 _MODEL_CLASS = 'fnet_t5x.compat.models.EncoderDecoderModel'
 _MODEL = {f'{m}.{name}' for m, names in _MODEL_NAMES.items() for name in names}

@@ -69,17 +69,14 @@ def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
     FileNotFoundError: no such folder, checkpoint or configuration.
     ValueError: `path` and `step` name different checkpoints.
   """
-  folder = os.path.expanduser(os.fspath(path)).rstrip('/') or '/'
-  name = folder.rpartition('/')[2]
-  if re.fullmatch(rf'{_PREFIX}\d+', name):
-    named = int(name.removeprefix(_PREFIX))
+  folder, named = split(os.path.expanduser(os.fspath(path)))
+  if named is not None:
     if step is not None and step != named:
       raise ValueError(
         f'{path} is step {named}, but step {step} is asked for; give one of '
         'the two'
       )
     step = named
-    folder = folder[: -len(name)].rstrip('/') or '.'
   if not _is_folder(folder):
     raise FileNotFoundError(
       f'{folder}: no such folder; name the MODEL_DIR of a training run'
@@ -110,6 +107,16 @@ def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
     config_file=config_file,
     vocabulary_file=vocabulary_file if _exists(vocabulary_file) else None,
   )
+
+
+def split(path: str) -> tuple[str, int | None]:
+  """Returns a path's model directory, and its step if it is a checkpoint's."""
+  path = path.rstrip('/') or '/'
+  folder, _, name = path.rpartition('/')
+  if not re.fullmatch(rf'{_PREFIX}\d+', name):
+    return path, None
+  root = '/' if path[0] == '/' else '.'
+  return folder or root, int(name.removeprefix(_PREFIX))
 
 
 def read_config(directory: ModelDirectory) -> saved_config.SavedConfig:
