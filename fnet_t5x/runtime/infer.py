@@ -40,6 +40,7 @@ def infer(
   shard_id: int = 0,
   num_shards: int = 1,
   summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
+  num_examples: int | None = None,
 ) -> Sequence[str]:
   """Writes predictions or scores; T5X's `infer` with T5X's arguments.
 
@@ -59,6 +60,8 @@ def infer(
     shard_id: which shard of the dataset is this run's.
     num_shards: how many there are.
     summarize_config_fn: writes the configuration to `output_dir`.
+    num_examples: takes the first so many examples of each task (of its shard);
+      None takes all. T5X's has no such argument.
 
   Returns:
     The files written.
@@ -109,7 +112,7 @@ def infer(
       use_cached=dataset_cfg.use_cached,
       seed=dataset_cfg.seed,
       trim_output_features=dataset_cfg.trim_output_features,
-    )
+    ).take(-1 if num_examples is None else num_examples)
     chunks = []
     for index, part in enumerate(
       _chunks(examples, checkpoint_period * dataset_cfg.batch_size)

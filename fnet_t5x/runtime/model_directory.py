@@ -140,6 +140,7 @@ def parse(
   gin_files: Sequence[str] = (),
   bindings: Sequence[str] = (),
   search_paths: Sequence[str] = ('.',),
+  defaults: Sequence[str] = (),
 ) -> None:
   """Parses a run's configuration into gin's; it cannot run code of others.
 
@@ -151,6 +152,7 @@ def parse(
     gin_files: parsed after its configuration, such as a run file.
     bindings: `NAME=VALUE`, parsed last.
     search_paths: where `gin_files` are looked for.
+    defaults: bindings that come between its configuration and `gin_files`.
 
   Raises:
     ValueError: as `read_config` and `gin_utils.parse_gin_flags`.
@@ -170,6 +172,8 @@ def parse(
     ) from error
   if directory.vocabulary_file:
     gin.parse_config(_VOCABULARY.format(directory.vocabulary_file))
+  if defaults:
+    gin.parse_config(list(defaults))
   # A run file sets it to None, and the task may be of such a module.
   module = saved.macros.get('MIXTURE_OR_TASK_MODULE')
   if module:
