@@ -73,6 +73,7 @@ _MODEL = {f'{m}.{name}' for m, names in _MODEL_NAMES.items() for name in names}
 # How the run that saved the file went: left out, and not imported either.
 _RUN_MODULES = (
   '__main__',
+  'fnet_t5x.example_texts',
   'fnet_t5x.compat.gin_utils',
   'fnet_t5x.compat.partitioning',
   'fnet_t5x.compat.trainer',
