@@ -1,4 +1,4 @@
-"""A model directory is found, read and configured; it runs nothing of others."""
+"""A model directory is found and configured; it runs no code of others."""
 
 import os
 import re
