@@ -82,7 +82,4 @@ if __name__ == '__main__':
     command_line.read(sys.argv, __doc__)
     command_line.use_runtime()
     command_line.import_tensorflow()
-    # A saved configuration binds the arguments of `__main__.train`.
-    from fnet_t5x.compat.train import train  # noqa: F401
-
     sys.exit(main())

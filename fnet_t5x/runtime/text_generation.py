@@ -1,36 +1,24 @@
 """Writing text with a trained model, token by token."""
 
 import functools
-import os
 from collections.abc import Iterator, Mapping
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorflow as tf
 from jaxtyping import Array, Float, Int
 
 from fnet_t5x.runtime import (
   checkpoints,
-  gin_utils,
   initialization,
   logit_masks,
   mesh,
+  model_directory,
   models,
   partitioning,
 )
 
 _LOWEST = float(np.finfo(np.float32).min)
-
-
-@gin.configurable(module='text_generation')
-def _configured(
-  model=gin.REQUIRED,
-  mixture_or_task_name=gin.REQUIRED,
-  task_feature_lengths=gin.REQUIRED,
-):
-  return model, mixture_or_task_name, task_feature_lengths
 
 
 class TextGenerator:
@@ -43,29 +31,23 @@ class TextGenerator:
       that the decoder writes at most (`targets`), EOS included.
   """
 
-  def __init__(self, model_dir: str):
-    """Loads the latest checkpoint, by the configuration saved beside it.
+  def __init__(self, model_dir: str, checkpoint_step: int | None = None):
+    """Loads a checkpoint, by the configuration saved beside it.
+
+    Args:
+      model_dir: the folder of a training run, or a checkpoint in it.
+      checkpoint_step: which checkpoint; None for the last.
 
     Raises:
-      FileNotFoundError: `model_dir` holds no configuration or no checkpoint.
+      FileNotFoundError: `model_dir` holds no configuration, or no such
+        checkpoint.
+      ValueError: the configuration is no run's, or may run code of others.
     """
-    config = os.path.join(model_dir, gin_utils.CONFIG_FILE)
-    if not tf.io.gfile.exists(config):
-      raise FileNotFoundError(
-        f'{model_dir} holds no {gin_utils.CONFIG_FILE}: name the MODEL_DIR of '
-        'a training run'
-      )
-    gin_utils.parse_gin_flags(['.'], [config], [], finalize_config=False)
-    gin.parse_config(
-      [
-        f'text_generation._configured.{name.lower()} = %{name}'
-        for name in ('MODEL', 'MIXTURE_OR_TASK_NAME', 'TASK_FEATURE_LENGTHS')
-      ]
-    )
-    model, task_name, feature_lengths = _configured()
-    self._model: models.EncoderDecoderModel = model
-    self.task_name: str = task_name
-    self.feature_lengths: Mapping[str, int] = feature_lengths
+    directory = model_directory.locate(model_dir, checkpoint_step)
+    configured = model_directory.configure(directory)
+    self._model: models.EncoderDecoderModel = configured.model
+    self.task_name: str = configured.task_name
+    self.feature_lengths: Mapping[str, int] = configured.feature_lengths
     # One text at a time has no batch to lay over several devices.
     partitioner = partitioning.PjitPartitioner(num_partitions=1)
     partitioner.mesh = jax.sharding.Mesh(
@@ -81,7 +63,9 @@ class TextGenerator:
       partitioner,
     )
     state = initializer.from_checkpoint(
-      checkpoints.RestoreCheckpointConfig(path=model_dir)
+      checkpoints.RestoreCheckpointConfig(
+        path=directory.checkpoint, mode='specific'
+      )
     )
     self.step = int(state.step)
     self._params = state.params
