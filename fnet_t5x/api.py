@@ -33,8 +33,9 @@ def load(model_dir: str, checkpoint_step: int | None = None) -> 'TextGenerator':
   """
   from fnet_t5x.runtime import model_directory
 
-  # Before the imports, which take long.
-  model_directory.locate(model_dir, checkpoint_step)
+  # Before the imports, which take long; a remote folder takes one of them.
+  if '://' not in os.fspath(model_dir):
+    model_directory.locate(model_dir, checkpoint_step)
   _use_runtime()
   if 'tensorflow' not in sys.modules:
     from fnet_t5x import command_line

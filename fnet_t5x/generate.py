@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from absl import flags
 
 from fnet_t5x import command_line
-from fnet_t5x.runtime import model_directory
 from fnet_t5x.runtime.generation_options import (
   DEFAULT_TEMPERATURE,
   DEFAULT_TOP_K,
@@ -233,12 +232,11 @@ class Printer:
     if ended:
       return
     most = self._generator.max_tokens(self._how.max_tokens)
-    whose = (
-      '--max_tokens'
-      if most == self._how.max_tokens
-      else 'the most that the decoder takes'
+    whose = '--max_tokens' if most == self._how.max_tokens else "the decoder's"
+    _note(
+      f'{self._name(number, sample)}the text was cut at {most} tokens, '
+      f'{whose} maximum'
     )
-    _note(f'{self._name(number, sample)}cut at {most} tokens, {whose}')
 
 
 def beginning(prompt: str) -> str:
@@ -275,7 +273,6 @@ def main(argv: list[str]) -> None:
       'no --model_dir given; name the folder of a training run, such as '
       '--model_dir=runs/quickstart'
     )
-  model_directory.locate(given.model_dir, given.checkpoint_step)
   prompts = given_prompts()
 
   command_line.use_runtime()

@@ -34,6 +34,7 @@ __all__ = [
   'SaveCheckpointConfig',
   'latest_step',
   'locate',
+  'steps',
 ]
 
 PREFIX = 'checkpoint'
@@ -227,7 +228,7 @@ def locate(cfg: RestoreCheckpointConfig) -> tuple[str, int]:
   name = re.fullmatch(rf'{PREFIX}_(\d+)', path.name)
   if name:
     directory, step = os.fspath(path.parent), int(name[1])
-    if not path.is_dir() or step not in _steps(directory):
+    if not path.is_dir() or step not in steps(directory):
       raise FileNotFoundError(f'{path} is no checkpoint, or not a whole one')
     return directory, step
   if cfg.mode == 'specific':
@@ -243,13 +244,14 @@ def locate(cfg: RestoreCheckpointConfig) -> tuple[str, int]:
 
 def latest_step(directory: str) -> int | None:
   """Returns the last whole checkpoint's step in a directory, None if none."""
-  return max(_steps(directory), default=None)
+  return max(steps(directory), default=None)
 
 
-def _steps(directory: str) -> list[int]:
+def steps(directory: str) -> list[int]:
+  """Returns the steps of the whole checkpoints in a directory, sorted."""
   if not epath.Path(directory).is_dir():
     return []
-  return [found.step for found in _STEPS.find_all(directory)]
+  return sorted(found.step for found in _STEPS.find_all(directory))
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from absl import logging
 from clu import metric_writers
 
 from fnet_t5x import gin_check
-
-CONFIG_FILE = 'config.gin'
+from fnet_t5x.runtime import model_directory
 
 
 def parse_gin_flags(
@@ -77,7 +76,7 @@ def summarize_gin_config(
   """Writes the parsed configuration to `model_dir` and to TensorBoard."""
   config = gin.config_str()
   tf.io.gfile.makedirs(model_dir)
-  path = os.path.join(model_dir, CONFIG_FILE)
+  path = os.path.join(model_dir, model_directory.CONFIG_FILE)
   with tf.io.gfile.GFile(path + '.tmp', 'w') as f:
     f.write(config)
   tf.io.gfile.rename(path + '.tmp', path, overwrite=True)

@@ -82,13 +82,13 @@ class TextGenerator:
     """Loads a checkpoint, by the configuration saved beside it.
 
     Args:
-      model_dir: the folder of a training run.
+      model_dir: the folder of a training run, or a checkpoint in it.
       checkpoint_step: which checkpoint; None for the last one.
 
     Raises:
-      FileNotFoundError: `model_dir` holds no configuration or no such
+      FileNotFoundError: `model_dir` holds no configuration, or no such
         checkpoint.
-      ValueError: the configuration is not to be trusted, or does not fit.
+      ValueError: the configuration is no run's, or may run code of others.
     """
     directory = model_directory.locate(model_dir, checkpoint_step)
     configured = model_directory.configure(directory)
@@ -111,7 +111,9 @@ class TextGenerator:
       partitioner,
     )
     state = initializer.from_checkpoint(
-      checkpoints.RestoreCheckpointConfig(path=directory.checkpoint)
+      checkpoints.RestoreCheckpointConfig(
+        path=directory.checkpoint, mode='specific'
+      )
     )
     self.step = int(state.step)
     self._vocabulary = self._model.output_vocabulary

@@ -1,0 +1,244 @@
+"""A training run's folder as the one source of its model, task and vocabulary.
+
+Nothing heavy is imported before a folder on this machine has been looked at:
+commands refuse one that is none of a run within a second.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fnet_t5x import saved_config
+
+CONFIG_FILE = 'config.gin'
+VOCABULARY_FILE = 'vocabulary.model'
+_PREFIX = 'checkpoint_'
+_MACROS = ('MODEL', 'MIXTURE_OR_TASK_NAME', 'TASK_FEATURE_LENGTHS')
+_VOCABULARY = """from __gin__ import dynamic_registration
+from fnet_t5x.tasks import vocabularies
+vocabularies.default_vocabulary.sentencepiece_model_file = {!r}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDirectory:
+  """One checkpoint of a training run, and what is saved beside it.
+
+  Attributes:
+    folder: the run's MODEL_DIR.
+    step: the checkpoint's.
+    checkpoint: `<folder>/checkpoint_<step>`.
+    config_file: `<folder>/config.gin`; not to be trusted, see `configure`.
+    vocabulary_file: `<folder>/vocabulary.model`, a SentencePiece model; None
+      where the run kept none (runs of older versions, and of bytes).
+  """
+
+  folder: str
+  step: int
+  checkpoint: str
+  config_file: str
+  vocabulary_file: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Configured:
+  """What a model directory's configuration stands for.
+
+  Attributes:
+    model: the model, without parameters.
+    task_name: the task or mixture that it was trained on.
+    feature_lengths: tokens by feature, EOS included.
+  """
+
+  model: Any
+  task_name: str
+  feature_lengths: Mapping[str, int]
+
+
+def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
+  """Finds a run's checkpoint and configuration.
+
+  Args:
+    path: the run's folder, or `.../checkpoint_<step>` in it; local (`~` stands
+      for the home folder) or remote (gs://).
+    step: which checkpoint; None for the last whole one.
+
+  Raises:
+    FileNotFoundError: no such folder, checkpoint or configuration.
+    ValueError: `path` and `step` name different checkpoints.
+  """
+  folder = os.path.expanduser(os.fspath(path)).rstrip('/') or '/'
+  name = folder.rpartition('/')[2]
+  if re.fullmatch(rf'{_PREFIX}\d+', name):
+    named = int(name.removeprefix(_PREFIX))
+    if step is not None and step != named:
+      raise ValueError(
+        f'{path} is step {named}, but step {step} is asked for; give one of '
+        'the two'
+      )
+    step = named
+    folder = folder[: -len(name)].rstrip('/') or '.'
+  if not _is_folder(folder):
+    raise FileNotFoundError(
+      f'{folder}: no such folder; name the MODEL_DIR of a training run'
+    )
+  config_file = f'{folder}/{CONFIG_FILE}'
+  if not _exists(config_file):
+    raise FileNotFoundError(
+      f'{folder} holds no {CONFIG_FILE}: name the MODEL_DIR of a training run'
+    )
+  steps = _steps(folder)
+  if not steps:
+    raise FileNotFoundError(
+      f'{folder} holds no checkpoint: wait until the run has saved one '
+      '(SAVE_PERIOD), or name another MODEL_DIR'
+    )
+  if step is None:
+    step = steps[-1]
+  elif step not in steps:
+    raise FileNotFoundError(
+      f'{folder} holds no checkpoint of step {step}: there '
+      f'{"are" if len(steps) > 1 else "is"} {", ".join(map(str, steps))}'
+    )
+  vocabulary_file = f'{folder}/{VOCABULARY_FILE}'
+  return ModelDirectory(
+    folder=folder,
+    step=step,
+    checkpoint=f'{folder}/{_PREFIX}{step}',
+    config_file=config_file,
+    vocabulary_file=vocabulary_file if _exists(vocabulary_file) else None,
+  )
+
+
+def read_config(directory: ModelDirectory) -> saved_config.SavedConfig:
+  """Returns what of the configuration is used, by `saved_config`'s rules.
+
+  Raises:
+    ValueError: as `saved_config.read`; or it is no text.
+  """
+  try:
+    text = _content(directory.config_file).decode('utf-8')
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{directory.config_file}: not a text file (byte {error.start} is no '
+      'UTF-8); restore the file that the run saved'
+    ) from error
+  return saved_config.read(text, directory.config_file)
+
+
+def parse(
+  directory: ModelDirectory,
+  gin_files: Sequence[str] = (),
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = ('.',),
+) -> None:
+  """Parses a run's configuration into gin's; it cannot run code of others.
+
+  The vocabulary that the run kept takes the place of the one that its
+  configuration names: a cache or a corpus may be gone, or changed.
+
+  Args:
+    directory: the run.
+    gin_files: parsed after its configuration, such as a run file.
+    bindings: `NAME=VALUE`, parsed last.
+    search_paths: where `gin_files` are looked for.
+
+  Raises:
+    ValueError: as `read_config` and `gin_utils.parse_gin_flags`.
+    FileNotFoundError: as `gin_utils.parse_gin_flags`.
+  """
+  import gin
+
+  from fnet_t5x.runtime import gin_utils
+
+  saved = read_config(directory)
+  try:
+    gin.parse_config(saved.text)
+  except (ImportError, ValueError, AttributeError) as error:
+    raise ValueError(
+      f'{directory.config_file}: {str(error).strip().splitlines()[0]} '
+      '(saved by another version of this package, or by hand?)'
+    ) from error
+  if directory.vocabulary_file:
+    gin.parse_config(_VOCABULARY.format(directory.vocabulary_file))
+  # A run file sets it to None, and the task may be of such a module.
+  module = saved.macros.get('MIXTURE_OR_TASK_MODULE')
+  if module:
+    bindings = [f'MIXTURE_OR_TASK_MODULE = {module!r}', *bindings]
+  gin_utils.parse_gin_flags(
+    search_paths, gin_files, bindings, finalize_config=False
+  )
+
+
+def configure(
+  directory: ModelDirectory, overrides: Sequence[str] = ()
+) -> Configured:
+  """Parses a run's configuration as `parse` does, and builds what it names.
+
+  Args:
+    directory: the run.
+    overrides: bindings `NAME=VALUE` that come after it.
+
+  Raises:
+    ValueError, FileNotFoundError: as `parse`; or it sets no model, task or
+      lengths.
+  """
+  import gin
+
+  missing = sorted(set(_MACROS) - set(read_config(directory).macros))
+  if missing:
+    raise ValueError(
+      f'{directory.config_file} does not set {", ".join(missing)}: name the '
+      'MODEL_DIR of a training run'
+    )
+  parse(directory, bindings=overrides)
+  return Configured(
+    *(gin.get_configurable(f'{name}/gin.macro')() for name in _MACROS)
+  )
+
+
+def _steps(folder: str) -> list[int]:
+  """Returns the steps of the whole checkpoints in a folder, sorted."""
+  if _is_remote(folder):
+    from fnet_t5x.runtime import checkpoints
+
+    return checkpoints.steps(folder)
+  # On a local disk a checkpoint gets its name when it is whole.
+  return sorted(
+    int(name.removeprefix(_PREFIX))
+    for name in os.listdir(folder)
+    if re.fullmatch(rf'{_PREFIX}\d+', name)
+    and os.path.isdir(f'{folder}/{name}')
+  )
+
+
+def _is_remote(path: str) -> bool:
+  return '://' in path
+
+
+def _is_folder(path: str) -> bool:
+  if not _is_remote(path):
+    return os.path.isdir(path)
+  import tensorflow as tf
+
+  return tf.io.gfile.isdir(path)
+
+
+def _exists(path: str) -> bool:
+  if not _is_remote(path):
+    return os.path.isfile(path)
+  import tensorflow as tf
+
+  return tf.io.gfile.exists(path)
+
+
+def _content(path: str) -> bytes:
+  if not _is_remote(path):
+    with open(path, 'rb') as f:
+      return f.read()
+  import tensorflow as tf
+
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    return f.read()

@@ -1,0 +1,264 @@
+"""What a model directory's configuration may say, and what of it is used.
+
+People send each other model directories, so their `config.gin` is not trusted.
+Gin on its own imports any module and calls any function that a file names.
+Here the file is only read; what is kept of it describes the model and its
+task, by the names listed below, and is written anew for gin to parse.
+"""
+
+import dataclasses
+import io
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from gin import config_parser
+
+_DYNAMIC_REGISTRATION = '__gin__.dynamic_registration'
+_TASKS = 'fnet_t5x.tasks'
+# Configurables of models and tasks. They read files, and run and write nothing.
+_MODEL_NAMES = {
+  'fnet_t5x.compat.adafactor': ('Adafactor', 'standard_logical_factor_rules'),
+  'fnet_t5x.compat.decoding': ('beam_search', 'temperature_sample'),
+  'fnet_t5x.compat.models': ('EncoderDecoderModel',),
+  'fnet_t5x.compat.optimizers': (
+    'adam',
+    'adamw',
+    'lamb',
+    'lion',
+    'rmsprop',
+    'sgd',
+  ),
+  # A schedule that an optax optimizer holds.
+  'fnet_t5x.compat.utils': ('create_learning_rate_scheduler',),
+  'fnet_t5x.networks.fnet_t5': (
+    'FNetT5Config',
+    'Transformer',
+    'mixing_layout',
+  ),
+  'fnet_t5x.networks.t5': ('T5Config', 'Transformer'),
+  't5x.examples.t5.network': ('T5Config', 'Transformer'),
+  'seqio': ('ByteVocabulary', 'SentencePieceVocabulary'),
+  'gin': ('singleton',),
+  f'{_TASKS}.c4': ('json_files',),
+  f'{_TASKS}.causal_lm': ('causal_lm',),
+  f'{_TASKS}.chunking': (
+    'reduce_concat_tokens',
+    'select_random_chunk',
+    'split_tokens',
+  ),
+  f'{_TASKS}.document_files': ('ReadOptions',),
+  f'{_TASKS}.masked_lm': ('masked_lm',),
+  f'{_TASKS}.next_sentence': ('masked_lm_nsp',),
+  f'{_TASKS}.noise': ('random_spans_noise_mask',),
+  f'{_TASKS}.objectives': (
+    'fixed_prefix_lm',
+    'prefix_lm',
+    'span_corruption',
+  ),
+  f'{_TASKS}.pile': ('component_weights', 'files'),
+  f'{_TASKS}.text_files': ('corpus',),
+  f'{_TASKS}.text_infilling': ('text_infilling',),
+  f'{_TASKS}.tfds_source': ('tfds_options',),
+  f'{_TASKS}.ul2': ('mode_ids', 'prefix_denoiser', 'span_denoiser'),
+  f'{_TASKS}.vocabularies': ('default_vocabulary', 'from_file'),
+}
+_MODEL_CLASS = 'fnet_t5x.compat.models.EncoderDecoderModel'
+_MODEL = {f'{m}.{name}' for m, names in _MODEL_NAMES.items() for name in names}
+# How the run that saved the file went: left out, and not imported either.
+_RUN_MODULES = (
+  '__main__',
+  'fnet_t5x.compat.gin_utils',
+  'fnet_t5x.compat.partitioning',
+  'fnet_t5x.compat.trainer',
+  'fnet_t5x.compat.utils',
+  'fnet_t5x.partitioning',
+  'fnet_t5x.runtime',
+  't5x',
+)
+_RUN_NAMES = (
+  'seqio.Evaluator',
+  'seqio.JSONLogger',
+  'seqio.PyLoggingLogger',
+  'seqio.TensorBoardLogger',
+)
+# A module that registers tasks: gin would import it, whatever it is.
+_TASK_MODULE = 'MIXTURE_OR_TASK_MODULE'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+  """A reference or a macro in a value; its repr is gin's text."""
+
+  text: str
+  selector: str = ''
+
+  def __repr__(self) -> str:
+    return self.text
+
+
+class _Delegate(config_parser.ParserDelegate):
+  def configurable_reference(self, scoped_configurable_name, evaluate):
+    return _Reference(
+      f'@{scoped_configurable_name}{"()" if evaluate else ""}',
+      scoped_configurable_name.rpartition('/')[2],
+    )
+
+  def macro(self, macro_name):
+    return _Reference(f'%{macro_name}')
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedConfig:
+  """What is kept of a configuration.
+
+  Attributes:
+    text: gin, to be parsed.
+    macros: values by name; a reference's or macro's repr is gin's text.
+  """
+
+  text: str
+  macros: dict[str, Any]
+
+
+def read(text: str, where: str) -> SavedConfig:
+  """Reads a configuration that a run saved; imports and calls nothing.
+
+  Args:
+    text: the file's contents.
+    where: its name, for errors.
+
+  Raises:
+    ValueError: it is no gin, not of a run of this package, or names a module
+      or a function that a model directory may not.
+  """
+  imports: list[config_parser.ImportStatement] = []
+  # What a selector's first name stands for.
+  symbols: dict[str, str] = {'gin': 'gin'}
+  used: set[str] = set()
+  macros: dict[str, Any] = {}
+  lines = []
+  statements = _statements(text, where)
+  first = next(statements, None)
+  if getattr(first, 'module', None) != _DYNAMIC_REGISTRATION:
+    raise ValueError(
+      f"{where}: not a training run's configuration of this package (it does "
+      'not start with `from __gin__ import dynamic_registration`); give the '
+      'gin files that the model was trained with'
+    )
+  for statement in statements:
+    at = f'{where}, line {statement.location.line_num}'
+    if isinstance(statement, config_parser.ImportStatement):
+      _check_import(statement, at)
+      imports.append(statement)
+      name = module = statement.bound_name()
+      if statement.is_from or statement.alias:
+        module = statement.module
+      if symbols.setdefault(name, module) != module:
+        raise ValueError(f'{at}: {name} is imported twice; rename one')
+      continue
+    if isinstance(statement, config_parser.IncludeStatement):
+      raise ValueError(
+        f'{at}: includes {statement.filename!r}, which a saved configuration '
+        'may not; copy what it holds into this file'
+      )
+    names = [r.selector for r in _references(getattr(statement, 'value', ()))]
+    is_macro = not getattr(statement, 'arg_name', True)
+    if not is_macro:
+      names.append(statement.selector)
+    kept = [_is_kept(name, symbols, at) for name in names]
+    if isinstance(statement, config_parser.BlockDeclaration) or not all(kept):
+      continue
+    key = '/'.join(filter(None, (statement.scope, statement.selector)))
+    if is_macro:
+      macros[key] = statement.value
+      if statement.selector == _TASK_MODULE:
+        _check_task_module(statement.value, at)
+    else:
+      key += f'.{statement.arg_name}'
+    lines.append(f'{key} = {statement.value!r}')
+    used.update(name.partition('.')[0] for name in names)
+  header = [f'from __gin__ import {_DYNAMIC_REGISTRATION.partition(".")[2]}']
+  header += [
+    statement.format()
+    for statement in imports
+    # Some modules of tasks are imported only to register them.
+    if statement.bound_name() in used or _is_in(statement.module, (_TASKS,))
+  ]
+  return SavedConfig('\n'.join([*header, *lines]) + '\n', macros)
+
+
+def _statements(text: str, where: str) -> Iterator[Any]:
+  try:
+    yield from config_parser.ConfigParser(io.StringIO(text), _Delegate())
+  except SyntaxError as error:
+    line = ' '.join((error.text or '').split())
+    raise ValueError(
+      f'{where}, line {error.lineno}: not gin: {line!r}; restore the file that '
+      'the run saved'
+    ) from error
+  except (tokenize.TokenError, RecursionError) as error:
+    raise ValueError(
+      f'{where}: a bracket or quotes are not closed; restore the file that the '
+      'run saved'
+    ) from error
+
+
+def _is_in(name: str, modules: Iterable[str]) -> bool:
+  return any(f'{name}.'.startswith(f'{module}.') for module in modules)
+
+
+def _check_import(statement: config_parser.ImportStatement, at: str) -> None:
+  module = statement.module
+  if module in _MODEL_NAMES or _is_in(module, (_TASKS, *_RUN_MODULES)):
+    return
+  raise ValueError(
+    f'{at}: imports {module}, which may run code of others; a model '
+    "directory's configuration may import fnet_t5x's own modules and seqio. If "
+    'you trust it, run with the gin files it was trained with instead'
+  )
+
+
+def _check_task_module(value: Any, at: str) -> None:
+  if value is None or (isinstance(value, str) and _is_in(value, (_TASKS,))):
+    return
+  raise ValueError(
+    f'{at}: {_TASK_MODULE} = {value!r} would be imported and may run code of '
+    f"others; a model directory's configuration may name {_TASKS}'s modules. "
+    'If you trust it, run with the gin files it was trained with instead'
+  )
+
+
+def _is_kept(selector: str, symbols: Mapping[str, str], at: str) -> bool:
+  """Whether a configurable is the model's or the task's, not the run's.
+
+  Raises:
+    ValueError: it is neither.
+  """
+  root, _, rest = selector.partition('.')
+  if root not in symbols:
+    raise ValueError(f'{at}: {root} of {selector} is not imported')
+  name = f'{symbols[root]}.{rest}'
+  # Methods of models too: T5X's gin files bind theirs.
+  owner, _, method = name.rpartition('.')
+  if name in _MODEL or (owner == _MODEL_CLASS and method[0] != '_'):
+    return True
+  if _is_in(name, _RUN_MODULES) or name in _RUN_NAMES:
+    return False
+  raise ValueError(
+    f"{at}: {selector} is none of the functions that a model directory's "
+    'configuration may name, as it may run code of others. If you trust it, '
+    'run with the gin files it was trained with instead'
+  )
+
+
+def _references(value: Any) -> Iterator[_Reference]:
+  if isinstance(value, _Reference):
+    if value.selector:
+      yield value
+  elif isinstance(value, dict):
+    for item in value.items():
+      yield from _references(item)
+  elif isinstance(value, (list, tuple, set)):
+    for item in value:
+      yield from _references(item)
