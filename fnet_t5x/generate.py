@@ -232,10 +232,10 @@ class Printer:
     if ended:
       return
     most = self._generator.max_tokens(self._how.max_tokens)
-    whose = '--max_tokens' if most == self._how.max_tokens else "the decoder's"
+    asked = most == self._how.max_tokens
     _note(
-      f'{self._name(number, sample)}the text was cut at {most} tokens, '
-      f'{whose} maximum'
+      f'{self._name(number, sample)}the text was cut at {most} tokens '
+      f'({"--max_tokens" if asked else "the maximum of the decoder"})'
     )
 
 

@@ -17,7 +17,7 @@ class GenerationOptions:
   """How texts are generated after a prompt.
 
   Attributes:
-    num_samples: texts per prompt; with beam search, the best so many.
+    num_samples: texts per prompt.
     max_tokens: maximum number of tokens; None for what the decoder takes.
     temperature: divides the logits; 0 takes the likeliest token each time.
       None for 0.8.
@@ -26,6 +26,7 @@ class GenerationOptions:
     top_p: sample from the likeliest tokens of this total probability; 0 for
       all. Not together with `top_k`.
     num_beams: beam search with so many beams, instead of sampling; 1: sample.
+      Not together with the above, but `max_tokens`.
     no_repeat_ngram_size: no sequence of so many tokens occurs twice within a
       text; 0: they may.
     seed: of sampling.
@@ -74,25 +75,17 @@ class GenerationOptions:
       self._check_beams()
 
   def _check_beams(self):
-    set_ones = [
-      name
-      for name, is_set in (
-        ('temperature', self.temperature is not None),
-        ('top_k', self.top_k is not None),
-        ('top_p', self.top_p),
-      )
-      if is_set
-    ]
-    if set_ones:
-      raise ValueError(
-        f'num_beams and {set_ones[0]} exclude each other: beam search does '
-        'not sample'
-      )
-    if self.num_samples > self.num_beams:
-      raise ValueError(
-        f'num_samples is {self.num_samples}, and num_beams {self.num_beams}: '
-        'beam search finds one text per beam; raise num_beams'
-      )
+    for name, is_set in (
+      ('temperature', self.temperature is not None),
+      ('top_k', self.top_k is not None),
+      ('top_p', self.top_p),
+      ('num_samples', self.num_samples > 1),
+    ):
+      if is_set:
+        raise ValueError(
+          f'num_beams and {name} exclude each other: beam search does not '
+          'sample, it finds one text'
+        )
 
   @property
   def sampling_temperature(self) -> float:

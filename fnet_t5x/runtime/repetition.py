@@ -25,7 +25,10 @@ def repeating_tokens(
     True where a token may not follow.
   """
   rows, length = tokens.shape
-  starts = max(0, length - size + 1)
+  banned = jnp.zeros((rows, vocab_size), bool)
+  starts = length - size + 1
+  if starts < 1:
+    return banned
   # The last n - 1 tokens, at any place where a next token follows them. (While
   # there are fewer, the slice is of no meaning, and nothing is complete.)
   last = jax.lax.dynamic_slice_in_dim(tokens, count - (size - 1), size - 1, 1)
@@ -34,5 +37,4 @@ def repeating_tokens(
   for i in range(size - 1):
     match &= tokens[:, i : i + starts] == last[:, i : i + 1]
   following = tokens[:, size - 1 :]
-  banned = jnp.zeros((rows, vocab_size), bool)
   return banned.at[jnp.arange(rows)[:, None], following].max(match)
