@@ -329,7 +329,8 @@ class TextGenerator:
       yield
     except FloatingPointError as error:
       folder = self._directory.folder
-      earlier = [s for s in checkpoints.steps(folder) if s < self.step]
+      # That of step 0, if there is one, has learned nothing.
+      earlier = [s for s in checkpoints.steps(folder) if 0 < s < self.step]
       remedy = (
         f'take an earlier one: --checkpoint_step={max(earlier)}'
         if earlier
