@@ -280,18 +280,20 @@ def test_text_begins_with_a_word_and_goes_on_freely(word_generator):
     assert any('<0x80>' <= piece <= '<0xBF>' for piece in second)
 
 
-def test_beams_begin_with_a_word(word_generator, monkeypatch):
-  """One token alone may begin; the first tokens are looked up by prompt."""
-  (token,) = word_generator._model.output_vocabulary.encode('friends')[:1]
+def test_beams_begin_with_what_may_begin(word_generator, monkeypatch):
+  """It is looked up by prompt, and holds for the first token only."""
 
-  class Only(FirstTokens):
+  class Few(FirstTokens):
     def allowed(self, prompt):
-      return np.arange(self._begins_character.size) == token * len(prompt)
+      ids = np.arange(self._begins_character.size)
+      return (ids >= 300) == (prompt == 'x')
 
-  only = Only(word_generator._model.output_vocabulary)
-  monkeypatch.setattr(word_generator, '_first_tokens', only)
-  options = GenerationOptions(num_beams=3, max_tokens=4)
-  assert word_generator._searched('x', options)[0, 0] == token
+  few = Few(word_generator._model.output_vocabulary)
+  monkeypatch.setattr(word_generator, '_first_tokens', few)
+  options = GenerationOptions(num_beams=3, max_tokens=6)
+  for prompt, is_high in (('x', True), ('y', False)):
+    tokens = word_generator._searched(prompt, options)[0]
+    assert (tokens[0] >= 300) == is_high
 
 
 def test_pieces_of_words_bytes_and_lines_stream(word_generator):
