@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags
 from absl import logging as absl_logging
 
-from fnet_t5x import gin_check
+from fnet_t5x import checkpoint_flags, gin_check
 from fnet_t5x.gin_root import gin_root
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
@@ -31,6 +31,14 @@ INPUT_ERRORS = (
   TypeError,
   SyntaxError,
 )
+_NO_GIN_FILE = {
+  'train': 'no --gin_file given, such as '
+  '--gin_file=gin/experiments/quickstart.gin',
+  'eval': 'nothing to evaluate: give --model_dir, the folder of a training '
+  'run; or --gin_file, such as --gin_file=gin/runs/eval.gin',
+  'infer': 'nothing to infer with: give --model_dir, the folder of a training '
+  'run; or --gin_file, such as --gin_file=gin/runs/infer.gin',
+}
 _HELP = ('--help', '-h', '-help', '--helpfull')
 _WIDTH = 80
 
@@ -236,22 +244,25 @@ def read_run(argv: Sequence[str], run_mode: str, description: str) -> None:
     flags.DEFINE_string(
       'model_dir', None, "The run's folder: short for --gin.MODEL_DIR."
     )
+  else:
+    checkpoint_flags.define_flags()
   read(argv, description)
   given = flags.FLAGS
-  _, run_file = gin_check.RUN_FUNCTIONS[run_mode]
+  texts = [] if run_mode == 'train' else checkpoint_flags.expand(run_mode)
   if not given.gin_file:
-    first = {'train': 'gin/experiments/quickstart.gin'}.get(run_mode, run_file)
-    raise ValueError(f'no --gin_file given, such as --gin_file={first}')
+    raise ValueError(_NO_GIN_FILE[run_mode])
   if run_mode == 'train' and given.model_dir is not None:
     folder = os.path.expanduser(given.model_dir)
     given.gin_bindings = [*given.gin_bindings, f'MODEL_DIR = {folder!r}']
   if given.list_macros:
     contents = gin_check.read(
-      given.gin_file, given.gin_bindings, search_paths()
+      given.gin_file, given.gin_bindings, search_paths(), texts
     )
     sys.stdout.write(macro_table(contents))
     sys.exit(0)
-  gin_check.check(run_mode, given.gin_file, given.gin_bindings, search_paths())
+  gin_check.check(
+    run_mode, given.gin_file, given.gin_bindings, search_paths(), texts
+  )
 
 
 def read_planned_run(argv: Sequence[str], description: str) -> None:
@@ -402,8 +413,14 @@ def run(function: Callable[..., object]) -> int:
   seqio.add_global_cache_dirs(flags.FLAGS.seqio_additional_cache_dirs)
 
   configured = gin.configurable(function)
-  parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
+  if function.__name__ != 'train' and flags.FLAGS.model_dir is not None:
+    checkpoint_flags.parse_gin(search_paths())
+  else:
+    parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
   _check_configured(function)
+  from fnet_t5x.runtime import kept_vocabulary
+
+  kept_vocabulary.use_configured(function.__name__)
   result = configured()
   return result if isinstance(result, int) else 0
 

@@ -1,5 +1,10 @@
 r"""An evaluation run, by either engine: `python -m fnet_t5x.eval`.
 
+  python -m fnet_t5x.eval --model_dir=runs/small
+
+takes the model, the task and the last checkpoint from the folder of a training
+run. Or gin files say all of it:
+
   python -m fnet_t5x.eval --gin_file=gin/models/fnet_t5_small.gin \
     --gin_file=gin/objectives/span_corruption.gin \
     --gin_file=gin/runs/eval.gin \

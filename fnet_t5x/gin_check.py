@@ -130,14 +130,23 @@ class Contents:
     try:
       with open(path, encoding='utf-8') as f:
         text = f.read()
-      for statement in config_parser.ConfigParser(
-        io.StringIO(text), self._delegate
-      ):
-        self._take(statement, name, included_by)
     except UnicodeDecodeError as error:
       raise ValueError(
         f'{name}: not a text file (byte {error.start} is no UTF-8)'
       ) from error
+    self.take(text, name, included_by)
+
+  def take(self, text: str, name: str, included_by: Sequence[str] = ()) -> None:
+    """Takes a file's contents, and reads the files that it includes.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read`.
+    """
+    try:
+      for statement in config_parser.ConfigParser(
+        io.StringIO(text), self._delegate
+      ):
+        self._take(statement, name, included_by)
     except SyntaxError as error:
       line = ' '.join((error.text or '').split())
       raise ValueError(
@@ -197,7 +206,10 @@ class Contents:
 
 
 def read(
-  gin_files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+  texts: Iterable[tuple[str, str]] = (),
 ) -> Contents:
   """Reads gin files, then bindings, as a command takes them.
 
@@ -205,11 +217,14 @@ def read(
     gin_files: files, by their path in one of `search_paths`.
     bindings: `NAME=VALUE`.
     search_paths: folders of this machine.
+    texts: gin that comes before the files, by name and text.
 
   Raises:
     FileNotFoundError, ValueError: as `Contents.read` and `Contents.bind`.
   """
   contents = Contents(search_paths)
+  for name, text in texts:
+    contents.take(text, name)
   for name in gin_files:
     contents.read(name)
   for binding in bindings:
@@ -222,6 +237,7 @@ def check(
   gin_files: Sequence[str],
   bindings: Sequence[str],
   search_paths: Sequence[str],
+  texts: Iterable[tuple[str, str]] = (),
 ) -> Contents:
   """Refuses gin files and bindings that a command could not start with.
 
@@ -230,6 +246,7 @@ def check(
     gin_files: files, by their path in one of `search_paths`.
     bindings: `NAME=VALUE`.
     search_paths: folders of this machine.
+    texts: gin that comes before the files, by name and text.
 
   Returns:
     What they hold.
@@ -241,6 +258,8 @@ def check(
       another command.
   """
   contents = Contents(search_paths)
+  for name, text in texts:
+    contents.take(text, name)
   for name in gin_files:
     contents.read(name)
   if not contents.unseen:

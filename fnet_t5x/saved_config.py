@@ -61,13 +61,19 @@ _MODEL_NAMES = {
   f'{_TASKS}.text_infilling': ('text_infilling',),
   f'{_TASKS}.tfds_source': ('tfds_options',),
   f'{_TASKS}.ul2': ('mode_ids', 'prefix_denoiser', 'span_denoiser'),
-  f'{_TASKS}.vocabularies': ('default_vocabulary', 'from_file'),
+  f'{_TASKS}.text_vocabulary': ('model_file',),
+  f'{_TASKS}.vocabularies': (
+    'default_vocabulary',
+    'embedding_size',
+    'from_file',
+  ),
 }
 _MODEL_CLASS = 'fnet_t5x.compat.models.EncoderDecoderModel'
 _MODEL = {f'{m}.{name}' for m, names in _MODEL_NAMES.items() for name in names}
 # How the run that saved the file went: left out, and not imported either.
 _RUN_MODULES = (
   '__main__',
+  'fnet_t5x.example_texts',
   'fnet_t5x.compat.gin_utils',
   'fnet_t5x.compat.partitioning',
   'fnet_t5x.compat.trainer',

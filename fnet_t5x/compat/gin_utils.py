@@ -1,8 +1,26 @@
 """What gin files need around a run."""
 
 from fnet_t5x.compat.engine import USES_T5X
+from fnet_t5x.runtime import kept_vocabulary
 
 if USES_T5X:
+  from t5x import gin_utils as _engine
   from t5x.gin_utils import *  # noqa: F403
 else:
+  from fnet_t5x.runtime import gin_utils as _engine
   from fnet_t5x.runtime.gin_utils import *  # noqa: F403
+
+
+def summarize_gin_config(model_dir: str, summary_writer, step: int) -> None:
+  """Keeps a training run's configuration and vocabulary in `model_dir`.
+
+  Args:
+    model_dir: the run's.
+    summary_writer: of TensorBoard, or None.
+    step: that the run starts at.
+
+  Raises:
+    ValueError: the run has kept another vocabulary.
+  """
+  kept_vocabulary.keep(model_dir)
+  _engine.summarize_gin_config(model_dir, summary_writer, step)

@@ -1,6 +1,7 @@
 """Checkpoints written anew, their layers scanned or not."""
 
 import os
+import re
 import shutil
 from typing import Any
 
@@ -10,7 +11,7 @@ from etils import epath
 from flax import traverse_util
 
 from fnet_t5x.convert import scanned_layers
-from fnet_t5x.runtime import checkpoints, console
+from fnet_t5x.runtime import checkpoints, console, model_directory
 
 LAYOUTS = ('scanned', 'unscanned')
 
@@ -22,6 +23,9 @@ def convert(
 ) -> epath.Path:
   """Writes a checkpoint anew in the other layout, whole or not at all.
 
+  The configuration and the vocabulary saved beside it come along: the
+  configuration says the new layout, so that `output` is a model directory too.
+
   Args:
     checkpoint: `.../checkpoint_<step>`, or a folder of them.
     output: the folder to write `checkpoint_<step>` to.
@@ -32,7 +36,8 @@ def convert(
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
-    FileExistsError: there is one where this would be written.
+    FileExistsError: there is one where this would be written, or the
+      configuration or vocabulary of another run.
     ValueError: it is no checkpoint of T5 or FNet-T5, or is in `to` already.
   """
   directory, step = checkpoints.locate(
@@ -54,11 +59,20 @@ def convert(
     result = convert_leaves(leaves)
   except ValueError as error:
     raise ValueError(f'{source}: {error}') from error
+  macros = {'SCAN_LAYERS': to == 'scanned'}
+  if result.own_biases or to == 'unscanned':
+    macros['RELPOS_BIAS_PER_LAYER'] = bool(result.own_biases)
+  beside = _beside(source.parent, target.parent, macros)
   _write(target.parent, step, result.leaves, source / checkpoints.DATASET)
-  console.say(f'{target}: {to}; set SCAN_LAYERS = {to == "scanned"}')
+  for path, content in beside.items():
+    path.write_bytes(content)
+  says = f'its {model_directory.CONFIG_FILE} sets'
+  if target.parent / model_directory.CONFIG_FILE not in beside:
+    says = 'set'
+  console.say(f'{target}: {to}; {says} SCAN_LAYERS = {to == "scanned"}')
   if result.own_biases:
     console.say(
-      'position biases differ from layer to layer; set '
+      f'position biases differ from layer to layer; {says} '
       'RELPOS_BIAS_PER_LAYER = True'
     )
   if result.refactored:
@@ -67,6 +81,37 @@ def convert(
       'factored on one side only: averaged, or estimated of their averages'
     )
   return target
+
+
+def _beside(
+  source: epath.Path, target: epath.Path, macros: dict[str, bool]
+) -> dict[epath.Path, bytes]:
+  """Returns what a model directory has beside its checkpoints, to be written.
+
+  Args:
+    source: the model directory.
+    target: the folder that it is to be written to.
+    macros: values that its configuration is to give.
+
+  Raises:
+    FileExistsError: `target` holds other contents.
+  """
+  contents = {}
+  for name in (model_directory.CONFIG_FILE, model_directory.VOCABULARY_FILE):
+    if (source / name).exists():
+      contents[target / name] = (source / name).read_bytes()
+  config = target / model_directory.CONFIG_FILE
+  if config in contents:
+    text = contents[config].decode('utf-8')
+    for name, value in macros.items():
+      text = re.sub(rf'(?m)^{name} = .*$', f'{name} = {value}', text)
+    contents[config] = text.encode('utf-8')
+  for path, content in contents.items():
+    if path.exists() and path.read_bytes() != content:
+      raise FileExistsError(
+        f"{path} exists and is another run's; choose another --output"
+      )
+  return contents
 
 
 def _read(source: epath.Path) -> dict[str, np.ndarray]:

@@ -5,6 +5,8 @@
 
 writes `<output>/checkpoint_10000`: the parameters, the optimizer's state, the
 step and the position in the training data. Runs of both engines go on from it.
+`config.gin` and `vocabulary.model` come along, if they are beside it: eval,
+infer and generate take <output> as their --model_dir.
 Scanned layers compile faster; public T5 1.1 checkpoints are of layers one by
 one.
 """

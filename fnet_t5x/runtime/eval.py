@@ -31,6 +31,7 @@ def evaluate(
   output_dir: str,
   inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
   summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
+  num_examples: int | None = None,
 ) -> Mapping[str, Mapping[str, float]]:
   """Evaluates a checkpoint; T5X's `evaluate` with T5X's arguments.
 
@@ -45,6 +46,9 @@ def evaluate(
     output_dir: for `eval.jsonl` and what SeqIO's loggers write.
     inference_evaluator_cls: makes SeqIO's evaluator.
     summarize_config_fn: writes the configuration to `output_dir`.
+    num_examples: takes the loss of the first so many examples of each task;
+      None of all. T5X's has no such argument. `inference_evaluator_cls` has
+      one of its own for the tasks' metrics.
 
   Returns:
     Metrics by task.
@@ -89,7 +93,7 @@ def evaluate(
   for task in seqio.get_subtasks(provider):
     if dataset_cfg.split in task.splits:
       batches = inference.padded_batches(
-        dataset_cfg, task, model.FEATURE_CONVERTER_CLS
+        dataset_cfg, task, model.FEATURE_CONVERTER_CLS, num_examples
       )
       metrics = train_loop.scalars(trainer.eval(batches))
       if not metrics:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import seqio
 import tensorflow as tf
 
+from fnet_t5x import example_texts
 from fnet_t5x.runtime import (
   checkpoints,
   console,
@@ -25,7 +25,6 @@ from fnet_t5x.runtime import (
 
 Example = Mapping[str, Any]
 _MODES = ('predict', 'score', 'predict_with_aux')
-_TEXT = '_pretokenized'
 
 
 def infer(
@@ -40,6 +39,7 @@ def infer(
   shard_id: int = 0,
   num_shards: int = 1,
   summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
+  num_examples: int | None = None,
 ) -> Sequence[str]:
   """Writes predictions or scores; T5X's `infer` with T5X's arguments.
 
@@ -59,6 +59,8 @@ def infer(
     shard_id: which shard of the dataset is this run's.
     num_shards: how many there are.
     summarize_config_fn: writes the configuration to `output_dir`.
+    num_examples: takes the first so many examples of each task (of its shard);
+      None takes all. T5X's has no such argument.
 
   Returns:
     The files written.
@@ -109,7 +111,7 @@ def infer(
       use_cached=dataset_cfg.use_cached,
       seed=dataset_cfg.seed,
       trim_output_features=dataset_cfg.trim_output_features,
-    )
+    ).take(-1 if num_examples is None else num_examples)
     chunks = []
     for index, part in enumerate(
       _chunks(examples, checkpoint_period * dataset_cfg.batch_size)
@@ -158,7 +160,7 @@ def _lines(
   """One JSON line for each example and its output, in order."""
   pairs, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, {})
   for example, (index, output) in zip(examples, pairs, strict=True):
-    row: dict[str, Any] = {'inputs': _inputs(example, features)}
+    row: dict[str, Any] = {'inputs': example_texts.texts(example, features)}
     if mode == 'score':
       row['score'] = output
     else:
@@ -168,32 +170,11 @@ def _lines(
     yield json.dumps(row) + '\n'
 
 
-def _inputs(
-  example: Example, features: Mapping[str, seqio.Feature]
-) -> Mapping[str, Any]:
-  """The pretokenized features; text of the tokens where a task keeps none."""
-  kept = {k: _plain(v) for k, v in example.items() if k.endswith(_TEXT)}
-  return kept or {
-    name: feature.vocabulary.decode(example[name].tolist())
-    for name, feature in features.items()
-  }
-
-
 def _text(output: list, vocabulary: seqio.Vocabulary) -> Any:
   """Text of token ids, or of each decode where the model returns them all."""
   if output and isinstance(output[0], list):
     return [_text(decode, vocabulary) for decode in output]
   return vocabulary.decode(output)
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, bytes):
-    return value.decode('utf-8')
-  if isinstance(value, (np.ndarray, np.generic)):
-    return _plain(value.tolist())
-  if isinstance(value, list):
-    return [_plain(item) for item in value]
-  return value
 
 
 def _joined(paths: Sequence[str]) -> Iterator[str]:

@@ -88,10 +88,12 @@ def padded_batches(
   cfg: datasets.DatasetConfig,
   task: seqio.Task,
   feature_converter_cls: Callable[..., seqio.FeatureConverter],
+  num_examples: int | None = None,
 ) -> Iterator[Mapping[str, np.ndarray]]:
   """Yields every example of a split once, unpacked, in full batches.
 
-  What fills the last batch has zero loss weights and no target tokens.
+  What fills the last batch has zero loss weights and no target tokens. Of the
+  examples it takes the first `num_examples`; None takes all.
   """
   whole = datasets.get_dataset(
     dataclasses.replace(
@@ -105,7 +107,7 @@ def padded_batches(
     1,
     feature_converter_cls,
     num_epochs=1,
-  )
+  ).take(-1 if num_examples is None else num_examples)
   for batch in whole.unbatch().batch(cfg.batch_size).as_numpy_iterator():
     yield {
       name: np.pad(x, [(0, cfg.batch_size - len(x)), *[(0, 0)] * (x.ndim - 1)])

@@ -69,17 +69,14 @@ def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
     FileNotFoundError: no such folder, checkpoint or configuration.
     ValueError: `path` and `step` name different checkpoints.
   """
-  folder = os.path.expanduser(os.fspath(path)).rstrip('/') or '/'
-  name = folder.rpartition('/')[2]
-  if re.fullmatch(rf'{_PREFIX}\d+', name):
-    named = int(name.removeprefix(_PREFIX))
+  folder, named = split(os.path.expanduser(os.fspath(path)))
+  if named is not None:
     if step is not None and step != named:
       raise ValueError(
         f'{path} is step {named}, but step {step} is asked for; give one of '
         'the two'
       )
     step = named
-    folder = folder[: -len(name)].rstrip('/') or '.'
   if not _is_folder(folder):
     raise FileNotFoundError(
       f'{folder}: no such folder; name the MODEL_DIR of a training run'
@@ -112,6 +109,16 @@ def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
   )
 
 
+def split(path: str) -> tuple[str, int | None]:
+  """Returns a path's model directory, and its step if it is a checkpoint's."""
+  path = path.rstrip('/') or '/'
+  folder, _, name = path.rpartition('/')
+  if not re.fullmatch(rf'{_PREFIX}\d+', name):
+    return path, None
+  root = '/' if path[0] == '/' else '.'
+  return folder or root, int(name.removeprefix(_PREFIX))
+
+
 def read_config(directory: ModelDirectory) -> saved_config.SavedConfig:
   """Returns what of the configuration is used, by `saved_config`'s rules.
 
@@ -133,6 +140,7 @@ def parse(
   gin_files: Sequence[str] = (),
   bindings: Sequence[str] = (),
   search_paths: Sequence[str] = ('.',),
+  defaults: Sequence[str] = (),
 ) -> None:
   """Parses a run's configuration into gin's; it cannot run code of others.
 
@@ -144,6 +152,7 @@ def parse(
     gin_files: parsed after its configuration, such as a run file.
     bindings: `NAME=VALUE`, parsed last.
     search_paths: where `gin_files` are looked for.
+    defaults: bindings that come between its configuration and `gin_files`.
 
   Raises:
     ValueError: as `read_config` and `gin_utils.parse_gin_flags`.
@@ -163,6 +172,8 @@ def parse(
     ) from error
   if directory.vocabulary_file:
     gin.parse_config(_VOCABULARY.format(directory.vocabulary_file))
+  if defaults:
+    gin.parse_config(list(defaults))
   # A run file sets it to None, and the task may be of such a module.
   module = saved.macros.get('MIXTURE_OR_TASK_MODULE')
   if module:

@@ -11,6 +11,7 @@ import pytest
 import seqio
 import small_runs
 
+from fnet_t5x import example_texts
 from fnet_t5x.runtime import (
   checkpoints,
   infer,
@@ -222,7 +223,7 @@ def test_task_without_texts_shows_decoded_inputs(examples):
     'inputs': examples['encoder_input_tokens'][0],
     'targets': examples['decoder_target_tokens'][0],
   }
-  shown = infer._inputs(example, task.output_features)
+  shown = example_texts.texts(example, task.output_features)
   assert shown['inputs'] == examples['text'][0]
 
 

@@ -1,0 +1,152 @@
+"""A run's vocabulary stays the run's, whatever becomes of its source."""
+
+import gin
+import pytest
+import sentencepiece
+import seqio
+
+from fnet_t5x.compat import gin_utils
+from fnet_t5x.runtime import kept_vocabulary
+from fnet_t5x.tasks import vocabularies
+
+NAMED = 'vocabularies.default_vocabulary.sentencepiece_model_file'
+CONFIG = """
+from __gin__ import dynamic_registration
+import seqio
+from fnet_t5x.tasks import vocabularies
+VOCABULARY = @vocabularies.default_vocabulary()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin():
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+  """Two SentencePiece model files of one size."""
+  folder = tmp_path_factory.mktemp('models')
+  paths = []
+  for name, words in (('a', 'union state'), ('b', 'ocean river')):
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter([words * 9] * 9),
+      model_prefix=str(folder / name),
+      vocab_size=20,
+      hard_vocab_limit=False,
+      pad_id=0,
+      eos_id=1,
+      unk_id=2,
+      bos_id=-1,
+      minloglevel=2,
+    )
+    paths.append(folder / f'{name}.model')
+  return paths
+
+
+def configure(*lines):
+  gin.clear_config()
+  gin.parse_config('\n'.join([CONFIG, *lines]))
+
+
+def test_a_run_keeps_its_vocabulary(models, tmp_path):
+  configure(f'{NAMED} = {str(models[0])!r}')
+  run = tmp_path / 'run'
+  gin_utils.summarize_gin_config(str(run), None, 0)
+  assert sorted(p.name for p in run.iterdir()) == [
+    'config.gin',
+    'vocabulary.model',
+  ]
+  assert (run / 'vocabulary.model').read_bytes() == models[0].read_bytes()
+  # Again, as at each start: it is the same one.
+  gin_utils.summarize_gin_config(str(run), None, 0)
+  configure(f'{NAMED} = {str(models[1])!r}')
+  with pytest.raises(ValueError, match='is another vocabulary than'):
+    gin_utils.summarize_gin_config(str(run), None, 0)
+  assert (run / 'vocabulary.model').read_bytes() == models[0].read_bytes()
+
+
+@pytest.mark.parametrize('vocabulary', ['@seqio.ByteVocabulary()', 'None'])
+def test_bytes_are_no_file(tmp_path, vocabulary):
+  configure(f'VOCABULARY = {vocabulary}')
+  kept_vocabulary.keep(str(tmp_path))
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_with_the_vocabulary_it_kept(
+  models, tmp_path, monkeypatch, capsys
+):
+  """Nothing is trained for it, and no corpus is read."""
+  (tmp_path / 'vocabulary.model').write_bytes(models[0].read_bytes())
+  monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
+  configure(f'MODEL_DIR = {str(tmp_path)!r}')
+  gin.finalize()
+  kept_vocabulary.use_configured('train')
+  kept = str(tmp_path / 'vocabulary.model')
+  assert vocabularies.default_vocabulary().sentencepiece_model_file == kept
+  # The tasks' stand-in takes it too.
+  assert vocabularies.DefaultVocabulary() == seqio.SentencePieceVocabulary(
+    kept, 100
+  )
+  assert capsys.readouterr().out.startswith(f'vocabulary: {kept}')
+  assert not (tmp_path / 'cache').exists()
+
+
+@pytest.mark.parametrize(
+  ('run', 'macro'),
+  [
+    ('train', 'INITIAL_CHECKPOINT_PATH'),
+    ('evaluate', 'CHECKPOINT_PATH'),
+    ('infer', 'CHECKPOINT_PATH'),
+  ],
+)
+def test_a_checkpoint_brings_its_vocabulary(models, tmp_path, run, macro):
+  (tmp_path / 'vocabulary.model').write_bytes(models[0].read_bytes())
+  configure(
+    f'{macro} = {str(tmp_path / "checkpoint_7")!r}',
+    # Of the run that saved the configuration, or of one to be started.
+    f'MODEL_DIR = {str(tmp_path / "new")!r}',
+  )
+  kept_vocabulary.use_configured(run)
+  found = vocabularies.default_vocabulary().sentencepiece_model_file
+  assert found == str(tmp_path / 'vocabulary.model')
+
+
+@pytest.mark.parametrize('gone', [False, True])
+def test_a_vocabulary_that_is_named(models, tmp_path, gone):
+  """Must be the run's; where its file is gone the run's own is taken."""
+  kept = tmp_path / 'vocabulary.model'
+  kept.write_bytes(models[0].read_bytes())
+  other = tmp_path / 'other.model'
+  other.write_bytes(models[1].read_bytes())
+  # Through macros, as gin/vocabularies/t5.gin does.
+  configure(
+    f'{NAMED} = %VOCABULARY_FILE',
+    'VOCABULARY_FILE = %FILE',
+    f'FILE = {str(other)!r}',
+  )
+  if gone:
+    other.unlink()
+    kept_vocabulary.use(str(tmp_path))
+    found = vocabularies.default_vocabulary().sentencepiece_model_file
+    assert found == str(kept)
+    return
+  with pytest.raises(ValueError) as error:
+    kept_vocabulary.use(str(tmp_path))
+  assert f'{other} is another vocabulary than {kept}' in str(error.value)
+  assert f"VOCABULARY_FILE='{kept}'" in str(error.value)
+  assert '\n' not in str(error.value)
+  # A copy of the run's passes, and stays what gin names.
+  other.write_bytes(models[0].read_bytes())
+  kept_vocabulary.use(str(tmp_path))
+  found = vocabularies.default_vocabulary().sentencepiece_model_file
+  assert found == str(other)
+
+
+def test_a_folder_without_one_changes_nothing(models, tmp_path):
+  configure(f'{NAMED} = {str(models[0])!r}', f'MODEL_DIR = {str(tmp_path)!r}')
+  before = gin.config_str()
+  kept_vocabulary.use_configured('train')
+  assert gin.config_str() == before
