@@ -13,8 +13,14 @@ _TEXTS = [
 ] * 30
 
 
-def train(folder: pathlib.Path, extra_ids: int = 4):
-  """Returns one of about 130 pieces, 256 bytes and `extra_ids` sentinels."""
+def train(folder: pathlib.Path, extra_ids: int = 4, keeps_blanks: bool = False):
+  """Returns one of about 130 pieces, 256 bytes and `extra_ids` sentinels.
+
+  Args:
+    folder: where to put it.
+    extra_ids: number of sentinels.
+    keeps_blanks: whether blanks come back as they were, at the ends too.
+  """
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(_TEXTS),
@@ -29,6 +35,9 @@ def train(folder: pathlib.Path, extra_ids: int = 4):
     user_defined_symbols=['\n'],
     normalization_rule_name='identity',
     minloglevel=2,
+    add_dummy_prefix=not keeps_blanks,
+    remove_extra_whitespaces=not keeps_blanks,
+    allow_whitespace_only_pieces=keeps_blanks,
   )
   path = folder / 'pieces.model'
   path.write_bytes(model.getvalue())

@@ -57,22 +57,26 @@ class FirstTokens:
 
     Never with a byte from inside a character. With a letter or digit without
     a space before it only where the prompt ends so that a word may follow
-    directly: with an opening bracket, a quote, a hyphen, a line's end, or in
-    a script without spaces. Other vocabularies than SentencePiece's allow all.
+    directly: with an opening bracket, a quote, a hyphen, in a script without
+    spaces, or with a blank or a line's end that the vocabulary keeps. Other
+    vocabularies than SentencePiece's allow all.
     """
-    if not self._marks_words or _word_may_follow(self._last_piece(prompt)):
+    if not self._marks_words or self._word_may_follow(prompt):
       return self._begins_character
     return self._begins_character & ~self._continues_word
 
-  def _last_piece(self, prompt: str) -> str:
-    # A line's end counts where the vocabulary keeps it; else it is a space.
-    if prompt.rstrip(' \t') != prompt:
-      return _SPACE
-    if prompt.endswith('\n'):
-      tokens = self._vocabulary.encode(prompt)
-      kept = tokens and '\n' in self._vocabulary.decode(tokens[-1:])
-      return '\n' if kept else _SPACE
-    return prompt
+  def _word_may_follow(self, prompt: str) -> bool:
+    text = prompt.rstrip()
+    if text != prompt:
+      # A vocabulary that drops the space at the end puts it before the word.
+      encode = self._vocabulary.encode
+      return list(encode(prompt)) != list(encode(text))
+    last = text[-1:]
+    return (
+      last in _OPENING
+      or unicodedata.category(last) in _OPENING_CATEGORIES
+      or _is_unspaced(last)
+    )
 
 
 def _is_of_spaced_word(character: str) -> bool:
@@ -84,13 +88,3 @@ def _is_of_spaced_word(character: str) -> bool:
 
 def _is_unspaced(character: str) -> bool:
   return unicodedata.name(character, '').startswith(_UNSPACED_SCRIPTS)
-
-
-def _word_may_follow(text: str) -> bool:
-  last = text[-1:]
-  return (
-    last == '\n'
-    or last in _OPENING
-    or unicodedata.category(last) in _OPENING_CATEGORIES
-    or _is_unspaced(last)
-  )

@@ -29,14 +29,12 @@ def all_pieces(vocabulary) -> set[str]:
     'my fellow',
     'in 1862',
     'the union is strong,',
-    'my fellow (',
+    'my fellow ( ',
     'a ',
-    'a-\n ',
+    'a- ',
   ],
 )
 def test_a_word_begins(vocabulary, prompt):
-  if prompt.endswith('('):
-    prompt += ' '
   allowed = allowed_pieces(vocabulary, prompt)
   for piece in all_pieces(vocabulary):
     if not piece.startswith('<'):
@@ -65,15 +63,17 @@ def test_a_word_may_follow_directly(vocabulary, prompt):
   assert all(piece.startswith('<0x') for piece in left_out)
 
 
-def test_line_end_that_the_vocabulary_drops_is_a_space(vocabulary):
-  class Lineless(seqio.SentencePieceVocabulary):
-    def decode(self, ids):
-      return super().decode(ids).replace('\n', ' ')
-
-  lineless = Lineless(vocabulary.sentencepiece_model_file, extra_ids=4)
-  assert allowed_pieces(lineless, 'a line\n') == allowed_pieces(
-    lineless, 'a line '
-  )
+@pytest.mark.parametrize('end', [' ', '  ', '\n', '- '])
+def test_blank_that_the_vocabulary_keeps(vocabulary, tmp_path, end):
+  """`the ` and `the`: the space is in the prompt, or in the next piece."""
+  keeping = sentencepiece_vocabularies.train(tmp_path, keeps_blanks=True)
+  assert keeping.decode(keeping.encode('my' + end)) == 'my' + end
+  for kept, is_kept in ((keeping, True), (vocabulary, end == '\n')):
+    inside = {
+      piece for piece in all_pieces(kept) if piece[0].isalnum()
+    } & allowed_pieces(kept, 'my' + end)
+    assert bool(inside) == is_kept
+    assert '▁the' in allowed_pieces(kept, 'my' + end)
 
 
 def test_other_vocabularies_allow_all():
