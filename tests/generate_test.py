@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -291,15 +292,22 @@ class Terminal:
     os.close(slave)
     self.shown = ''
 
-  def wait_for(self, text: str, count: int = 1) -> None:
-    """Returns when the text was shown so often."""
+  def wait_for(self, text: str, count: int = 1, otherwise=None) -> None:
+    """Returns when the text was shown so often.
+
+    `otherwise` is called where nothing is shown for two seconds. (Python's
+    readline misses a signal that arrives just before it waits for a key.)
+    """
     stop = time.monotonic() + 240
     while self.shown.count(text) < count:
       assert time.monotonic() < stop, self.shown
-      try:
-        self.shown += os.read(self._master, 1024).decode(errors='replace')
-      except OSError:
-        raise AssertionError(self.shown) from None
+      if select.select([self._master], [], [], 2.0)[0]:
+        try:
+          self.shown += os.read(self._master, 1024).decode(errors='replace')
+        except OSError:
+          raise AssertionError(self.shown) from None
+      elif otherwise:
+        otherwise()
 
   def type(self, text: str) -> None:
     os.write(self._master, text.encode())
@@ -326,8 +334,10 @@ def test_conversation_on_a_terminal(model_dir, tmp_path, ending):
     terminal.type('\x04')
     assert terminal.end() == 0
   else:
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.wait_for('interrupted')
+    terminal.wait_for(
+      'interrupted',
+      otherwise=lambda: terminal.process.send_signal(signal.SIGINT),
+    )
     assert terminal.end() == 130
   assert 'Traceback' not in terminal.shown
 

@@ -217,6 +217,8 @@ class TextGenerator:
       raise ValueError(
         'num_samples and num_beams must be 1 for a text that is streamed'
       )
+    # Now, not when the first piece is asked for.
+    self.check_prompt(prompt, options.truncate_prompt)
     tokens = (int(row[0]) for row in self._sampled(prompt, options))
     return TextStream(tokens, self._pieces(), self._vocabulary.eos_id)
 

@@ -201,6 +201,8 @@ def test_prompt_is_refused(generator, prompt, line):
     generator.generate(prompt)
   with pytest.raises(ValueError, match=line):
     generator.generate([PROMPT, prompt])
+  with pytest.raises(ValueError, match=line):
+    generator.stream(prompt)
 
 
 def test_truncated_prompt_keeps_its_end(generator, caplog):
