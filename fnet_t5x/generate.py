@@ -289,13 +289,7 @@ def main(argv: list[str]) -> None:
   if prompts is None:
     _converse(Printer(generator, how, labelled=False))
     return
-  for number, prompt in enumerate(prompts, start=1):
-    try:
-      generator.check_prompt(prompt, how.truncate_prompt)
-    except ValueError as error:
-      if len(prompts) == 1:
-        raise
-      raise ValueError(f'prompt {number}: {error}') from error
+  generator.check_prompts(prompts, how.truncate_prompt)
   printer = Printer(generator, how, labelled=len(prompts) > 1)
   for number, prompt in enumerate(prompts, start=1):
     printer.print_texts(prompt, number)

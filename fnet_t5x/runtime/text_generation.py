@@ -167,8 +167,7 @@ class TextGenerator:
     )
     one = isinstance(prompt, str)
     prompts = [prompt] if one else list(prompt)
-    for each in prompts:
-      self.check_prompt(each, truncate_prompt)
+    self.check_prompts(prompts, truncate_prompt)
     results = []
     for each in prompts:
       texts = [generated.text for generated in self.texts(each, options)]
@@ -218,7 +217,7 @@ class TextGenerator:
         'num_samples and num_beams must be 1 for a text that is streamed'
       )
     # Now, not when the first piece is asked for.
-    self.check_prompt(prompt, options.truncate_prompt)
+    self.check_prompts([prompt], options.truncate_prompt)
     tokens = (int(row[0]) for row in self._sampled(prompt, options))
     return TextStream(tokens, self._pieces(), self._vocabulary.eos_id)
 
@@ -243,9 +242,20 @@ class TextGenerator:
     longest = self.feature_lengths['targets']
     return longest if asked is None else min(asked, longest)
 
-  def check_prompt(self, prompt: str, truncate: bool = False) -> None:
-    """Raises what `generate` does for a prompt that it cannot continue."""
-    self._prompt_tokens(prompt, truncate)
+  def check_prompts(
+    self, prompts: Sequence[str], truncate: bool = False
+  ) -> None:
+    """Raises what `generate` does where it cannot continue one of them.
+
+    The message gives the number of the prompt if there are several.
+    """
+    for number, prompt in enumerate(prompts, start=1):
+      try:
+        self._prompt_tokens(prompt, truncate)
+      except ValueError as error:
+        if len(prompts) == 1:
+          raise
+        raise ValueError(f'prompt {number}: {error}') from error
 
   def _prompt_tokens(
     self, prompt: str, truncate: bool

@@ -199,7 +199,7 @@ def test_no_more_tokens_than_the_decoder_takes(generator):
 def test_prompt_is_refused(generator, prompt, line):
   with pytest.raises(ValueError, match=line):
     generator.generate(prompt)
-  with pytest.raises(ValueError, match=line):
+  with pytest.raises(ValueError, match=f'prompt 2: {line}'):
     generator.generate([PROMPT, prompt])
   with pytest.raises(ValueError, match=line):
     generator.stream(prompt)
