@@ -1,13 +1,16 @@
 """Flags of evaluation and inference: a checkpoint named by its folder."""
 
+import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
 from fnet_t5x import gin_check
 from fnet_t5x.runtime import model_directory
 
+_TEXT_TASKS = 'fnet_text_'
+_VALIDATION_FILES = 'TEXT_VALIDATION_FILES'
 _OUTPUT_DIRS = {'eval': 'EVAL_OUTPUT_DIR', 'infer': 'INFER_OUTPUT_DIR'}
 
 
@@ -85,6 +88,36 @@ def expand(run_mode: str) -> list[tuple[str, str]]:
     bindings.append(f'{_OUTPUT_DIRS[run_mode]} = {folder!r}')
   given.gin_bindings = [*bindings, *given.gin_bindings]
   return texts
+
+
+def check_text_files(macros: Mapping[str, gin_check.Macro]) -> None:
+  """Refuses a task of text files that are not on this machine any more.
+
+  Args:
+    macros: of the configuration, the gin files and the bindings.
+
+  Raises:
+    FileNotFoundError: no file is left.
+  """
+  values = {name: macro.value for name, macro in macros.items()}
+  if not str(values.get('MIXTURE_OR_TASK_NAME')).startswith(_TEXT_TASKS):
+    return
+  name = 'TEXT_FILES'
+  if values.get('SPLIT') == 'validation' and values.get(_VALIDATION_FILES):
+    name = _VALIDATION_FILES
+  patterns = values.get(name)
+  if isinstance(patterns, str):
+    patterns = [patterns]
+  # What is set in another way, or not on this machine, is looked for later.
+  if not isinstance(patterns, (list, tuple)) or not all(
+    isinstance(p, str) and '://' not in p for p in patterns
+  ):
+    return
+  if patterns and not any(glob.glob(os.path.expanduser(p)) for p in patterns):
+    raise FileNotFoundError(
+      f'the text of this run is gone: no file matches {" or ".join(patterns)}; '
+      f'say where it is: --gin.{name}="\'/data/*.txt\'"'
+    )
 
 
 def named_directory() -> model_directory.ModelDirectory:

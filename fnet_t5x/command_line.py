@@ -260,9 +260,11 @@ def read_run(argv: Sequence[str], run_mode: str, description: str) -> None:
     )
     sys.stdout.write(macro_table(contents))
     sys.exit(0)
-  gin_check.check(
+  contents = gin_check.check(
     run_mode, given.gin_file, given.gin_bindings, search_paths(), texts
   )
+  if texts:
+    checkpoint_flags.check_text_files(contents.macros)
 
 
 def read_planned_run(argv: Sequence[str], description: str) -> None:

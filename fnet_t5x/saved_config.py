@@ -8,12 +8,15 @@ task, by the names listed below, and is written anew for gin to parse.
 
 import dataclasses
 import io
+import os
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gin import config_parser
 
+# Modules of your own, separated by commas, that a file may import and call.
+TRUST_VARIABLE = 'FNET_T5X_TRUSTED_MODULES'
 _DYNAMIC_REGISTRATION = '__gin__.dynamic_registration'
 _TASKS = 'fnet_t5x.tasks'
 # Configurables of models and tasks. They read files, and run and write nothing.
@@ -189,7 +192,8 @@ def read(text: str, where: str) -> SavedConfig:
     statement.format()
     for statement in imports
     # Some modules of tasks are imported only to register them.
-    if statement.bound_name() in used or _is_in(statement.module, (_TASKS,))
+    if statement.bound_name() in used
+    or _is_in(statement.module, (_TASKS, *_trusted()))
   ]
   return SavedConfig('\n'.join([*header, *lines]) + '\n', macros)
 
@@ -214,25 +218,38 @@ def _is_in(name: str, modules: Iterable[str]) -> bool:
   return any(f'{name}.'.startswith(f'{module}.') for module in modules)
 
 
+def _trusted() -> list[str]:
+  """Returns the modules that the user, not the file, says to trust."""
+  named = os.environ.get(TRUST_VARIABLE, '').split(',')
+  return [name.strip() for name in named if name.strip()]
+
+
 def _check_import(statement: config_parser.ImportStatement, at: str) -> None:
   module = statement.module
-  if module in _MODEL_NAMES or _is_in(module, (_TASKS, *_RUN_MODULES)):
+  if module in _MODEL_NAMES:
+    return
+  if _is_in(module, (_TASKS, *_RUN_MODULES, *_trusted())):
     return
   raise ValueError(
-    f'{at}: imports {module}, which may run code of others; a model '
-    "directory's configuration may import fnet_t5x's own modules and seqio. If "
-    'you trust it, run with the gin files it was trained with instead'
+    f'{at}: imports {module}, which may run code of others; if you know that '
+    f'module and trust it, set {TRUST_VARIABLE}={module}'
   )
 
 
 def _check_task_module(value: Any, at: str) -> None:
-  if value is None or (isinstance(value, str) and _is_in(value, (_TASKS,))):
+  if value is None:
     return
-  raise ValueError(
-    f'{at}: {_TASK_MODULE} = {value!r} would be imported and may run code of '
-    f"others; a model directory's configuration may name {_TASKS}'s modules. "
-    'If you trust it, run with the gin files it was trained with instead'
-  )
+  if not isinstance(value, str):
+    raise ValueError(
+      f"{at}: {_TASK_MODULE} = {value!r}: in a model directory's configuration "
+      'it must be a name in quotes, or None'
+    )
+  if not _is_in(value, (_TASKS, *_trusted())):
+    raise ValueError(
+      f'{at}: {_TASK_MODULE} = {value!r} would be imported and may run code of '
+      'others; if you know that module and trust it, set '
+      f'{TRUST_VARIABLE}={value}'
+    )
 
 
 def _is_kept(selector: str, symbols: Mapping[str, str], at: str) -> bool:
@@ -249,12 +266,14 @@ def _is_kept(selector: str, symbols: Mapping[str, str], at: str) -> bool:
   owner, _, method = name.rpartition('.')
   if name in _MODEL or (owner == _MODEL_CLASS and method[0] != '_'):
     return True
+  if _is_in(name, _trusted()):
+    return True
   if _is_in(name, _RUN_MODULES) or name in _RUN_NAMES:
     return False
   raise ValueError(
     f"{at}: {selector} is none of the functions that a model directory's "
-    'configuration may name, as it may run code of others. If you trust it, '
-    'run with the gin files it was trained with instead'
+    'configuration may name, as it may run code of others; take the line out, '
+    'or run with the gin files that the model was trained with'
   )
 
 

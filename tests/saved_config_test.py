@@ -100,7 +100,7 @@ models.EncoderDecoderModel.predict_batch_with_aux.num_decodes = 4
     ),
     (
       START + "A = 'antigravity'\nMIXTURE_OR_TASK_MODULE = %A\n",
-      'MIXTURE_OR_TASK_MODULE = %A would be imported',
+      'MIXTURE_OR_TASK_MODULE = %A: in a model directory',
     ),
     (
       START + "MIXTURE_OR_TASK_MODULE = 'fnet_t5x.runs.theirs'\n",
@@ -133,3 +133,21 @@ def test_what_runs_code_is_not_reached_by_what_is_left_out():
 def test_modules_of_tasks_may_be_named():
   text = START + "MIXTURE_OR_TASK_MODULE = 'fnet_t5x.tasks.sotu'\n"
   assert read(text).macros == {'MIXTURE_OR_TASK_MODULE': 'fnet_t5x.tasks.sotu'}
+
+
+def test_modules_that_the_user_trusts(monkeypatch):
+  """By the environment: the file cannot say so."""
+  text = (
+    START + 'import my_tasks\nfrom my_models import hybrid\n'
+    "MIXTURE_OR_TASK_MODULE = 'my_tasks.more'\n"
+    'MODEL = @hybrid.Model()\nhybrid.Model.size = 1\n'
+  )
+  with pytest.raises(ValueError, match='FNET_T5X_TRUSTED_MODULES=my_tasks'):
+    read(text)
+  monkeypatch.setenv(saved_config.TRUST_VARIABLE, 'my_tasks, my_models.hybrid')
+  kept = read(text)
+  assert kept.text == text
+  # No more than those.
+  for name in ('my_tasks_too', 'my_models.other', 'os'):
+    with pytest.raises(ValueError, match=f'imports {name}, which may run'):
+      read(START + f'import {name}\n')

@@ -230,26 +230,29 @@ def _is_remote(path: str) -> bool:
 
 
 def _is_folder(path: str) -> bool:
-  if not _is_remote(path):
-    return os.path.isdir(path)
-  import tensorflow as tf
-
-  return tf.io.gfile.isdir(path)
+  if _is_remote(path):
+    return _gfile().isdir(path)
+  return os.path.isdir(path)
 
 
 def _exists(path: str) -> bool:
-  if not _is_remote(path):
-    return os.path.isfile(path)
-  import tensorflow as tf
-
-  return tf.io.gfile.exists(path)
+  if _is_remote(path):
+    return _gfile().exists(path)
+  return os.path.isfile(path)
 
 
 def _content(path: str) -> bytes:
-  if not _is_remote(path):
-    with open(path, 'rb') as f:
+  if _is_remote(path):
+    with _gfile().GFile(path, 'rb') as f:
       return f.read()
+  with open(path, 'rb') as f:
+    return f.read()
+
+
+def _gfile() -> Any:
+  from fnet_t5x import command_line
+
+  command_line.import_tensorflow()
   import tensorflow as tf
 
-  with tf.io.gfile.GFile(path, 'rb') as f:
-    return f.read()
+  return tf.io.gfile

@@ -1,8 +1,11 @@
 """Checkpoints converted between scanned layers and layers one by one."""
 
+import pathlib
 import subprocess
 import sys
 
+import bad_input_test
+import gin
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -14,9 +17,11 @@ from fnet_t5x.convert import checkpoint, scanned_layers
 from fnet_t5x.runtime import (
   checkpoints,
   initialization,
+  model_directory,
   optimizers,
   train_loop,
 )
+from fnet_t5x.runtime import train as train_lib
 
 # Sides of 128: Adafactor factors every kernel, whether scanned or not.
 WIDE = {
@@ -121,6 +126,58 @@ def test_round_trip_is_exact_and_training_goes_on(unscanned, tmp_path):
   trainer.train_state = before
   got = [*step(goes_on, 2), *step(goes_on, 3)]
   np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+  """The model directory of a run of one step, and gin as it was before."""
+  monkeypatch.setattr(
+    sys.modules['__main__'], 'train', train_lib.train, raising=False
+  )
+  small_runs.register()
+  gin_file = tmp_path / 'run.gin'
+  gin_file.write_text(bad_input_test.RUN)
+  gin.clear_config()
+  bad_input_test.train(gin_file, tmp_path / 'run', 'SAVE_PERIOD = 1')
+  gin.clear_config()
+  yield tmp_path / 'run'
+  gin.clear_config()
+
+
+def loss_of(model_dir):
+  """A packed batch's loss, by what is in the folder alone."""
+  gin.clear_config()
+  directory = model_directory.locate(model_dir)
+  batch = small_runs.packed_batch(0)
+  trainer = small_runs.make_trainer(
+    model_directory.configure(directory).model, small_runs.one_device(), batch
+  )
+  restore(trainer, pathlib.Path(directory.checkpoint))
+  return train_loop.scalars(trainer.eval([batch]))['loss']
+
+
+def test_converted_checkpoints_are_model_directories(run, tmp_path, capsys):
+  """Their configuration is the run's, with the layout that they have."""
+  (run / 'vocabulary.model').write_bytes(b'any')
+  checkpoint.convert(run, tmp_path / 'scanned')
+  assert 'its config.gin sets SCAN_LAYERS = True' in capsys.readouterr().out
+  checkpoint.convert(tmp_path / 'scanned', tmp_path / 'back')
+  text = (run / 'config.gin').read_text()
+  assert 'SCAN_LAYERS = False' in text
+  for name, config in (
+    ('scanned', text.replace('SCAN_LAYERS = False', 'SCAN_LAYERS = True')),
+    ('back', text),
+  ):
+    folder = tmp_path / name
+    assert (folder / 'config.gin').read_text() == config
+    assert (folder / 'vocabulary.model').read_bytes() == b'any'
+    assert loss_of(folder) == pytest.approx(loss_of(run), rel=1e-6)
+  # Another run's is not written over, and nothing is written beside it.
+  (tmp_path / 'other').mkdir()
+  (tmp_path / 'other' / 'config.gin').write_text('A = 1')
+  with pytest.raises(FileExistsError, match=r'\.gin exists and is another'):
+    checkpoint.convert(run, tmp_path / 'other')
+  assert len(list((tmp_path / 'other').iterdir())) == 1
 
 
 def shapes_of(leaves):

@@ -9,7 +9,7 @@ import gin
 import pytest
 import small_runs
 
-from fnet_t5x.runtime import checkpoints, model_directory
+from fnet_t5x.runtime import checkpoints, model_directory, text_generation
 from fnet_t5x.runtime import train as train_lib
 
 
@@ -120,6 +120,15 @@ def test_configured_model_is_the_one_trained(trained):
   config = configured.model.module.config
   assert (config.num_encoder_layers, config.emb_dim) == (3, 8)
   assert 'train.total_steps' not in gin.config_str()
+
+
+def test_text_is_generated_by_the_chosen_checkpoint(trained):
+  steps = {
+    text_generation.TextGenerator(str(path), step).step
+    for path, step in ((trained, 0), (trained / 'checkpoint_0', None))
+  }
+  assert steps == {0}
+  assert text_generation.TextGenerator(str(trained)).step == 1
 
 
 def test_overrides_come_last(trained):
