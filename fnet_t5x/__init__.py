@@ -1,10 +1,18 @@
 """FNet encoder, Transformer decoder: T5-style text generation in JAX.
 
 Importing this package imports neither JAX nor TensorFlow.
+
+  import fnet_t5x
+
+  generator = fnet_t5x.load('runs/quickstart')
+  print(generator.generate('My fellow citizens,'))
 """
 
 import pathlib as _pathlib
 
+from fnet_t5x.api import load
+
+__all__ = ['load']
 __version__ = '0.1.0'
 
 # In a wheel, gin/, tasks/ and xm_launch/ are folders of this package

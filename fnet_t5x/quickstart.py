@@ -62,10 +62,9 @@ def main() -> int:
   console.say(f'  hybrid, step {first_step:<5}   {first:.3f}')
   console.say(f'  unigram model       {unigram_loss:.3f}')
   console.say(f'  hybrid, step {last_step:<5}   {last:.3f}')
-  for number, (name, prompt) in enumerate(held_out_prompts()):
+  for name, prompt in held_out_prompts():
     console.say(f'\n[{name}] {prompt} ...')
-    text = ''.join(generator.continue_text(prompt, seed=number))
-    console.say(f'  -> {text}')
+    console.say(f'  -> {generator.generate(prompt)}')
   console.say(f'\ntook {time.perf_counter() - start:.0f} s; try your own:')
   console.say(
     f'  {sys.executable} -m fnet_t5x.generate --model_dir={MODEL_DIR} '

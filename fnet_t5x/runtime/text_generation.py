@@ -1,24 +1,71 @@
-"""Writing text with a trained model, token by token."""
+"""Generating text with a trained model, token by token."""
 
-import functools
-from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+import logging
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from fnet_t5x.runtime import (
   checkpoints,
   initialization,
-  logit_masks,
   mesh,
   model_directory,
   models,
   partitioning,
 )
+from fnet_t5x.runtime.first_token import FirstTokens
+from fnet_t5x.runtime.generation_options import GenerationOptions
+from fnet_t5x.runtime.text_pieces import TextPieces
+from fnet_t5x.runtime.token_generation import TokenGenerator
 
-_LOWEST = float(np.finfo(np.float32).min)
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedText:
+  """A text that a model generated after a prompt.
+
+  Attributes:
+    text: without the prompt.
+    ended: whether the model ended it; else it was cut at the maximum number
+      of tokens.
+  """
+
+  text: str
+  ended: bool
+
+
+class TextStream(Iterator[str]):
+  """A text that is being generated; iterating yields it piece by piece.
+
+  Attributes:
+    ended: once the iteration is over, whether the model ended the text; else
+      it was cut at the maximum number of tokens.
+  """
+
+  def __init__(self, tokens: Iterator[int], pieces: TextPieces, eos_id: int):
+    """Takes the tokens to come, EOS included, and an empty text."""
+    self.ended = False
+    self._pieces = self._decode(tokens, pieces, eos_id)
+
+  def __next__(self) -> str:
+    return next(self._pieces)
+
+  def _decode(self, tokens, pieces, eos_id):
+    for token in tokens:
+      if token == eos_id:
+        self.ended = True
+        break
+      if piece := pieces.add(token):
+        yield piece
+    if rest := pieces.finish():
+      yield rest
 
 
 class TextGenerator:
@@ -28,7 +75,7 @@ class TextGenerator:
     step: the checkpoint's.
     task_name: the task or mixture that the model was trained on.
     feature_lengths: tokens of a prompt that the encoder takes (`inputs`) and
-      that the decoder writes at most (`targets`), EOS included.
+      that the decoder generates at most (`targets`), EOS included.
   """
 
   def __init__(self, model_dir: str, checkpoint_step: int | None = None):
@@ -36,7 +83,7 @@ class TextGenerator:
 
     Args:
       model_dir: the folder of a training run, or a checkpoint in it.
-      checkpoint_step: which checkpoint; None for the last.
+      checkpoint_step: which checkpoint; None for the last one.
 
     Raises:
       FileNotFoundError: `model_dir` holds no configuration, or no such
@@ -45,10 +92,11 @@ class TextGenerator:
     """
     directory = model_directory.locate(model_dir, checkpoint_step)
     configured = model_directory.configure(directory)
+    self._directory = directory
     self._model: models.EncoderDecoderModel = configured.model
     self.task_name: str = configured.task_name
     self.feature_lengths: Mapping[str, int] = configured.feature_lengths
-    # One text at a time has no batch to lay over several devices.
+    # One prompt at a time has no batch to lay over several devices.
     partitioner = partitioning.PjitPartitioner(num_partitions=1)
     partitioner.mesh = jax.sharding.Mesh(
       np.asarray(jax.devices()[:1]).reshape(1, 1), mesh.MESH_AXES
@@ -68,144 +116,239 @@ class TextGenerator:
       )
     )
     self.step = int(state.step)
-    self._params = state.params
+    self._vocabulary = self._model.output_vocabulary
+    self._first_tokens = FirstTokens(self._vocabulary)
+    self._tokens = TokenGenerator(
+      self._model, state.params, self.feature_lengths['targets']
+    )
 
-  def continue_text(
+  def generate(
+    self,
+    prompt: str | Sequence[str],
+    num_samples: int = 1,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float = 0.0,
+    num_beams: int = 1,
+    no_repeat_ngram_size: int = 0,
+    seed: int = 0,
+    truncate_prompt: bool = False,
+  ) -> str | list[str] | list[list[str]]:
+    """Returns what the model generates after a prompt, or after each of some.
+
+    The same prompt, options and sample number give the same text, whatever
+    the other prompts are.
+
+    Args:
+      prompt: the text to continue, or a list of texts.
+      num_samples, max_tokens, temperature, top_k, top_p, num_beams,
+        no_repeat_ngram_size, seed, truncate_prompt: see `GenerationOptions`.
+
+    Returns:
+      The text without the prompt; with `num_samples` above 1 a list of texts.
+      For a list of prompts, a list with the same for each.
+
+    Raises:
+      ValueError: a prompt is empty, or longer than the encoder takes; an
+        option is out of range; or the model's logits are no numbers.
+      TypeError: an option is no number.
+    """
+    options = GenerationOptions(
+      num_samples=num_samples,
+      max_tokens=max_tokens,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+      num_beams=num_beams,
+      no_repeat_ngram_size=no_repeat_ngram_size,
+      seed=seed,
+      truncate_prompt=truncate_prompt,
+    )
+    one = isinstance(prompt, str)
+    prompts = [prompt] if one else list(prompt)
+    self.check_prompts(prompts, truncate_prompt)
+    results = []
+    for each in prompts:
+      texts = [generated.text for generated in self.texts(each, options)]
+      results.append(texts if num_samples > 1 else texts[0])
+    return results[0] if one else results
+
+  def stream(
     self,
     prompt: str,
     max_tokens: int | None = None,
-    temperature: float = 0.8,
-    topk: int = 40,
-    topp: float = 0.0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float = 0.0,
+    no_repeat_ngram_size: int = 0,
     seed: int = 0,
-  ) -> Iterator[str]:
-    """Yields what the model writes after a prompt, piece by piece.
+    truncate_prompt: bool = False,
+  ) -> TextStream:
+    """Returns an iterator over the text, piece by piece as it is generated.
+
+    The pieces together are what `generate` returns.
 
     Args:
       prompt: the text to continue.
-      max_tokens: to write at most; None for as many as the decoder takes.
-      temperature: 0 takes the likeliest token each time.
-      topk: choose among so many likeliest tokens; 0 for all.
-      topp: choose among the likeliest tokens of this total probability; 0
-        for all. Not together with `topk`.
-      seed: of the choices.
+      max_tokens, temperature, top_k, top_p, no_repeat_ngram_size, seed,
+        truncate_prompt: see `GenerationOptions`.
 
     Raises:
-      ValueError: the prompt is empty, or longer than the encoder.
+      ValueError, TypeError: as `generate`.
     """
-    inputs = self._prompt_tokens(prompt)
-    limit = min(
-      max_tokens or self.feature_lengths['targets'],
-      self.feature_lengths['targets'],
+    return self.text_stream(
+      prompt,
+      GenerationOptions(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        seed=seed,
+        truncate_prompt=truncate_prompt,
+      ),
     )
-    choose = functools.partial(
-      _choose,
-      temperature=temperature,
-      topk=topk,
-      topp=topp,
-      vocab_size=self._model.output_vocabulary.vocab_size,
-    )
-    encoded, cache = self._start(self._params, inputs)
-    token = jnp.zeros((1, 1), jnp.int32)
-    rng = jax.random.PRNGKey(seed)
-    written: list[int] = []
-    shown = ''
-    for position in range(limit):
-      logits, cache = self._step(self._params, inputs, encoded, cache, token)
-      token = choose(logits, jax.random.fold_in(rng, position))
-      if int(token[0, 0]) == self._model.output_vocabulary.eos_id:
-        break
-      written.append(int(token[0, 0]))
-      # Pieces decode together: a byte or a space may wait for the next one.
-      text = self._model.output_vocabulary.decode(written)
-      if text.startswith(shown):
-        yield text[len(shown) :]
-        shown = text
 
-  def _prompt_tokens(self, prompt: str) -> Int[Array, '1 length']:
+  def text_stream(self, prompt: str, options: GenerationOptions) -> TextStream:
+    """`stream` by options; those of one sample and no beam search."""
+    if options.num_samples > 1 or options.num_beams > 1:
+      raise ValueError(
+        'num_samples and num_beams must be 1 for a text that is streamed'
+      )
+    # Now, not when the first piece is asked for.
+    self.check_prompts([prompt], options.truncate_prompt)
+    tokens = (int(row[0]) for row in self._sampled(prompt, options))
+    return TextStream(tokens, self._pieces(), self._vocabulary.eos_id)
+
+  def texts(
+    self, prompt: str, options: GenerationOptions
+  ) -> list[GeneratedText]:
+    """Returns `options.num_samples` texts after a prompt; see `generate`."""
+    if options.num_beams > 1:
+      rows = self._searched(prompt, options)
+    else:
+      rows = np.stack(list(self._sampled(prompt, options)), axis=1)
+    texts = []
+    for row in rows:
+      stream = TextStream(
+        iter(row.tolist()), self._pieces(), self._vocabulary.eos_id
+      )
+      texts.append(GeneratedText(''.join(stream), stream.ended))
+    return texts
+
+  def max_tokens(self, asked: int | None) -> int:
+    """Returns how many tokens are generated at most where so many are asked."""
+    longest = self.feature_lengths['targets']
+    return longest if asked is None else min(asked, longest)
+
+  def check_prompts(
+    self, prompts: Sequence[str], truncate: bool = False
+  ) -> None:
+    """Raises what `generate` does where it cannot continue one of them.
+
+    The message gives the number of the prompt if there are several.
+    """
+    for number, prompt in enumerate(prompts, start=1):
+      try:
+        self._prompt_tokens(prompt, truncate)
+      except ValueError as error:
+        if len(prompts) == 1:
+          raise
+        raise ValueError(f'prompt {number}: {error}') from error
+
+  def _prompt_tokens(
+    self, prompt: str, truncate: bool
+  ) -> tuple[list[int], int]:
+    """Returns a prompt's tokens, EOS included, and how many were left out."""
+    if not isinstance(prompt, str):
+      raise TypeError(f'a prompt is {prompt!r}; it must be a text')
     if not prompt.strip():
       raise ValueError('the prompt is empty: give some text to continue')
+    if any('\ud800' <= character <= '\udfff' for character in prompt):
+      raise ValueError('the prompt is no UTF-8 text: convert it to UTF-8')
     vocabulary = self._model.input_vocabulary
-    tokens = [*vocabulary.encode(prompt), vocabulary.eos_id]
-    length = self.feature_lengths['inputs']
-    if len(tokens) > length:
+    tokens = [int(token) for token in vocabulary.encode(prompt)]
+    if not tokens:
       raise ValueError(
-        f'the prompt is {len(tokens)} tokens long, its end mark included, and '
-        f'the encoder was trained for {length}: shorten it'
+        'the prompt has no character that the vocabulary knows: give another'
       )
-    padding = [0] * (length - len(tokens))
+    # The end mark takes the last place.
+    longest = self.feature_lengths['inputs'] - 1
+    if len(tokens) > longest and not truncate:
+      raise ValueError(
+        f'the prompt is {len(tokens)} tokens long, and the model reads at most '
+        f'{longest}: shorten it, or keep only its end with truncate_prompt '
+        '(--truncate_prompt)'
+      )
+    left_out = max(0, len(tokens) - longest)
+    return [*tokens[left_out:], vocabulary.eos_id], left_out
+
+  def _inputs(
+    self, prompt: str, options: GenerationOptions
+  ) -> Int[Array, '1 length']:
+    tokens, left_out = self._prompt_tokens(prompt, options.truncate_prompt)
+    if left_out:
+      _log.warning(
+        'the prompt is %d tokens longer than the model reads: only its end, '
+        '%d tokens, is continued',
+        left_out,
+        len(tokens) - 1,
+      )
+    padding = [0] * (self.feature_lengths['inputs'] - len(tokens))
     return jnp.asarray([tokens + padding], jnp.int32)
 
-  @functools.cached_property
-  def _start(self):
-    """Jitted: encodes a prompt, and makes a cache ready for the first step."""
-    model = self._model
+  def _pieces(self) -> TextPieces:
+    return TextPieces(self._vocabulary.decode)
 
-    @jax.jit
-    def start(params, inputs):
-      encoded = model.module.apply(
-        {'params': params},
+  def _sampled(
+    self, prompt: str, options: GenerationOptions
+  ) -> Iterator[Int[np.ndarray, ' rows']]:
+    """Yields the next token of each sample, EOS included."""
+    inputs = self._inputs(prompt, options)
+    # The generator is named, so that every machine draws the same.
+    key = jax.random.key(options.seed, impl='threefry2x32')
+    key = jax.random.fold_in(key, zlib.crc32(prompt.encode('utf-8')))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      key, jnp.arange(options.num_samples)
+    )
+    with self._named_divergence():
+      yield from self._tokens.sample(
         inputs,
-        enable_dropout=False,
-        method=model.module.encode,
+        self._first_tokens.allowed(prompt),
+        keys,
+        self.max_tokens(options.max_tokens),
+        options,
       )
-      cache, _ = model._compute_kv_cache(
-        params,
-        encoded_inputs=encoded,
-        encoder_input_tokens=inputs,
-        decoder_input_tokens=jnp.zeros(
-          (1, self.feature_lengths['targets']), jnp.int32
-        ),
-        prefill_decoder_prompt=True,
-        prompt_with_targets=False,
-      )
-      return encoded, cache
 
-    return start
-
-  @functools.cached_property
-  def _step(self):
-    """Jitted: one token in, the logits of the next and the new cache out."""
-    model = self._model
-
-    @functools.partial(jax.jit, donate_argnums=(3,))
-    def step(params, inputs, encoded, cache, token):
-      logits, variables = model.module.apply(
-        {'params': params, 'cache': cache},
-        encoded,
+  def _searched(
+    self, prompt: str, options: GenerationOptions
+  ) -> Int[np.ndarray, '1 length']:
+    inputs = self._inputs(prompt, options)
+    with self._named_divergence():
+      tokens = self._tokens.search(
         inputs,
-        token,
-        token,
-        enable_dropout=False,
-        decode=True,
-        max_decode_length=self.feature_lengths['targets'],
-        mutable=['cache'],
-        method=model.module.decode,
+        self._first_tokens.allowed(prompt),
+        self.max_tokens(options.max_tokens),
+        options,
       )
-      return logits[:, 0], variables['cache']
+    return tokens[None]
 
-    return step
-
-
-@functools.partial(
-  jax.jit, static_argnames=('temperature', 'topk', 'topp', 'vocab_size')
-)
-def _choose(
-  logits: Float[Array, '1 vocab'],
-  rng: jax.Array,
-  temperature: float,
-  topk: int,
-  topp: float,
-  vocab_size: int,
-) -> Int[Array, '1 1']:
-  """Draws the next token; never padding, nor an id without a piece."""
-  ids = jnp.arange(logits.shape[-1])[None]
-  logits = jnp.where((ids > 0) & (ids < vocab_size), logits, _LOWEST)
-  if not temperature or topk == 1:
-    return jnp.argmax(logits, axis=-1)[:, None].astype(jnp.int32)
-  logits = logits / temperature
-  if topk:
-    logits = logit_masks.topk_mask(logits, topk, _LOWEST)
-  if topp:
-    logits = logit_masks.topp_mask(logits, topp, _LOWEST)
-  return jax.random.categorical(rng, logits)[:, None].astype(jnp.int32)
+  @contextlib.contextmanager
+  def _named_divergence(self) -> Iterator[None]:
+    """Says which checkpoint's logits are no numbers, and what to do."""
+    try:
+      yield
+    except FloatingPointError as error:
+      folder = self._directory.folder
+      # That of step 0, if there is one, has learned nothing.
+      earlier = [s for s in checkpoints.steps(folder) if 0 < s < self.step]
+      remedy = (
+        f'take an earlier one: --checkpoint_step={max(earlier)}'
+        if earlier
+        else 'there is no earlier one'
+      )
+      raise ValueError(
+        f"the model's logits are no numbers: {self._directory.checkpoint} is "
+        f'damaged or the run diverged; {remedy}'
+      ) from error

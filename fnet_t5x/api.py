@@ -1,0 +1,76 @@
+"""Models from Python, in a program or a notebook: `fnet_t5x.load`."""
+
+import os
+import sys
+import typing
+
+if typing.TYPE_CHECKING:
+  from fnet_t5x.runtime.text_generation import TextGenerator
+
+_ENGINE = 'FNET_T5X_ENGINE'
+
+
+def load(model_dir: str, checkpoint_step: int | None = None) -> 'TextGenerator':
+  """Loads the model of a training run, to continue texts with.
+
+      generator = fnet_t5x.load('runs/quickstart')
+      generator.generate('My fellow citizens,', num_samples=3, seed=1)
+      for piece in generator.stream('My fellow citizens,', temperature=0):
+        print(piece, end='')
+
+  Several models can be loaded, one after the other. Loading clears gin's
+  configuration in this process: it describes the last model only.
+
+  Args:
+    model_dir: the folder of a training run, or a checkpoint in it.
+    checkpoint_step: which checkpoint; None for the last one.
+
+  Raises:
+    FileNotFoundError: `model_dir` is no folder of a training run, or holds no
+      such checkpoint.
+    ValueError: its configuration may run code of others, or does not fit the
+      checkpoint; or the engine is T5X.
+  """
+  from fnet_t5x.runtime import model_directory
+
+  # Before the imports, which take long; a remote folder takes one of them.
+  if '://' not in os.fspath(model_dir):
+    model_directory.locate(model_dir, checkpoint_step)
+  _use_runtime()
+  if 'tensorflow' not in sys.modules:
+    from fnet_t5x import command_line
+
+    command_line.import_tensorflow()
+  import gin
+
+  from fnet_t5x.runtime import text_generation
+
+  gin.clear_config()
+  try:
+    return text_generation.TextGenerator(model_dir, checkpoint_step)
+  finally:
+    gin.clear_config()
+
+
+def _use_runtime() -> None:
+  """Chooses the embedded runtime for what is imported from now on.
+
+  Whichever engine trained the model: both save the same checkpoints.
+
+  Raises:
+    ValueError: T5X was chosen already.
+  """
+  before = os.environ.get(_ENGINE)
+  os.environ[_ENGINE] = before or 'runtime'
+  try:
+    from fnet_t5x.compat import engine
+  finally:
+    if before is None:
+      del os.environ[_ENGINE]
+    else:
+      os.environ[_ENGINE] = before
+  if engine.USES_T5X:
+    raise ValueError(
+      'fnet_t5x.load takes the embedded runtime, and this process uses T5X: '
+      f'set {_ENGINE}=runtime, or unset it, before fnet_t5x is imported'
+    )

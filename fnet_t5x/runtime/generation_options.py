@@ -1,0 +1,114 @@
+"""How texts are generated: what the flags and the Python API set.
+
+Imports neither JAX nor TensorFlow: a command checks its flags by it at once.
+"""
+
+import dataclasses
+import math
+
+DEFAULT_TEMPERATURE = 0.8
+DEFAULT_TOP_K = 40
+# A key of JAX's generator takes 32 bits.
+_MAX_SEED = 2**32 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationOptions:
+  """How texts are generated after a prompt.
+
+  Attributes:
+    num_samples: texts per prompt.
+    max_tokens: maximum number of tokens; None for what the decoder takes.
+    temperature: divides the logits; 0 takes the likeliest token each time.
+      None for 0.8.
+    top_k: sample from so many likeliest tokens; 0 for all. None for 40, or for
+      all where `top_p` is set.
+    top_p: sample from the likeliest tokens of this total probability; 0 for
+      all. Not together with `top_k`.
+    num_beams: beam search with so many beams, instead of sampling; 1: sample.
+      Not together with the above, but `max_tokens`.
+    no_repeat_ngram_size: no sequence of so many tokens occurs twice within a
+      text; 0: they may.
+    seed: of sampling.
+    truncate_prompt: whether to keep the end of a prompt that is longer than
+      the encoder takes, rather than to refuse it.
+
+  Raises:
+    ValueError: a value is out of range, or two exclude each other.
+    TypeError: a value is no number.
+  """
+
+  num_samples: int = 1
+  max_tokens: int | None = None
+  temperature: float | None = None
+  top_k: int | None = None
+  top_p: float = 0.0
+  num_beams: int = 1
+  no_repeat_ngram_size: int = 0
+  seed: int = 0
+  truncate_prompt: bool = False
+
+  def __post_init__(self):
+    for name, lowest in (
+      ('num_samples', 1),
+      ('max_tokens', 1),
+      ('top_k', 0),
+      ('num_beams', 1),
+      ('no_repeat_ngram_size', 0),
+    ):
+      value = getattr(self, name)
+      if value is not None and _integer(name, value) < lowest:
+        raise ValueError(f'{name} is {value}; it must be {lowest} or more')
+    if not 0 <= _integer('seed', self.seed) <= _MAX_SEED:
+      raise ValueError(f'seed is {self.seed}; it must be 0 to {_MAX_SEED}')
+    temperature = self.temperature
+    # Written so that no comparison with NaN holds.
+    if temperature is not None and not (
+      0 <= _number('temperature', temperature) < math.inf
+    ):
+      raise ValueError(f'temperature is {temperature}; it must be 0 or more')
+    if not 0 <= _number('top_p', self.top_p) <= 1:
+      raise ValueError(f'top_p is {self.top_p}; it must be from 0 to 1')
+    if self.top_k and self.top_p:
+      raise ValueError('top_k and top_p exclude each other: set one of them')
+    if self.num_beams > 1:
+      self._check_beams()
+
+  def _check_beams(self):
+    for name, is_set in (
+      ('temperature', self.temperature is not None),
+      ('top_k', self.top_k is not None),
+      ('top_p', self.top_p),
+      ('num_samples', self.num_samples > 1),
+    ):
+      if is_set:
+        raise ValueError(
+          f'num_beams and {name} exclude each other: beam search does not '
+          'sample, it finds one text'
+        )
+
+  @property
+  def sampling_temperature(self) -> float:
+    """The temperature, its default filled in."""
+    if self.temperature is None:
+      return DEFAULT_TEMPERATURE
+    return self.temperature
+
+  @property
+  def sampling_top_k(self) -> int:
+    """The number of tokens to sample from, its default filled in; 0: all."""
+    if self.top_k is None:
+      return 0 if self.top_p else DEFAULT_TOP_K
+    return self.top_k
+
+
+def _integer(name, value) -> int:
+  if isinstance(value, bool) or not hasattr(value, '__index__'):
+    raise TypeError(f'{name} is {value!r}; it must be an integer')
+  return value.__index__()
+
+
+def _number(name, value) -> float:
+  if isinstance(value, bool) or not hasattr(value, '__float__'):
+    raise TypeError(f'{name} is {value!r}; it must be a number')
+  return float(value)

@@ -1,0 +1,258 @@
+"""Tokens that a network generates after a prompt: sampled, or searched for."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from fnet_t5x.runtime import decoding, models, repetition, token_choice
+from fnet_t5x.runtime.generation_options import GenerationOptions
+
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+class TokenGenerator:
+  """A network that generates tokens after one prompt at a time.
+
+  The tokens are never padding, nor ids that the vocabulary has no piece for.
+  """
+
+  def __init__(
+    self, model: models.EncoderDecoderModel, params: PyTree, length: int
+  ):
+    """Takes a model, its parameters, and the decoder's length in tokens."""
+    self._model = model
+    self._params = params
+    self._length = length
+    self._vocab_size = model.output_vocabulary.vocab_size
+    self._eos_id = model.output_vocabulary.eos_id or 1
+
+  def sample(
+    self,
+    inputs: Int[Array, '1 length'],
+    may_begin: Bool[np.ndarray, ' vocab'],
+    keys: jax.Array,
+    max_tokens: int,
+    options: GenerationOptions,
+  ) -> Iterator[Int[np.ndarray, ' rows']]:
+    """Yields the next token of each of several samples.
+
+    It ends with the position at which the last sample ends. What follows a
+    sample's EOS until then is of no meaning.
+
+    Args:
+      inputs: the prompt, as the encoder takes it.
+      may_begin: whether a text may begin with each token of the vocabulary.
+      keys: one for each sample.
+      max_tokens: positions to go to at most, up to the decoder's length.
+      options: temperature, top_k, top_p and no_repeat_ngram_size.
+
+    Raises:
+      FloatingPointError: logits are infinite or not a number.
+    """
+    rows = keys.shape[0]
+    inputs, encoded, cache = self._start(self._params, inputs, rows)
+    token = jnp.zeros((rows, 1), jnp.int32)
+    written = jnp.zeros((rows, self._length), jnp.int32)
+    ended = np.zeros(rows, bool)
+    for position in range(max_tokens):
+      logits, cache = self._step(self._params, inputs, encoded, cache, token)
+      token, written, finite = _choose(
+        logits,
+        written,
+        position,
+        keys,
+        may_begin,
+        options.sampling_temperature,
+        topk=options.sampling_top_k,
+        topp=options.top_p,
+        ngram_size=options.no_repeat_ngram_size,
+        vocab_size=self._vocab_size,
+      )
+      chosen, finite = jax.device_get((token[:, 0], finite))
+      if not finite[~ended].all():
+        raise FloatingPointError('logits are no numbers')
+      yield chosen
+      ended |= chosen == self._eos_id
+      if ended.all():
+        return
+
+  def search(
+    self,
+    inputs: Int[Array, '1 length'],
+    may_begin: Bool[np.ndarray, ' vocab'],
+    max_tokens: int,
+    options: GenerationOptions,
+  ) -> Int[np.ndarray, ' length']:
+    """Returns the tokens that beam search finds best; zeros follow their EOS.
+
+    Args:
+      inputs, may_begin, max_tokens: as `sample`.
+      options: num_beams and no_repeat_ngram_size.
+
+    Raises:
+      FloatingPointError: logits are infinite or not a number.
+    """
+    tokens, score = self._search(
+      self._params,
+      inputs,
+      may_begin,
+      max_tokens=max_tokens,
+      num_beams=options.num_beams,
+      ngram_size=options.no_repeat_ngram_size,
+    )
+    if not np.isfinite(score):
+      raise FloatingPointError('logits are no numbers')
+    return np.asarray(tokens)
+
+  @functools.cached_property
+  def _start(self):
+    """Jitted: encodes a prompt, and makes caches ready for the first step."""
+    return jax.jit(self._encode, static_argnums=2)
+
+  def _encode(self, params, inputs, rows):
+    """Returns the inputs, the encoder's output and a cache, of `rows` each."""
+    model = self._model
+    encoded = model.module.apply(
+      {'params': params},
+      inputs,
+      enable_dropout=False,
+      method=model.module.encode,
+    )
+    inputs = decoding.flat_batch_beam_expand(inputs, rows)
+    encoded = decoding.flat_batch_beam_expand(encoded, rows)
+    cache, _ = model._compute_kv_cache(
+      params,
+      encoded_inputs=encoded,
+      encoder_input_tokens=inputs,
+      decoder_input_tokens=jnp.zeros((rows, self._length), jnp.int32),
+      prefill_decoder_prompt=True,
+      prompt_with_targets=False,
+    )
+    return inputs, encoded, cache
+
+  @functools.cached_property
+  def _step(self):
+    """Jitted: one token in, the logits of the next and the new cache out."""
+
+    @functools.partial(jax.jit, donate_argnums=(3,))
+    def step(params, inputs, encoded, cache, token):
+      # The cache knows where it is; the step needs nothing else of a state.
+      state = decoding.DecodingState(
+        cur_index=None, sequences=None, cur_token=token, cache=cache
+      )
+      return self._model._compute_logits_from_slice(
+        state, params, encoded, inputs, self._length
+      )
+
+    return step
+
+  @functools.cached_property
+  def _search(self):
+    """Jitted: the best sequence and its score, by beam search."""
+    model = self._model
+
+    @functools.partial(
+      jax.jit, static_argnames=('max_tokens', 'num_beams', 'ngram_size')
+    )
+    def search(params, inputs, may_begin, *, max_tokens, num_beams, ngram_size):
+      inputs, encoded, cache = self._encode(params, inputs, 1)
+      raw_inputs = decoding.flat_batch_beam_expand(inputs, num_beams)
+      encoded = decoding.flat_batch_beam_expand(encoded, num_beams)
+
+      def tokens_to_logits(state):
+        logits, cache = model._compute_logits_from_slice(
+          state, params, encoded, raw_inputs, self._length
+        )
+        allowed = _allowed(
+          logits.shape[-1],
+          state.sequences[:, 1:],  # Without the 0 that starts them.
+          state.cur_index,
+          may_begin,
+          ngram_size,
+          self._vocab_size,
+        )
+        # The search adds log-probabilities up: those of forbidden tokens must
+        # stay numbers.
+        return jnp.where(allowed, logits, decoding.NEG_INF_VALUE), cache
+
+      tokens, scores = decoding.beam_search(
+        jnp.zeros((1, max_tokens), jnp.int32),
+        cache,
+        tokens_to_logits,
+        self._eos_id,
+        num_decodes=num_beams,
+        cache_offset=1 if getattr(model.module, 'scan_layers', False) else 0,
+        initial_index=jnp.zeros((1,), jnp.int32),
+      )
+      return tokens[0, -1], scores[0, -1]
+
+    return search
+
+
+def _allowed(
+  width: int,
+  tokens: Int[Array, 'rows length'],
+  count: int | Int[Array, ''],
+  may_begin: Bool[Array, ' vocab'],
+  ngram_size: int,
+  vocab_size: int,
+) -> Bool[Array, 'rows width']:
+  """Whether each token may follow the first `count` of each row."""
+  ids = jnp.arange(width)
+  may_begin = jnp.pad(may_begin, (0, width - may_begin.shape[0]))
+  allowed = (ids > 0) & (ids < vocab_size) & (may_begin | (count > 0))
+  allowed = jnp.broadcast_to(allowed[None], (tokens.shape[0], width))
+  if ngram_size:
+    allowed &= ~repetition.repeating_tokens(tokens, count, ngram_size, width)
+  return allowed
+
+
+@functools.partial(
+  jax.jit, static_argnames=('topk', 'topp', 'ngram_size', 'vocab_size')
+)
+def _choose(
+  logits: Float[Array, 'rows width'],
+  written: Int[Array, 'rows length'],
+  position: Int[Array, ''],
+  keys: jax.Array,
+  may_begin: Bool[Array, ' vocab'],
+  temperature: Float[Array, ''],
+  topk: int,
+  topp: float,
+  ngram_size: int,
+  vocab_size: int,
+) -> tuple[
+  Int[Array, 'rows 1'], Int[Array, 'rows length'], Bool[Array, ' rows']
+]:
+  """Draws the next tokens.
+
+  Returns:
+    The tokens, what is written with them, and whether all of a row's logits
+    are numbers.
+  """
+  finite = jnp.all(jnp.isfinite(logits[:, 1:vocab_size]), axis=-1)
+  allowed = _allowed(
+    logits.shape[-1], written, position, may_begin, ngram_size, vocab_size
+  )
+  logits = jnp.where(allowed, logits.astype(jnp.float32), _LOWEST)
+
+  def choose(key, row):
+    tokens, _ = token_choice.choose_tokens(
+      jax.random.fold_in(key, position),
+      row[None],
+      temperature,
+      1,
+      topk=topk,
+      topp=topp,
+      rescale_log_probs=True,
+    )
+    return tokens
+
+  # A key for each row: a sample's text does not depend on how many there are.
+  tokens = jax.vmap(choose)(keys, logits)
+  written = jax.lax.dynamic_update_slice(written, tokens, (0, position))
+  return tokens, written, finite
