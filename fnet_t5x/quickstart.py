@@ -42,8 +42,7 @@ def run_training() -> int:
   Ctrl-C reaches both processes, and the run answers it: it ends its step and
   saves. SIGTERM is passed on.
   """
-  # Imported by the run only, where it shows the commands that follow.
-  environment = {**os.environ, 'FNET_T5X_NEXT_COMMANDS': '0'}
+  environment = {**os.environ, command_line.COMMANDS_VARIABLE: '0'}
   process = None
 
   def pass_on(signum, frame):

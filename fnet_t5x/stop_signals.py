@@ -110,7 +110,8 @@ class _Watcher:
     # second wish counts.
     if not received.announce() and signum == signal.SIGINT:
       self._end(
-        signum, 'ended at once; the same command goes on from the checkpoint'
+        signum,
+        'ended at once; the same command goes on from the last checkpoint',
       )
 
 
@@ -124,7 +125,17 @@ def end_process() -> None:
   clean-up: what is written must be whole at any time.
   """
   global _watcher
-  _watcher = _Watcher(_exit)
+  # Imports hold standard error back meanwhile.
+  stderr = os.dup(2)
+
+  def end(signum: signal.Signals, line: str) -> None:
+    if os.isatty(stderr):
+      # Over the terminal's `^C` and a progress bar, which hides the cursor.
+      line = f'\r\x1b[2K\x1b[?25h{line}'
+    os.write(stderr, f'{line}\n'.encode())
+    os._exit(128 + signum)
+
+  _watcher = _Watcher(end)
 
 
 @contextlib.contextmanager
@@ -153,11 +164,3 @@ def deferred(
     watcher.received = None
     if watcher is not _watcher:
       watcher.close()
-
-
-def _exit(signum: signal.Signals, line: str) -> None:
-  if os.isatty(2):
-    # Over the terminal's `^C` and a progress bar, which hides the cursor.
-    line = f'\r\x1b[2K\x1b[?25h{line}'
-  os.write(2, f'{line}\n'.encode())
-  os._exit(128 + signum)

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 
 import jax
 
+from fnet_t5x import command_line
 from fnet_t5x.runtime import checkpoints, console, free_memory, reporting
-
-# `0` leaves the commands out: who started the run shows them itself.
-COMMANDS_VARIABLE = 'FNET_T5X_NEXT_COMMANDS'
 
 
 def results(
@@ -54,7 +52,7 @@ def commands(model_dir: str, prompt: str = '...') -> list[str]:
 
 def commands_are_wanted() -> bool:
   """Returns whether a run shows the commands itself."""
-  return os.environ.get(COMMANDS_VARIABLE) != '0'
+  return os.environ.get(command_line.COMMANDS_VARIABLE) != '0'
 
 
 def interpreter() -> str:

@@ -134,8 +134,8 @@ class Reporter:
       'step': self._at(step),
       'loss': f'loss {loss_text(values["loss"])}',
       'accuracy': f'acc {values["accuracy"]:.3f}',
-      'learning rate': f'lr {values["learning_rate/current"]:.2e}',
-      'tokens': f'{_rate(values["timing/target_tokens_per_second"])} tokens/s',
+      'learning rate': f'lr {values["learning_rate/current"]:.1e}',
+      'tokens': f'{_rate(values["timing/target_tokens_per_second"])} tok/s',
       'arithmetic': arithmetic,
       'left': left,
     }
@@ -302,6 +302,8 @@ def _flops_rate(flops: float) -> str:
 
 
 def _rate(per_second: float) -> str:
-  if per_second >= 1e6:
-    return f'{per_second / 1e6:.2f}M'
-  return f'{per_second:,.0f}'
+  if per_second < 1e4:
+    return f'{per_second:,.0f}'
+  if per_second < 1e6:
+    return f'{per_second / 1e3:.1f}k'
+  return f'{per_second / 1e6:.1f}M'
