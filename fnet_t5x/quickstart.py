@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from fnet_t5x import absent_tpu, command_line
+from fnet_t5x import absent_tpu, command_line, stop_signals
 
 GIN_FILE = 'gin/experiments/quickstart.gin'
 MODEL_DIR = 'runs/quickstart'
@@ -86,10 +86,12 @@ def show(seconds: float) -> int:
     for row in reporting.read_metrics(MODEL_DIR)
     if row['collection'].startswith('training_eval/')
   ]
-  generator = text_generation.TextGenerator(MODEL_DIR)
-  unigram_loss = unigram.unigram_loss(
-    generator.task_name, generator.feature_lengths, _EVAL_SEED
-  )
+  with console.waiting('loading the model'):
+    generator = text_generation.TextGenerator(MODEL_DIR)
+  with console.waiting('counting words, to compare'):
+    unigram_loss = unigram.unigram_loss(
+      generator.task_name, generator.feature_lengths, _EVAL_SEED
+    )
   (first_step, first), (last_step, last) = losses[0], losses[-1]
   console.say('')
   console.say('validation loss, nats per target token')
@@ -116,6 +118,7 @@ if __name__ == '__main__':
     begun = time.perf_counter()
     if code := run_training():
       sys.exit(code)
+    stop_signals.end_process()
     absent_tpu.hide_library()
     command_line.use_runtime()
     print('importing TensorFlow and JAX ...', flush=True)
