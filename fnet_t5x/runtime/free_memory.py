@@ -1,5 +1,6 @@
 """What a compiled training step takes of memory, beside what is free."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -207,6 +208,25 @@ def _read(path: pathlib.Path) -> str:
     return path.read_text()
   except OSError:
     return ''
+
+
+@contextlib.contextmanager
+def exhaustion_named() -> Iterator[None]:
+  """Turns the block's lack of memory into an error that names remedies.
+
+  Raises:
+    ValueError: a device, or the machine, has no memory left.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    _, exhausted, message = str(error).partition('RESOURCE_EXHAUSTED: ')
+    if not exhausted:
+      raise
+    raise ValueError(
+      f'{message.splitlines()[0].rstrip(".")}: raise NUM_MICROBATCHES, lower '
+      'BATCH_SIZE, or take a smaller model'
+    ) from error
 
 
 def peak_bytes() -> int:

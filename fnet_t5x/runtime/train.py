@@ -220,7 +220,7 @@ def train(
   def stop():
     trainer.stop_training = True
 
-  with contextlib.closing(run):
+  with free_memory.exhaustion_named(), contextlib.closing(run):
     run.make_up(run_eval_before_training)
     if first_step == total_steps:
       console.say(f'already at step {total_steps}: nothing to train')

@@ -200,6 +200,17 @@ def test_microbatches_are_a_remedy_of_memory_in_truth():
   assert parts.needed < 1.5 * estimate
 
 
+def test_lack_of_memory_is_one_line():
+  with (
+    pytest.raises(ValueError, match=r'^Out of memory .*NUM_MICROBATCHES') as e,
+    free_memory.exhaustion_named(),
+  ):
+    jax.block_until_ready(jnp.ones(2**46) + 1)
+  assert '\n' not in str(e.value)
+  with pytest.raises(ZeroDivisionError), free_memory.exhaustion_named():
+    _ = 1 / 0
+
+
 def test_peak_grows_with_what_is_taken():
   before = free_memory.peak_bytes()
   size = before + 300 * 10**6
