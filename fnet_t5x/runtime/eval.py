@@ -70,7 +70,8 @@ def evaluate(
   initializer = initialization.TrainStateInitializer(
     None, model.get_initial_variables, shapes, partitioner
   )
-  train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
+  with console.waiting('restoring the checkpoint'):
+    train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
   step = int(train_state.step)
   console.say(
     console.wrapped([f'evaluating step {step} of', restore_checkpoint_cfg.path])
@@ -96,7 +97,8 @@ def evaluate(
         dataset_cfg, task, model.FEATURE_CONVERTER_CLS
       )
       batches = target_text.counted(task.name, batches)
-      metrics = train_loop.scalars(trainer.eval(batches))
+      with console.waiting(f'evaluating the loss of {task.name}'):
+        metrics = train_loop.scalars(trainer.eval(batches))
       if not metrics:
         raise ValueError(f'{task.name}, split {dataset_cfg.split!r}, is empty')
       results[task.name] = metrics | target_text.metrics(task.name, metrics)
@@ -110,7 +112,8 @@ def evaluate(
   )
   own = {}
   if evaluator:
-    own = evaluator.evaluate(train_state)
+    with console.waiting('evaluating predictions'):
+      own = evaluator.evaluate(train_state)
     for task, metrics in own.items():
       results.setdefault(task, {}).update(metrics)
   with tf.io.gfile.GFile(os.path.join(output_dir, 'eval.jsonl'), 'a') as f:
