@@ -74,29 +74,35 @@ class Reporter:
     return (collection, step) in self._reported
 
   def watch(self, batches: Iterator[T]) -> Iterator[T]:
-    """Yields the batches, and moves the progress bar by one for each.
+    """Yields the batches, and moves the progress bar to the steps before each.
 
     The bar starts with the first: before there is no step to wait for.
     """
     self._bar = console.progress(self._total_steps, self._first_step)
-    for batch in batches:
+    for step, batch in enumerate(batches, self._first_step):
+      self._move_bar(completed=step)
       yield batch
-      if self._bar:
-        self._bar.advance(self._bar.task_ids[0])
 
   @contextlib.contextmanager
-  def busy(self, what: str) -> Iterator[None]:
-    """Says what the block does that is no step: on the bar, or in a line."""
-    if self._bar is None:
-      with console.waiting(what):
-        yield
-      return
-    task = self._bar.task_ids[0]
-    self._bar.update(task, description=what)
+  def busy(self, what: str, said: bool = False) -> Iterator[None]:
+    """Says what the block does that is no step: on the bar, or in a line.
+
+    Args:
+      what: it does.
+      said: whether a line has said so already.
+    """
+    self._move_bar(description=what)
     try:
-      yield
+      with (
+        contextlib.nullcontext() if said or self._bar else console.waiting(what)
+      ):
+        yield
     finally:
-      self._bar.update(task, description=console.STEP)
+      self._move_bar(description=console.STEP)
+
+  def _move_bar(self, **changes) -> None:
+    if self._bar:
+      self._bar.update(self._bar.task_ids[0], **changes)
 
   def train(
     self,
@@ -114,6 +120,7 @@ class Reporter:
         the line has none either: there is no peak to set it beside.
     """
     values = dict(values)
+    self._move_bar(completed=step)
     if self._start is None:
       # Not when the run began: compiling says nothing about the time left.
       self._start = time.perf_counter() - values['timing/seconds']

@@ -168,11 +168,10 @@ class TrainLoop:
     self._act(ActionMode.INFER_EVAL, results)
 
   def _evaluating(self) -> contextlib.AbstractContextManager[None]:
-    if self._eval_compiled:
-      return self._reporter.busy('evaluating')
-    console.say('compiling the evaluation, then evaluating ...')
-    self._eval_compiled = True
-    return contextlib.nullcontext()
+    first, self._eval_compiled = not self._eval_compiled, True
+    if first:
+      console.say('compiling the evaluation, then evaluating ...')
+    return self._reporter.busy('evaluating', said=first)
 
   def _evaluate_predictions(self) -> Mapping[str, Mapping[str, float]]:
     tasks = [f'inference_eval/{task.name}' for task in self._inferred_tasks()]

@@ -210,7 +210,8 @@ def test_watching_batches_moves_the_bar(tmp_path, monkeypatch):
     assert task.description == 'evaluating'
   assert task.description == 'step'
   # The bar tells the time left, and no line besides.
-  reporter.train(5, VALUES, None)
+  reporter.train(6, VALUES, None)
+  assert task.completed == 6
   reporter.close()
   text = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', screen.getvalue())
   (line,) = [x for x in text.splitlines() if 'loss' in x]
