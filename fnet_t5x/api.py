@@ -31,11 +31,13 @@ def load(model_dir: str, checkpoint_step: int | None = None) -> 'TextGenerator':
     ValueError: its configuration may run code of others, or does not fit the
       checkpoint; or the engine is T5X.
   """
+  from fnet_t5x import absent_tpu
   from fnet_t5x.runtime import model_directory
 
   # Before the imports, which take long; a remote folder takes one of them.
   if '://' not in os.fspath(model_dir):
     model_directory.locate(model_dir, checkpoint_step)
+  absent_tpu.hide_library()
   _use_runtime()
   if 'tensorflow' not in sys.modules:
     from fnet_t5x import command_line

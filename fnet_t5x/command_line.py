@@ -21,6 +21,8 @@ from fnet_t5x import checkpoint_flags, gin_check
 from fnet_t5x.gin_root import gin_root
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
+# `0`: a run's end leaves the next commands out; who started it shows them.
+COMMANDS_VARIABLE = 'FNET_T5X_NEXT_COMMANDS'
 # Errors that the user's input causes and the user's input can mend.
 INPUT_ERRORS = (
   ValueError,

@@ -14,10 +14,11 @@ run. Or gin files say all of it:
 
 import sys
 
-from fnet_t5x import command_line
+from fnet_t5x import absent_tpu, command_line
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
+    absent_tpu.hide_library()
     command_line.start(sys.argv, 'infer', __doc__)
     # Gin files reach the engine's function as `__main__.infer`, as T5X's do.
     from fnet_t5x.compat.infer import infer

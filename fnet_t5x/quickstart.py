@@ -7,11 +7,13 @@ a model that knows word frequencies only, and continues three texts that it
 has not seen. Stopped and started again, it goes on where it was.
 """
 
+import os
+import signal
 import subprocess
 import sys
 import time
 
-from fnet_t5x import command_line
+from fnet_t5x import absent_tpu, command_line, stop_signals
 
 GIN_FILE = 'gin/experiments/quickstart.gin'
 MODEL_DIR = 'runs/quickstart'
@@ -34,17 +36,49 @@ def held_out_prompts() -> list[tuple[str, str]]:
   return prompts
 
 
-def main() -> int:
-  """Trains, compares, writes; returns the exit code."""
-  start = time.perf_counter()
-  trained = subprocess.run(
-    [sys.executable, '-m', 'fnet_t5x.train', f'--gin_file={GIN_FILE}'],
-    check=False,
-  )
-  if trained.returncode:
-    return trained.returncode
+def run_training() -> int:
+  """Trains in a process of its own; returns its exit code.
 
-  from fnet_t5x.runtime import console, reporting, text_generation
+  Ctrl-C reaches both processes, and the run answers it: it ends its step and
+  saves. SIGTERM is passed on.
+  """
+  environment = {**os.environ, command_line.COMMANDS_VARIABLE: '0'}
+  process = None
+
+  def pass_on(signum, frame):
+    del frame
+    if process is not None and signum == signal.SIGTERM:
+      process.send_signal(signum)
+
+  # A handler, not SIG_IGN, which the run would inherit.
+  signals = (signal.SIGINT, signal.SIGTERM)
+  before = {each: signal.signal(each, pass_on) for each in signals}
+  try:
+    process = subprocess.Popen(
+      [sys.executable, '-m', 'fnet_t5x.train', f'--gin_file={GIN_FILE}'],
+      env=environment,
+    )
+    code = process.wait()
+  finally:
+    for signum, handler in before.items():
+      signal.signal(signum, handler)
+  # Killed by a signal it is negative: the shell's code for it then.
+  return code if code >= 0 else 128 - code
+
+
+def show(seconds: float) -> int:
+  """Compares, and continues texts; returns the exit code.
+
+  Args:
+    seconds: what the training took.
+  """
+  start = time.perf_counter() - seconds
+  from fnet_t5x.runtime import (
+    closing_lines,
+    console,
+    reporting,
+    text_generation,
+  )
   from fnet_t5x.tasks import unigram
 
   losses = [
@@ -52,10 +86,12 @@ def main() -> int:
     for row in reporting.read_metrics(MODEL_DIR)
     if row['collection'].startswith('training_eval/')
   ]
-  generator = text_generation.TextGenerator(MODEL_DIR)
-  unigram_loss = unigram.unigram_loss(
-    generator.task_name, generator.feature_lengths, _EVAL_SEED
-  )
+  with console.waiting('loading the model'):
+    generator = text_generation.TextGenerator(MODEL_DIR)
+  with console.waiting('counting words, to compare'):
+    unigram_loss = unigram.unigram_loss(
+      generator.task_name, generator.feature_lengths, _EVAL_SEED
+    )
   (first_step, first), (last_step, last) = losses[0], losses[-1]
   console.say('')
   console.say('validation loss, nats per target token')
@@ -65,11 +101,10 @@ def main() -> int:
   for name, prompt in held_out_prompts():
     console.say(f'\n[{name}] {prompt} ...')
     console.say(f'  -> {generator.generate(prompt)}')
-  console.say(f'\ntook {time.perf_counter() - start:.0f} s; try your own:')
-  console.say(
-    f'  {sys.executable} -m fnet_t5x.generate --model_dir={MODEL_DIR} '
-    '--prompt="My fellow citizens,"'
-  )
+  took = reporting.duration(time.perf_counter() - start)
+  console.say(f'\ntook {took} in all; try it yourself:')
+  for line in closing_lines.commands(MODEL_DIR, 'My fellow citizens,'):
+    console.say(line)
   if not last < unigram_loss:
     console.say('error: the hybrid is no better than the unigram model')
     return 1
@@ -79,6 +114,12 @@ def main() -> int:
 if __name__ == '__main__':
   with command_line.one_line_errors():
     command_line.read(sys.argv, __doc__)
+    begun = time.perf_counter()
+    if code := run_training():
+      sys.exit(code)
+    stop_signals.end_process()
+    absent_tpu.hide_library()
     command_line.use_runtime()
+    print('importing TensorFlow and JAX ...', flush=True)
     command_line.import_tensorflow()
-    sys.exit(main())
+    sys.exit(show(time.perf_counter() - begun))

@@ -16,11 +16,13 @@ stopped goes on.
 
 import sys
 
-from fnet_t5x import command_line, host_memory
+from fnet_t5x import absent_tpu, command_line, host_memory, stop_signals
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
+    absent_tpu.hide_library()
     host_memory.keep_freed_memory()
+    stop_signals.end_process()
     command_line.start(sys.argv, 'train', __doc__)
     # Gin files reach the engine's function as `__main__.train`, as T5X's do.
     from fnet_t5x.compat.train import train

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging as absl_logging
 
-from fnet_t5x import command_line
+from fnet_t5x import absent_tpu, command_line
 from fnet_t5x.benchmarks import report
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 from fnet_t5x.gin_root import gin_root
@@ -319,6 +319,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+  absent_tpu.hide_library()
   # T5X's Adafactor warns of every parameter.
   absl_logging.set_verbosity(absl_logging.ERROR)
   command_line.import_tensorflow()

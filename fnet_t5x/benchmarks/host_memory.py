@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fnet_t5x import command_line, host_memory
+from fnet_t5x import absent_tpu, command_line, host_memory
 from fnet_t5x.benchmarks import engines, report
 from fnet_t5x.benchmarks.timing import speedup
 
@@ -138,6 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+  absent_tpu.hide_library()
   if sys.argv[1:2] == ['--here']:
     _here(*sys.argv[2:])
   else:

@@ -18,9 +18,10 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fnet_t5x import command_line
+from fnet_t5x import absent_tpu, command_line
 
 if __name__ == '__main__':
+  absent_tpu.hide_library()
   command_line.import_tensorflow()
 
 import numpy as np

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fnet_t5x import absent_tpu
 from fnet_t5x.benchmarks import report
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
@@ -226,4 +227,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+  absent_tpu.hide_library()
   main()

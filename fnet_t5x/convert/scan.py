@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fnet_t5x import command_line
+from fnet_t5x import absent_tpu, command_line
 
 
 def define_flags() -> None:
@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
+    absent_tpu.hide_library()
     command_line.use_runtime()
     command_line.import_tensorflow()
     main(sys.argv)

@@ -19,6 +19,7 @@ from fnet_t5x.runtime import (
   reporting,
   train_loop,
 )
+from fnet_t5x.runtime import target_text as target_text_lib
 from fnet_t5x.runtime import trainer as trainer_lib
 
 
@@ -73,9 +74,12 @@ def evaluate(
   initializer = initialization.TrainStateInitializer(
     None, model.get_initial_variables, shapes, partitioner
   )
-  train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
+  with console.waiting('restoring the checkpoint'):
+    train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
   step = int(train_state.step)
-  console.say(f'evaluating step {step} of {restore_checkpoint_cfg.path}')
+  console.say(
+    console.wrapped([f'evaluating step {step} of', restore_checkpoint_cfg.path])
+  )
   summarize_config_fn(output_dir, None, step)
 
   trainer = trainer_lib.Trainer(
@@ -89,16 +93,19 @@ def evaluate(
     learning_rate_fn=lambda step: step,
     num_microbatches=None,
   )
+  target_text = target_text_lib.TargetText(model.output_vocabulary)
   results: dict[str, dict[str, float]] = {}
   for task in seqio.get_subtasks(provider):
     if dataset_cfg.split in task.splits:
       batches = inference.padded_batches(
         dataset_cfg, task, model.FEATURE_CONVERTER_CLS, num_examples
       )
-      metrics = train_loop.scalars(trainer.eval(batches))
+      batches = target_text.counted(task.name, batches)
+      with console.waiting(f'evaluating the loss of {task.name}'):
+        metrics = train_loop.scalars(trainer.eval(batches))
       if not metrics:
         raise ValueError(f'{task.name}, split {dataset_cfg.split!r}, is empty')
-      results[task.name] = metrics
+      results[task.name] = metrics | target_text.metrics(task.name, metrics)
   evaluator = inference.evaluator(
     dataset_cfg,
     inference_evaluator_cls,
@@ -109,16 +116,16 @@ def evaluate(
   )
   own = {}
   if evaluator:
-    own = evaluator.evaluate(train_state)
+    with console.waiting('evaluating predictions'):
+      own = evaluator.evaluate(train_state)
     for task, metrics in own.items():
       results.setdefault(task, {}).update(metrics)
   with tf.io.gfile.GFile(os.path.join(output_dir, 'eval.jsonl'), 'a') as f:
     for task, metrics in results.items():
       f.write(reporting.json_line({'step': step, 'task': task, **metrics}))
-      console.say(
-        f'{task}: loss {metrics["cross_ent_per_target_token"]:.4f} '
-        f'nats/target token, accuracy {metrics["accuracy"]:.3f}'
-      )
+      fields = [f'{task}:', *reporting.evaluation_fields(metrics)]
+      console.say(console.wrapped(fields))
       if own.get(task):
-        console.say(f'{task}: {reporting.listed(own[task])}')
+        fields = [f'{task}:', *reporting.listed(own[task])]
+        console.say(console.wrapped(fields))
   return results

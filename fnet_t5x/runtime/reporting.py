@@ -1,5 +1,6 @@
 """A run's numbers: `metrics.jsonl`, TensorBoard, and a line to read."""
 
+import contextlib
 import json
 import math
 import os
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import jax
+import rich.progress
 import tensorflow as tf
 from clu import metric_writers
 
@@ -57,7 +59,7 @@ class Reporter:
     with tf.io.gfile.GFile(self._path + '.tmp', 'w') as f:
       f.write(''.join(json.dumps(row) + '\n' for row in rows))
     tf.io.gfile.rename(self._path + '.tmp', self._path, overwrite=True)
-    self._bar = console.progress(total_steps, first_step)
+    self._bar: rich.progress.Progress | None = None
 
   @property
   def summary_writer(self) -> metric_writers.MetricWriter:
@@ -72,11 +74,35 @@ class Reporter:
     return (collection, step) in self._reported
 
   def watch(self, batches: Iterator[T]) -> Iterator[T]:
-    """Yields the batches, and moves the progress bar by one for each."""
-    for batch in batches:
+    """Yields the batches, and moves the progress bar to the steps before each.
+
+    The bar starts with the first: before there is no step to wait for.
+    """
+    self._bar = console.progress(self._total_steps, self._first_step)
+    for step, batch in enumerate(batches, self._first_step):
+      self._move_bar(completed=step)
       yield batch
-      if self._bar:
-        self._bar.advance(self._bar.task_ids[0])
+
+  @contextlib.contextmanager
+  def busy(self, what: str, said: bool = False) -> Iterator[None]:
+    """Says what the block does that is no step: on the bar, or in a line.
+
+    Args:
+      what: it does.
+      said: whether a line has said so already.
+    """
+    self._move_bar(description=what)
+    try:
+      with (
+        contextlib.nullcontext() if said or self._bar else console.waiting(what)
+      ):
+        yield
+    finally:
+      self._move_bar(description=console.STEP)
+
+  def _move_bar(self, **changes) -> None:
+    if self._bar:
+      self._bar.update(self._bar.task_ids[0], **changes)
 
   def train(
     self,
@@ -90,54 +116,67 @@ class Reporter:
       step: the number of steps taken so far.
       values: T5X's metrics by name; what the data pipeline counted in this
         process joins them.
-      flops_per_step: for the rate of arithmetic; None leaves it out.
+      flops_per_step: for the rate of arithmetic; None leaves it out. On a CPU
+        the line has none either: there is no peak to set it beside.
     """
     values = dict(values)
+    self._move_bar(completed=step)
     if self._start is None:
       # Not when the run began: compiling says nothing about the time left.
       self._start = time.perf_counter() - values['timing/seconds']
     steps_per_second = values['timing/steps_per_second']
-    rate = f'{steps_per_second:.2f} steps/s'
+    arithmetic = ''
     if flops_per_step:
       flops = flops_per_step * steps_per_second
       values['timing/tflops_per_second'] = flops / 1e12
-      rate += f', {_flops_rate(flops)}'
+      if jax.default_backend() != 'cpu':
+        arithmetic = _flops_rate(flops)
     for name, count in data_counters.counts().items():
       values[f'data/{name}'] = count
     self._write(TRAIN, step, values)
-    console.say(
-      f'{self._at(step)}  loss {values["loss"]:.4f}  '
-      f'accuracy {values["accuracy"]:.3f}  '
-      f'lr {values["learning_rate/current"]:.2e}  '
-      f'{values["timing/target_tokens_per_second"]:,.0f} target tokens/s, '
-      f'{rate}, {_duration(self._seconds_left(step))} left'
-    )
+    left = ''
+    if not console.is_terminal():  # There the bar tells.
+      left = f'{duration(self._seconds_left(step))} left'
+    fields = {
+      'step': self._at(step),
+      'loss': f'loss {loss_text(values["loss"])}',
+      'accuracy': f'acc {values["accuracy"]:.3f}',
+      'learning rate': f'lr {values["learning_rate/current"]:.1e}',
+      'tokens': f'{_rate(values["timing/target_tokens_per_second"])} tok/s',
+      'arithmetic': arithmetic,
+      'left': left,
+    }
+    spare = ('learning rate', 'accuracy', 'arithmetic')
+    console.say(console.fitted(fields, spare))
 
   def eval(
-    self, step: int, collection: str, values: Mapping[str, float]
+    self,
+    step: int,
+    collection: str,
+    values: Mapping[str, float],
+    named: bool = True,
   ) -> None:
     """Reports an evaluation with teacher forcing.
 
     Args:
       step: the number of steps taken so far.
       collection: a kind of evaluation and a task, 'training_eval/my_task'.
-      values: T5X's metrics by name.
+      values: T5X's metrics by name, and `bits_per_byte` where it is known.
+      named: whether the line names the task; not needed where it is the only.
     """
     self._write(collection, step, values)
-    console.say(
-      f'{self._at(step)}  {os.path.basename(collection)}: validation loss '
-      f'{values["cross_ent_per_target_token"]:.4f} nats/target token  '
-      f'accuracy {values["accuracy"]:.3f}'
-    )
+    fields = [self._at(step), *evaluation_fields(values)]
+    if named:
+      fields.append(os.path.basename(collection))
+    console.say(console.wrapped(fields))
 
   def inference_eval(
     self, step: int, collection: str, values: Mapping[str, float]
   ) -> None:
     """Reports a task's own metrics; arguments as `eval`'s."""
     self._write(collection, step, values)
-    console.say(
-      f'{self._at(step)}  {os.path.basename(collection)}: {listed(values)}'
-    )
+    fields = [self._at(step), f'{os.path.basename(collection)}:']
+    console.say(console.wrapped([*fields, *listed(values)]))
 
   def close(self) -> None:
     """Writes what is pending."""
@@ -170,9 +209,39 @@ class Reporter:
     self._reported.add((collection, step))
 
 
-def listed(values: Mapping[str, float]) -> str:
+def evaluation_fields(values: Mapping[str, float]) -> list[str]:
+  """Returns what a person reads of an evaluation with teacher forcing.
+
+  Args:
+    values: T5X's metrics by name, and `bits_per_byte` where it is known. The
+      loss is in nats per target token.
+  """
+  fields = [
+    f'validation loss {loss_text(values["cross_ent_per_target_token"])}',
+    f'acc {values["accuracy"]:.3f}',
+  ]
+  if 'bits_per_byte' in values:
+    fields.append(f'{values["bits_per_byte"]:.3f} bits/byte')
+  return fields
+
+
+def listed(values: Mapping[str, float]) -> list[str]:
   """Returns metrics by name, for a person."""
-  return '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+  return [f'{name} {value:.4g}' for name, value in values.items()]
+
+
+def loss_text(loss: float) -> str:
+  """Returns a loss for a person: few columns, however large it is."""
+  return f'{loss:.4f}' if abs(loss) < 1000 else f'{loss:.4g}'
+
+
+def duration(seconds: float) -> str:
+  """Returns a time for a person, such as 3m05s or 2h00m."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}h{minutes:02d}m'
+  return f'{minutes}m{seconds:02d}s'
 
 
 def json_line(row: Mapping[str, object]) -> str:
@@ -234,15 +303,14 @@ def _parse(line: str) -> dict | None:
 
 def _flops_rate(flops: float) -> str:
   peak = chips.peak_flops(jax.devices()[0].device_kind)
-  text = f'{flops / 1e12:.3g} TFLOP/s'
   if peak:
-    text += f' ({flops / (peak * jax.device_count()):.0%} of peak)'
-  return text
+    return f'{flops / (peak * jax.device_count()):.0%} of peak'
+  return f'{flops / 1e12:.3g} TFLOP/s'
 
 
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  if hours:
-    return f'{hours}h{minutes:02d}m'
-  return f'{minutes}m{seconds:02d}s'
+def _rate(per_second: float) -> str:
+  if per_second < 1e4:
+    return f'{per_second:,.0f}'
+  if per_second < 1e6:
+    return f'{per_second / 1e3:.1f}k'
+  return f'{per_second / 1e6:.1f}M'

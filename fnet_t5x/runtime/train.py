@@ -4,31 +4,32 @@ import contextlib
 import itertools
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import seqio
 import tensorflow as tf
 from clu import metric_writers
 
+from fnet_t5x import stop_signals
 from fnet_t5x.runtime import actions as actions_lib
 from fnet_t5x.runtime import (
   checkpoints,
+  closing_lines,
   console,
   datasets,
+  free_memory,
   inference,
   initialization,
   models,
   parameter_report,
   partitioning,
   reporting,
+  target_text,
   train_loop,
 )
 from fnet_t5x.runtime import trainer as trainer_lib
-
-_TERMINATED = 128 + signal.SIGTERM
 
 
 def train(
@@ -86,13 +87,15 @@ def train(
       run only without. Here metrics are waited for, and all actions run.
 
   Returns:
-    The exit code: 0, or 143 where SIGTERM stopped the run; it has then saved.
+    The exit code: 0; or 130 where Ctrl-C stopped the run, 143 where SIGTERM
+    did: it has then saved.
 
   Raises:
     ValueError: bad input, or a loss that is no number.
     OSError: `model_dir` is not writable.
   """
   del concurrent_metrics
+  start = time.perf_counter()
   if use_hardware_rng:
     raise ValueError('USE_HARDWARE_RNG is for T5X; set it to False')
   if not isinstance(model_dir, str) or not model_dir:
@@ -131,20 +134,25 @@ def train(
   )
   # After all that bad input can stop: such a run leaves no folder behind.
   reporting.check_writable(model_dir, 'MODEL_DIR')
+  console.say(f'model_dir: {model_dir}')
   if resume_step is not None:
     restore = checkpoints.RestoreCheckpointConfig(path=model_dir)
-    train_state = initializer.from_checkpoint(
-      restore, init_rng, train_iter if save_dataset else None
-    )
-    console.say(f'resuming from {model_dir}, step {resume_step}')
+    console.say(f'resuming from step {resume_step}')
+    with console.waiting('restoring the checkpoint'):
+      train_state = initializer.from_checkpoint(
+        restore, init_rng, train_iter if save_dataset else None
+      )
   elif checkpoint_cfg.restore and checkpoint_cfg.restore.path:
     restore = checkpoint_cfg.restore
-    train_state = initializer.from_checkpoint(
-      restore, init_rng, train_iter if restore.restore_dataset else None
-    )
-    console.say(f'starting from {restore.path}, step {int(train_state.step)}')
+    with console.waiting('restoring the checkpoint to start from'):
+      train_state = initializer.from_checkpoint(
+        restore, init_rng, train_iter if restore.restore_dataset else None
+      )
+    step = f'starting from step {int(train_state.step)} of'
+    console.say(console.wrapped([step, restore.path]))
   else:
-    train_state = initializer.from_scratch(init_rng)
+    with console.waiting('initializing the parameters'):
+      train_state = initializer.from_scratch(init_rng)
   first_step = int(train_state.step)
   if relative_steps:
     total_steps = first_step + relative_steps
@@ -158,10 +166,12 @@ def train(
     initializer.global_train_state_shape,
     partitioner,
   )
+  devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+  mesh = ', '.join(f'{n}={size}' for n, size in partitioner.mesh.shape.items())
   console.say(
-    f'{parameters:,} parameters on {jax.device_count()} '
-    f'{jax.devices()[0].device_kind} device(s), '
-    f'mesh {dict(partitioner.mesh.shape)}; model_dir {model_dir}'
+    console.wrapped(
+      [f'{parameters:,} parameters', f'devices: {devices}', f'mesh: {mesh}']
+    )
   )
 
   trainer = trainer_cls(
@@ -204,29 +214,75 @@ def train(
     stats_period=stats_period or eval_period or total_steps,
     eval_period=eval_period,
     actions=actions,
+    target_text=target_text.TargetText(model.output_vocabulary),
   )
-  # Closed while SIGTERM is still caught: a checkpoint may be half written.
-  with _on_sigterm(trainer) as terminated, contextlib.closing(run):
+
+  def stop():
+    trainer.stop_training = True
+
+  with free_memory.exhaustion_named(), contextlib.closing(run):
     run.make_up(run_eval_before_training)
     if first_step == total_steps:
       console.say(f'already at step {total_steps}: nothing to train')
+      _say_commands(model_dir)
       return 0
     run.save()
     # Saved first: the position in the data must not count the batch taken.
-    first_batch = datasets.first_batch(train_iter, train_dataset_cfg)
-    start = time.perf_counter()
-    trainer.compile_train(first_batch)
-    console.say(
-      f'compiled the training step in {time.perf_counter() - start:.1f} s'
-    )
-    run.run(itertools.chain([first_batch], train_iter))
+    with console.waiting('reading the first batch'):
+      first_batch = datasets.first_batch(train_iter, train_dataset_cfg)
+    _compile(trainer, first_batch, train_dataset_cfg.batch_size, partitioner)
+    # Before there is a step to save, a signal may end the process at once.
+    with stop_signals.deferred(stop, console.say) as received:
+      run.run(itertools.chain([first_batch], train_iter))
   step = int(trainer.train_state.step)
-  if terminated.is_set():
-    console.say(f'stopped by SIGTERM at step {step}')
-    return _TERMINATED
+  if received.signal:
+    by = ' by SIGTERM' if received.signal == signal.SIGTERM else ''
+    after = 'the same command goes on'
+    if run.saved_step != step:
+      after = 'no checkpoint was saved (SAVE_PERIOD)'
+    console.say(f'stopped{by} at step {step}; {after}')
+    return received.exit_code
   if trainer.stop_training:
     console.say(f'stopped by an action at step {step}')
+  lines = closing_lines.results(
+    model_dir, step - first_step, time.perf_counter() - start, run.saved_step
+  )
+  for line in lines:
+    console.say(line)
+  _say_commands(model_dir)
   return 0
+
+
+def _compile(
+  trainer: trainer_lib.Trainer,
+  batch: trainer_lib.Batch,
+  batch_size: int,
+  partitioner: partitioning.PjitPartitioner,
+) -> None:
+  """Compiles the training step, and says how long it took and what it takes."""
+  console.say('compiling the training step (under a minute on a laptop) ...')
+  start = time.perf_counter()
+  compiled = trainer.compile_train(batch)
+  console.say(f'compiled in {time.perf_counter() - start:.1f} s')
+  memory = free_memory.step_memory(compiled, trainer.train_state.params)
+  if memory is None:
+    return
+  console.say(memory.line())
+  if not memory.fits:
+    console.say(
+      memory.warning(
+        batch_size,
+        trainer.num_microbatches or 1,
+        partitioner.data_mesh_size,
+      )
+    )
+
+
+def _say_commands(model_dir: str) -> None:
+  if closing_lines.commands_are_wanted():
+    console.say('continue a text with it, or evaluate it:')
+    for line in closing_lines.commands(model_dir):
+      console.say(line)
 
 
 def _check_numbers(**values: int | None) -> None:
@@ -249,23 +305,3 @@ def _eval_datasets(
   return datasets.get_training_eval_datasets(
     cfg, 0, 1, eval_steps, model.FEATURE_CONVERTER_CLS
   )
-
-
-@contextlib.contextmanager
-def _on_sigterm(trainer: trainer_lib.Trainer) -> Iterator[threading.Event]:
-  """Lets SIGTERM end training after the step under way, and tells so."""
-  terminated = threading.Event()
-
-  def stop(signum, frame):
-    del signum, frame
-    terminated.set()
-    trainer.stop_training = True
-
-  if threading.current_thread() is not threading.main_thread():
-    yield terminated
-    return
-  before = signal.signal(signal.SIGTERM, stop)
-  try:
-    yield terminated
-  finally:
-    signal.signal(signal.SIGTERM, before)

@@ -1,5 +1,6 @@
 """The loop over steps, and what happens between them."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 
@@ -11,11 +12,13 @@ import tensorflow as tf
 from fnet_t5x.runtime import actions as actions_lib
 from fnet_t5x.runtime import (
   checkpoints,
+  console,
   datasets,
   inference,
   reporting,
 )
 from fnet_t5x.runtime import metrics as metrics_lib
+from fnet_t5x.runtime import target_text as target_text_lib
 from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime import trainer as trainer_lib
 from fnet_t5x.runtime.actions import ActionMode
@@ -44,6 +47,7 @@ class TrainLoop:
     stats_period: int,
     eval_period: int,
     actions: actions_lib.Actions,
+    target_text: target_text_lib.TargetText | None = None,
   ):
     self._trainer = trainer
     self._reporter = reporter
@@ -56,6 +60,8 @@ class TrainLoop:
     self._stats_period = stats_period
     self._eval_period = eval_period
     self._actions = actions
+    self._target_text = target_text
+    self._eval_compiled = False
     self._save_period = save_cfg.period if checkpoint_manager else 0
     self._step = int(trainer.train_state.step)
 
@@ -91,6 +97,14 @@ class TrainLoop:
       if self._is_due(self._eval_period):
         self.evaluate()
     self.save()
+    if self._manager:
+      with self._reporter.busy('saving the last checkpoint'):
+        self._manager.wait_until_finished()
+
+  @property
+  def saved_step(self) -> int | None:
+    """The step of the last checkpoint; None where none is saved."""
+    return self._manager.latest_step() if self._manager else None
 
   def make_up(self, run_eval_before_training: bool) -> None:
     """Evaluates where a run starts, or was cut off before it had."""
@@ -120,9 +134,9 @@ class TrainLoop:
   def evaluate(self) -> None:
     """Evaluates with teacher forcing, then with predictions.
 
-    What is reported is not evaluated again. SIGTERM leaves the rest out: the
-    run makes up for it when it goes on. Actions see both evaluations, even
-    if one of them stops the run.
+    What is reported is not evaluated again. A signal to stop leaves the rest
+    out: the run makes up for it when it goes on. Actions see both evaluations,
+    even if one of them stops the run.
     """
     by_task = {}
     for task, batches in self._eval_datasets.items():
@@ -131,17 +145,33 @@ class TrainLoop:
         continue
       if self._trainer.stop_training:
         return
-      metrics = self._trainer.eval(batches.as_numpy_iterator())
+      numpy_batches = batches.as_numpy_iterator()
+      if self._target_text:
+        numpy_batches = self._target_text.counted(task, numpy_batches)
+      with self._evaluating():
+        metrics = self._trainer.eval(numpy_batches)
+      if self._trainer.stop_training:
+        return
       if not metrics:
         raise ValueError(
           f'{task}: the evaluation split gives not one batch; check the '
           'corpus, or lower BATCH_SIZE'
         )
-      self._reporter.eval(self._step, collection, scalars(metrics))
+      values = scalars(metrics)
+      if self._target_text:
+        values |= self._target_text.metrics(task, values)
+      several = len(self._eval_datasets) > 1
+      self._reporter.eval(self._step, collection, values, named=several)
       by_task[task] = _values(metrics)
     results = self._evaluate_predictions()
     self._act(ActionMode.TRAIN_EVAL, by_task)
     self._act(ActionMode.INFER_EVAL, results)
+
+  def _evaluating(self) -> contextlib.AbstractContextManager[None]:
+    first, self._eval_compiled = not self._eval_compiled, True
+    if first:
+      console.say('compiling the evaluation, then evaluating ...')
+    return self._reporter.busy('evaluating', said=first)
 
   def _evaluate_predictions(self) -> Mapping[str, Mapping[str, float]]:
     tasks = [f'inference_eval/{task.name}' for task in self._inferred_tasks()]
@@ -149,7 +179,8 @@ class TrainLoop:
       return {}
     if self._trainer.stop_training:
       return {}
-    results = self._evaluator.evaluate(self._trainer.train_state)
+    with self._reporter.busy('evaluating predictions'):
+      results = self._evaluator.evaluate(self._trainer.train_state)
     for task, values in results.items():
       self._reporter.inference_eval(
         self._step, f'inference_eval/{task}', values
@@ -191,8 +222,8 @@ class TrainLoop:
     if self._manager:
       # A checkpoint still being written counts only when it is whole.
       self._manager.wait_until_finished()
-      if self._manager.latest_step() is not None:
-        kept = f'the checkpoint of step {self._manager.latest_step()} is kept'
+      if self.saved_step is not None:
+        kept = f'the checkpoint of step {self.saved_step} is kept'
     raise ValueError(
       f'{what} is no finite number at step {self._step}: stopped; {kept}. '
       'Lower the learning rate, or look at the data'

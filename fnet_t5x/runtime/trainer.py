@@ -46,8 +46,9 @@ class Trainer:
     train_state: parameters, optimizer state and step, on the mesh.
     flops_per_step: of the compiled training step on all devices, by the
       compiler's count; None before `compile_train`, or where it does not say.
+    num_microbatches: parts that a batch is cut in; None or 1 for none.
     stop_training: set it, from a signal handler say, and `train` returns
-      after the step under way.
+      after the step under way, `eval` after the batch.
   """
 
   def __init__(
@@ -76,7 +77,7 @@ class Trainer:
       data_partition_spec=spec,
     )
     self._partitioner = partitioner
-    self._num_microbatches = num_microbatches
+    self.num_microbatches = num_microbatches
     self._train_step = partitioner.partition(
       train_step,
       in_axis_resources=(train_state_axes, spec),
@@ -101,7 +102,7 @@ class Trainer:
     # The compiler counts one device, and the body of a loop once. (What is
     # outside the loop, the optimizer, is small beside the microbatches.)
     flops = analysis.get('flops', 0.0) * self._partitioner.mesh.size
-    flops *= self._num_microbatches or 1
+    flops *= self.num_microbatches or 1
     self.flops_per_step = flops if flops > 0 else None
     return self._train_step
 
@@ -131,10 +132,15 @@ class Trainer:
     return _timed(metrics, time.perf_counter() - start, taken), taken
 
   def eval(self, batches: Iterable[Batch]) -> metrics_lib.MetricsMap:
-    """Returns the merged metrics of the batches, without dropout."""
+    """Returns the merged metrics of the batches, without dropout.
+
+    None where there is no batch, or `stop_training` was set.
+    """
     start = time.perf_counter()
     metrics, taken = None, 0
     for batch in batches:
+      if self.stop_training:
+        return {}
       update = self._eval_step(self.train_state, batch)
       metrics = update if metrics is None else _merge(metrics, update)
       taken += 1
@@ -233,7 +239,6 @@ def _train_step(
   average = clu_metrics.Average.from_model_output
   return new_state, {
     **metrics,
-    'learning_rate': average(jnp.asarray([learning_rate])),
     'learning_rate/current': last(jnp.asarray([learning_rate])),
     'grad_norm': average(optax.tree.norm(grads)[None]),
   }

@@ -136,7 +136,7 @@ def test_evaluation_weighs_every_token_once(
   assert results['mean_score'] == pytest.approx(mean, rel=1e-5)
   (row,) = read(tmp_path / 'eval.jsonl')
   assert row == {'step': 3, 'task': small_runs.TASK, **results}
-  assert f'loss {loss:.4f} nats/target token' in capfd.readouterr().out
+  assert f'validation loss {loss:.4f}  acc ' in capfd.readouterr().out
 
 
 @pytest.mark.parametrize('mode', ['predict', 'score', 'predict_with_aux'])

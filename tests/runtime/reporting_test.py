@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import time
 
 import pytest
 import rich.console
@@ -108,6 +109,7 @@ def test_nan_is_null(tmp_path):
 
 def test_line_tells_the_rate_and_the_time_left(tmp_path, monkeypatch, capfd):
   clock = iter([100.0, 100.0, 103.0])
+  monkeypatch.setattr(reporting.jax, 'default_backend', lambda: 'tpu')
   monkeypatch.setattr(reporting.time, 'perf_counter', lambda: next(clock))
   monkeypatch.setattr(reporting.jax, 'device_count', lambda: 2)
   monkeypatch.setattr(reporting.chips, 'peak_flops', lambda kind: 1e13)
@@ -118,16 +120,60 @@ def test_line_tells_the_rate_and_the_time_left(tmp_path, monkeypatch, capfd):
   reporter.train(110, VALUES, flops_per_step=None)
   first, second = capfd.readouterr().out.splitlines()
   assert first == (
-    'step  108/1500  loss 2.5000  accuracy 0.250  lr 1.00e-02  '
-    '12,345 target tokens/s, 4.00 steps/s, 4 TFLOP/s (20% of peak), '
+    'step  108/1500  loss 2.5000  acc 0.250  12.3k tok/s  20% of peak  '
     '5m48s left'
   )
-  assert second.endswith('4.00 steps/s, 11m35s left')
+  assert second == (
+    'step  110/1500  loss 2.5000  acc 0.250  lr 1.0e-02  12.3k tok/s  '
+    '11m35s left'
+  )
+  assert max(len(first), len(second)) <= 80
+
+
+def test_cpu_has_no_rate_of_arithmetic_in_its_line(tmp_path, capfd):
+  reporter = reporting.Reporter(tmp_path, total_steps=10, first_step=0)
+  reporter.train(5, VALUES, flops_per_step=1e12)
+  assert capfd.readouterr().out == (
+    'step  5/10  loss 2.5000  acc 0.250  lr 1.0e-02  12.3k tok/s  0m02s left\n'
+  )
+  (row,) = reporting.read_metrics(tmp_path)
+  assert row['timing/tflops_per_second'] == 4.0
+
+
+def test_largest_numbers_fit_a_line(tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(reporting.jax, 'default_backend', lambda: 'tpu')
+  reporter = reporting.Reporter(tmp_path, 10_000_000, first_step=0)
+  values = {
+    **VALUES,
+    'loss': 123456.789,
+    'timing/seconds': 1e5,
+    'timing/target_tokens_per_second': 12.3e6,
+  }
+  reporter.train(1_000_000, values, flops_per_step=1e12)
+  reporter.eval(
+    1_000_000,
+    'training_eval/a_task_whose_name_is_quite_long',
+    {**EVALUATION, 'bits_per_byte': 1.2345},
+  )
+  reporter.inference_eval(
+    1_000_000,
+    'inference_eval/my_task',
+    {f'a_metric_{number}': 1e3 / 7 for number in range(8)},
+  )
+  lines = capfd.readouterr().out.splitlines()
+  assert max(map(len, lines)) <= 80, lines
+  train, evaluation, name, *inference = lines
+  assert 'loss 1.235e+05' in train and '12.3M tok/s' in train
+  assert evaluation == (
+    'step  1000000/10000000  validation loss 2.0000  acc 0.500  1.234 bits/byte'
+  )
+  assert name == '  a_task_whose_name_is_quite_long'
+  assert sum(line.count('a_metric_') for line in inference) == 8
 
 
 def test_long_times_show_hours():
-  assert reporting._duration(59.6) == '1m00s'
-  assert reporting._duration(3 * 3600 + 125) == '3h02m'
+  assert reporting.duration(59.6) == '1m00s'
+  assert reporting.duration(3 * 3600 + 125) == '3h02m'
 
 
 def test_bar_moves_on_a_terminal_only(monkeypatch, capfd):
@@ -154,10 +200,31 @@ def test_watching_batches_moves_the_bar(tmp_path, monkeypatch):
   monkeypatch.setattr(console, '_CONSOLE', terminal)
   reporter = reporting.Reporter(tmp_path, total_steps=9, first_step=3)
   batches = reporter.watch(iter('abcd'))
+  # Before the first step there is none to wait for: a compilation is.
+  assert screen.getvalue() == ''
   # A batch that was asked for is a step begun, not one done.
   assert [next(batches) for _ in range(3)] == ['a', 'b', 'c']
-  assert reporter._bar.tasks[0].completed == 5
+  (task,) = reporter._bar.tasks
+  assert task.completed == 5
+  with reporter.busy('evaluating'):
+    assert task.description == 'evaluating'
+  assert task.description == 'step'
+  # The bar tells the time left, and no line besides.
+  reporter.train(6, VALUES, None)
+  assert task.completed == 6
   reporter.close()
+  text = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', screen.getvalue())
+  (line,) = [x for x in text.splitlines() if 'loss' in x]
+  assert line.rstrip().endswith('tok/s')
+
+
+def test_waits_are_named_while_they_last(monkeypatch, capfd):
+  with console.waiting('doing nothing', seconds=5.0):
+    pass
+  with console.waiting('reading', seconds=0.05):
+    time.sleep(0.5)
+    assert capfd.readouterr().out == 'reading ...\n'
+  assert capfd.readouterr().out == ''
 
 
 def test_unwritable_folder_is_one_line(tmp_path):

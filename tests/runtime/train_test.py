@@ -7,12 +7,15 @@ import re
 import signal
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import small_runs
 
 from fnet_t5x import command_line
 from fnet_t5x.runtime import (
   checkpoints,
+  datasets,
+  models,
   partitioning,
   reporting,
   train,
@@ -22,17 +25,36 @@ from fnet_t5x.runtime import (
 STEPS = range(1, 13)
 
 
-class TerminatedTrainer(trainer.Trainer):
-  """Receives SIGTERM during step 8, when the run is in the midst of it."""
+class StoppedTrainer(trainer.Trainer):
+  """Receives a signal during step 8, when the run is in the midst of it."""
+
+  SIGNAL = signal.SIGTERM
 
   def train(self, batches, num_steps):
-    def terminated():
+    def stopped():
       for batch in batches:
         if int(self.train_state.step) == 7:
-          os.kill(os.getpid(), signal.SIGTERM)
+          os.kill(os.getpid(), self.SIGNAL)
         yield batch
 
-    return super().train(terminated(), num_steps)
+    return super().train(stopped(), num_steps)
+
+
+class InterruptedTrainer(StoppedTrainer):
+  SIGNAL = signal.SIGINT
+
+
+class InterruptedEvaluation(trainer.Trainer):
+  """Receives Ctrl-C before the second batch of the evaluation after step 6."""
+
+  def eval(self, batches):
+    def interrupted():
+      for number, batch in enumerate(batches):
+        if number == 1 and int(self.train_state.step) == 6:
+          os.kill(os.getpid(), signal.SIGINT)
+        yield batch
+
+    return super().eval(interrupted())
 
 
 class KilledError(Exception):
@@ -90,14 +112,14 @@ def test_run_reports_each_step_and_evaluation_once(whole):
   for name in (
     'accuracy',
     'grad_norm',
-    'learning_rate',
     'learning_rate/current',
     'timing/target_tokens_per_second',
     'timing/tflops_per_second',
     'cross_ent_per_target_token',
   ):
     assert name in train_rows[0], name
-  assert train_rows[0]['learning_rate'] == pytest.approx(0.1)
+  assert train_rows[0]['learning_rate/current'] == pytest.approx(0.1)
+  assert 'learning_rate' not in train_rows[0]
 
 
 def test_run_keeps_the_last_checkpoints(whole):
@@ -105,26 +127,87 @@ def test_run_keeps_the_last_checkpoints(whole):
 
 
 def test_run_says_plain_lines(tmp_path, capfd):
-  run(tmp_path, total_steps=2)
+  # A path is as long as it is; all else fits a terminal.
+  model_dir = tmp_path / ('long' * 20)
+  run(model_dir, total_steps=2)
   out = capfd.readouterr().out
   assert '\x1b' not in out and '\r' not in out
-  assert re.search(
-    r'^step 1/2  loss \d+\.\d{4}  accuracy \d\.\d{3}  lr 1\.00e-01  '
-    r'[\d,]+ target tokens/s, [\d.]+ steps/s, \S+ TFLOP/s, \d+m\d\ds left$',
-    out,
-    re.M,
-  ), out
-  assert 'validation loss' in out
+  lines = [line for line in out.splitlines() if str(tmp_path) not in line]
+  assert max(map(len, lines)) <= 80, out
+  expected = (
+    r'69,696 parameters  devices: 8 x cpu  mesh: data=1, model=1',
+    r'compiling the training step \(under a minute on a laptop\) \.\.\.',
+    r'compiled in [\d.]+ s',
+    r'the training step takes \S+ .B beside the train state; \S+ .B are free',
+    r'step 1/2  loss \d\.\d{4}  acc \d\.\d{3}  lr 1\.0e-01  '
+    r'[\d,.]+k? tok/s  \d+m\d\ds left',
+    r'compiling the evaluation, then evaluating \.\.\.',
+    r'step 2/2  validation loss \d\.\d{4}  acc \d\.\d{3}  '
+    r'\d+\.\d{3} bits/byte',
+    r'trained 2 steps in \d+m\d\ds; peak memory \S+ .B',
+  )
+  position = 0
+  for pattern in expected:
+    found = re.compile(f'^{pattern}$', re.M).search(out, position)
+    assert found, (pattern, out)
+    position = found.end()
 
 
-def test_terminated_run_saves_and_goes_on_bit_for_bit(whole, tmp_path):
-  handler = signal.getsignal(signal.SIGTERM)
-  assert run(tmp_path, trainer_cls=TerminatedTrainer) == 143
-  assert signal.getsignal(signal.SIGTERM) == handler
+@pytest.mark.parametrize(
+  ('trainer_cls', 'code', 'line'),
+  [
+    (StoppedTrainer, 143, 'stopped by SIGTERM at step 8'),
+    (InterruptedTrainer, 130, 'stopped at step 8'),
+  ],
+)
+def test_stopped_run_saves_and_goes_on_bit_for_bit(
+  whole, tmp_path, capfd, trainer_cls, code, line
+):
+  signals = (signal.SIGTERM, signal.SIGINT)
+  handlers = [signal.getsignal(each) for each in signals]
+  assert run(tmp_path, trainer_cls=trainer_cls) == code
+  assert [signal.getsignal(each) for each in signals] == handlers
   assert saved_steps(tmp_path)[-1] == 8
+  out = capfd.readouterr().out
+  assert out.endswith(f'{line}; the same command goes on\n')
   assert run(tmp_path) == 0
   rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
   assert without_times(rows[0]) == without_times(rows[1])
+
+
+def test_interrupted_evaluation_is_made_up_for(whole, tmp_path):
+  assert run(tmp_path, trainer_cls=InterruptedEvaluation) == 130
+  assert saved_steps(tmp_path)[-1] == 6
+  assert reporting.read_metrics(tmp_path)[-1]['collection'] == 'train'
+  assert run(tmp_path) == 0
+  rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
+  assert without_times(rows[0]) == without_times(rows[1])
+
+
+def test_stopped_run_says_that_nothing_is_saved(tmp_path, capfd):
+  save = checkpoints.SaveCheckpointConfig(period=None)
+  run(tmp_path, save=save, trainer_cls=InterruptedTrainer)
+  assert capfd.readouterr().out.endswith(
+    'stopped at step 8; no checkpoint was saved (SAVE_PERIOD)\n'
+  )
+
+
+def test_bits_per_byte_is_that_of_the_targets_text(whole):
+  config = small_runs.dataset_config('validation', pack=True)
+  batches = datasets.get_training_eval_datasets(
+    config, 0, 1, 2, models.EncoderDecoderModel.FEATURE_CONVERTER_CLS
+  )[small_runs.TASK]
+  tokens, text = 0, b''
+  for batch in batches.as_numpy_iterator():
+    for row in batch['decoder_target_tokens']:
+      tokens += np.count_nonzero(row)
+      # By hand: seqio's decoder stops at the first EOS of a packed row.
+      text += bytes(int(i) - 3 for i in row if 3 <= i < 259)
+  assert text.decode().isalpha()
+  row = reporting.read_metrics(whole)[-1]
+  nats = np.float64(row['cross_ent_per_target_token']) * tokens
+  expected = nats / np.log(2) / len(text)
+  assert row['bits_per_byte'] == pytest.approx(expected, rel=1e-9)
 
 
 def test_evaluation_cut_off_is_made_up_for(whole, tmp_path):
