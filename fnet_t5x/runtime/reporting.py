@@ -11,12 +11,12 @@ import jax
 import tensorflow as tf
 from clu import metric_writers
 
-from fnet_t5x import data_counters
+from fnet_t5x import data_counters, run_metrics
 from fnet_t5x.planning import chips
 from fnet_t5x.runtime import console
 
-METRICS_FILE = 'metrics.jsonl'
-TRAIN = 'train'
+METRICS_FILE = run_metrics.FILE
+TRAIN = run_metrics.TRAIN
 T = TypeVar('T')
 
 
@@ -198,8 +198,8 @@ def read_metrics(model_dir: str) -> list[dict]:
   path = os.path.join(model_dir, METRICS_FILE)
   if not tf.io.gfile.exists(path):
     return []
-  with tf.io.gfile.GFile(path) as f:
-    return [row for line in f if (row := _parse(line)) is not None]
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    return run_metrics.parse(f).rows
 
 
 def check_writable(folder: str, name: str) -> None:
@@ -223,13 +223,6 @@ def check_writable(folder: str, name: str) -> None:
       f'{name} {folder} cannot be written ({error.message}); name a folder of '
       'yours'
     ) from error
-
-
-def _parse(line: str) -> dict | None:
-  try:
-    return json.loads(line)
-  except json.JSONDecodeError:
-    return None
 
 
 def _flops_rate(flops: float) -> str:
