@@ -25,6 +25,7 @@ _MAX_CONFIG_BYTES = 2**20
 LOSSES = ('cross_ent_per_target_token', 'loss')
 LEARNING_RATES = ('learning_rate/current', 'learning_rate')
 SPEED = 'timing/target_tokens_per_second'
+STEP_RATE = 'timing/steps_per_second'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +97,11 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     ValueError: no row in it.
     OSError: it cannot be read.
   """
-  by_path = {os.path.realpath(folder): folder for folder in folders}
-  names = short_names(list(by_path))
-  return [
-    read_run(folder, name)
-    for folder, name in zip(by_path.values(), names, strict=True)
-  ]
+  chosen = list(
+    {os.path.realpath(folder): folder for folder in folders}.values()
+  )
+  names = short_names([os.path.abspath(folder) for folder in chosen])
+  return [read_run(*each) for each in zip(chosen, names, strict=True)]
 
 
 def read_run(folder: str, name: str) -> Run:
@@ -164,8 +164,7 @@ def run_of_rows(name: str, rows: Iterable[dict[str, Any]]) -> Run:
   run.training = curve(training, *LOSSES)
   run.learning_rate = curve(training, *LEARNING_RATES)
   run.speed = curve(training, SPEED)
-  rates = curve(training, 'timing/steps_per_second').values
-  run.steps_per_second = statistics.median(rates) if rates else None
+  run.steps_per_second = median(curve(training, STEP_RATE).values)
   for task, rows in _by_task(known, run_metrics.TRAINING_EVAL, run.notes):
     run.validation[task] = curve(rows, *LOSSES)
     bits = curve(rows, 'bits_per_byte').values
@@ -300,7 +299,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
   """
   parts = [list(pathlib.PurePath(path).parts) for path in paths]
   while len(parts) > 1 and all(
-    len(each) > 1 and each[-1] == parts[0][-1] for each in parts
+    len(each) > 2 and each[-1] == parts[0][-1] for each in parts
   ):
     parts = [each[:-1] for each in parts]
   names = []
@@ -310,7 +309,8 @@ def short_names(paths: Sequence[str]) -> list[str]:
       (n for n in range(1, len(each)) if not _any_ends(others, each[-n:])),
       len(each),
     )
-    names.append(shortened(printable('/'.join(each[-count:]))))
+    name = str(pathlib.PurePath(*each[-count:]))
+    names.append(shortened(printable(name)))
   seen: collections.Counter[str] = collections.Counter(names)
   numbers: collections.Counter[str] = collections.Counter()
   for place, name in enumerate(names):
@@ -335,6 +335,11 @@ def shortened(text: str, length: int = _MAX_NAME) -> str:
     return text
   end = (length - 1) // 2
   return f'{text[: length - 1 - end]}…{text[-end:]}'
+
+
+def median(values: Sequence[float]) -> float | None:
+  """Returns the median; None of no values."""
+  return statistics.median(values) if values else None
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
