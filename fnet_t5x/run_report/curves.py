@@ -165,7 +165,9 @@ def run_of_rows(name: str, rows: Iterable[dict[str, Any]]) -> Run:
   run.learning_rate = curve(training, *LEARNING_RATES)
   run.speed = curve(training, SPEED)
   run.steps_per_second = median(curve(training, STEP_RATE).values)
+  evaluations = []
   for task, rows in _by_task(known, run_metrics.TRAINING_EVAL, run.notes):
+    evaluations.append(rows)
     run.validation[task] = curve(rows, *LOSSES)
     bits = curve(rows, 'bits_per_byte').values
     if bits:
@@ -174,6 +176,11 @@ def run_of_rows(name: str, rows: Iterable[dict[str, Any]]) -> Run:
     values = {printable(k): v for k, v in rows[-1].items() if _is_number(v)}
     step = values.pop('step')
     run.predictions[task] = (step, values)
+  losses = [*training, *(row for rows in evaluations for row in rows)]
+  if losses and not any(LOSSES[0] in row for row in losses):
+    run.notes.append(
+      f'no {LOSSES[0]} in its rows: its loss is as LOSS_NORMALIZING_FACTOR says'
+    )
   if unusable:
     run.notes.append(
       f'{unusable} value{"s" * (unusable != 1)} left out: no finite number'

@@ -4,11 +4,12 @@ A run has a colour, and from the eighth on a dash pattern too; a task has a
 marker. Matplotlib is imported when the picture is drawn: it is an extra.
 """
 
+import contextlib
 import importlib.util
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fnet_t5x.run_report import curves
@@ -31,6 +32,23 @@ _GREY = '#555555'
 _WIDTH, _HEIGHT, _DPI = 12.0, 8.0, 120
 # Of the legend: characters on a line of the figure, beside a line's sample.
 _LEGEND_CHARACTERS, _SAMPLE_CHARACTERS = 150, 7
+
+
+_SETTINGS = {
+  'font.size': 10,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'grid.color': '#e4e4e4',
+  'axes.axisbelow': True,
+  'axes.titlelocation': 'left',
+  'axes.titleweight': 'bold',
+  'axes.titlesize': 11,
+  'axes.formatter.useoffset': False,
+  # Names of folders and tasks are no formulas.
+  'text.parse_math': False,
+  'text.usetex': False,
+}
 
 
 class Style(NamedTuple):
@@ -61,42 +79,46 @@ def draw(runs: Sequence[curves.Run]) -> bytes:
     ImportError: matplotlib is not installed.
   """
   check_matplotlib()
+  with _settings():
+    buffer = io.BytesIO()
+    make(runs).savefig(buffer, format='png', dpi=_DPI)
+    return buffer.getvalue()
+
+
+def make(runs: Sequence[curves.Run]) -> Any:
+  """Returns the picture of runs, a `matplotlib.figure.Figure`.
+
+  Raises:
+    ImportError: matplotlib is not installed.
+  """
+  check_matplotlib()
   # Not pyplot: it keeps figures, and looks for a screen.
-  import matplotlib
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  # Letters that no font of matplotlib has are shown as boxes.
+  with _settings():
+    columns = _legend_columns([run.name for run in runs])
+    rows = -(-len(runs) // columns)
+    size = (_WIDTH, _HEIGHT + 0.22 * rows)
+    figure = Figure(size, dpi=_DPI, layout='constrained')
+    FigureCanvasAgg(figure)
+    _fill(figure, runs, columns)
+    return figure
+
+
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+  """Sets matplotlib up, whatever the user's own settings are."""
+  import matplotlib
+
   with (
     warnings.catch_warnings(),
     matplotlib.rc_context(matplotlib.rcParamsDefault),
   ):
+    # Of letters that no font of matplotlib has: they are shown as boxes.
     warnings.simplefilter('ignore')
-    matplotlib.rcParams.update(
-      {
-        'font.size': 10,
-        'axes.spines.top': False,
-        'axes.spines.right': False,
-        'axes.grid': True,
-        'grid.color': '#e4e4e4',
-        'axes.axisbelow': True,
-        'axes.titlelocation': 'left',
-        'axes.titleweight': 'bold',
-        'axes.titlesize': 11,
-        # Names of folders and tasks are no formulas.
-        'text.parse_math': False,
-        'text.usetex': False,
-        'axes.formatter.useoffset': False,
-      }
-    )
-    columns = _legend_columns([run.name for run in runs])
-    rows = -(-len(runs) // columns)
-    figure = Figure((_WIDTH, _HEIGHT + 0.22 * rows), layout='constrained')
-    FigureCanvasAgg(figure)
-    _fill(figure, runs, columns)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=_DPI)
-    return buffer.getvalue()
+    matplotlib.rcParams.update(_SETTINGS)
+    yield
 
 
 def _legend_columns(names: Sequence[str]) -> int:

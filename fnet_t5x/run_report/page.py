@@ -66,7 +66,7 @@ def make(runs: Sequence[curves.Run], picture: bytes) -> str:
     f'<img alt="Loss by steps and by training time, learning rate and speed"'
     f' src="data:image/png;base64,{image}">\n'
     '<h2>Results</h2>\n',
-    _table(*results(runs)),
+    _table(*results(runs), texts=int(_several_tasks(runs))),
     '<p class="note">Losses in nats per target token. Training time leaves '
     'evaluation, compiling and pauses out; a run that went on after a stop '
     'counts as one. Speeds are medians; target tokens count padding.</p>\n',
@@ -103,7 +103,7 @@ def results(
   some_bits = any(run.bits_per_byte for run in runs)
   if some_bits:
     heads.insert(6, 'bits per byte')
-  several = len({task for run in runs for task in run.validation}) > 1
+  several = _several_tasks(runs)
   if several:
     heads.insert(1, 'validation task')
   rows = []
@@ -129,6 +129,10 @@ def results(
         row.insert(1, task)
       rows.append(tuple(row))
   return heads, rows
+
+
+def _several_tasks(runs: Iterable[curves.Run]) -> bool:
+  return len({task for run in runs for task in run.validation}) > 1
 
 
 def duration(seconds: float) -> str:
