@@ -296,7 +296,7 @@ def print_section(rows: list[dict[str, Any]], lengths: Lengths) -> None:
   if first['what'] == 'train step':
     does = f'training on {lengths.targets} targets'
   else:
-    does = f'writing {lengths.new_tokens} tokens'
+    does = f'generating {lengths.new_tokens} tokens'
   report.print_table(
     f'{first["size"]}, {first["what"]} ({report.environment()["device"]}, '
     f'float32): {lengths.batch} rows of {lengths.inputs} inputs, {does}; '

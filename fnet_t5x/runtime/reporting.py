@@ -13,7 +13,7 @@ from clu import metric_writers
 
 from fnet_t5x import data_counters, run_metrics
 from fnet_t5x.planning import chips
-from fnet_t5x.runtime import console
+from fnet_t5x.runtime import console, wandb_writer
 
 METRICS_FILE = run_metrics.FILE
 TRAIN = run_metrics.TRAIN
@@ -57,6 +57,7 @@ class Reporter:
     with tf.io.gfile.GFile(self._path + '.tmp', 'w') as f:
       f.write(''.join(json.dumps(row) + '\n' for row in rows))
     tf.io.gfile.rename(self._path + '.tmp', self._path, overwrite=True)
+    self._wandb = wandb_writer.open_run(model_dir, resumed)
     self._bar = console.progress(total_steps, first_step)
 
   @property
@@ -145,6 +146,8 @@ class Reporter:
       self._bar.stop()
     for writer in self._writers.values():
       writer.close()
+    if self._wandb:
+      self._wandb.close()
 
   def _at(self, step: int) -> str:
     return f'step {step:>{len(str(self._total_steps))}}/{self._total_steps}'
@@ -167,6 +170,8 @@ class Reporter:
     self._writer(collection).flush()
     with tf.io.gfile.GFile(self._path, 'a') as f:
       f.write(json_line({'step': step, 'collection': collection, **values}))
+    if self._wandb:
+      self._wandb.write(collection, step, values)
     self._reported.add((collection, step))
 
 
