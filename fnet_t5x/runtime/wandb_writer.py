@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -73,7 +74,7 @@ def open_run(
       project=project,
       name=os.path.basename(os.path.normpath(model_dir)),
       dir=None if '://' in str(model_dir) else model_dir,
-      id=_run_id(model_dir, resumed, wandb.util.generate_id),
+      id=_run_id(model_dir, resumed),
       resume='allow',
       config=gin_check.macros_of(gin.config_str()),
       # The terminal is the run's own; theirs would be shown twice.
@@ -81,20 +82,22 @@ def open_run(
     )
   except wandb.errors.Error as error:
     raise ValueError(
-      f'WANDB_PROJECT={project!r}: {error}; run `wandb login`, set '
-      'WANDB_MODE=offline, or leave gin/runs/wandb.gin out'
+      f'WANDB_PROJECT={project!r}: {str(error).rstrip(".")}; run `wandb login`, '
+      'set WANDB_MODE=offline, or leave gin/runs/wandb.gin out'
     ) from error
   run.define_metric('*', step_metric='step')
-  console.say(f'Weights & Biases: {run.url or f"offline, in {run.dir}"}')
+  # To ask an offline run for its address is a warning.
+  where = f'offline, in {run.dir}' if run.offline else run.url
+  console.say(f'Weights & Biases: {where}')
   return WandbWriter(run)
 
 
-def _run_id(model_dir: str, resumed: bool, generate_id) -> str:
+def _run_id(model_dir: str, resumed: bool) -> str:
   path = os.path.join(model_dir, ID_FILE)
   if resumed and tf.io.gfile.exists(path):
     with tf.io.gfile.GFile(path) as f:
       return f.read().strip()
-  run_id = generate_id()
+  run_id = secrets.token_hex(8)
   with tf.io.gfile.GFile(path, 'w') as f:
     f.write(f'{run_id}\n')
   return run_id
