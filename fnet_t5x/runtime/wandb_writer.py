@@ -82,8 +82,8 @@ def open_run(
     )
   except wandb.errors.Error as error:
     raise ValueError(
-      f'WANDB_PROJECT={project!r}: {str(error).rstrip(".")}; run `wandb login`, '
-      'set WANDB_MODE=offline, or leave gin/runs/wandb.gin out'
+      f'WANDB_PROJECT={project!r}: {str(error).rstrip(".")}; run `wandb '
+      'login`, set WANDB_MODE=offline, or leave gin/runs/wandb.gin out'
     ) from error
   run.define_metric('*', step_metric='step')
   # To ask an offline run for its address is a warning.
