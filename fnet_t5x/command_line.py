@@ -4,7 +4,6 @@ The flags are T5X's (`--gin_file`, `--gin.NAME=VALUE`, `--gin_search_paths`,
 `--gin_bindings`, `--tfds_data_dir`, `--seqio_additional_cache_dirs`).
 """
 
-import argparse
 import contextlib
 import inspect
 import logging
@@ -14,7 +13,6 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
@@ -35,33 +33,6 @@ INPUT_ERRORS = (
 )
 _HELP = ('--help', '-h', '-help', '--helpfull')
 _WIDTH = 80
-
-
-class _Formatter(
-  argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
-):
-  """A docstring as it is, and the defaults of what has a help text."""
-
-
-class ArgumentParser(argparse.ArgumentParser):
-  """argparse's, for commands without gin files; errors are one line."""
-
-  def __init__(self, module: str, description: str):
-    """Makes a parser without arguments.
-
-    Args:
-      module: what `python -m` runs.
-      description: its docstring: what it does, and an example.
-    """
-    super().__init__(
-      prog=f'python -m {module}',
-      description=description.strip(),
-      formatter_class=_Formatter,
-    )
-
-  def error(self, message: str) -> NoReturn:
-    """Ends the program with a line, and exit code 2."""
-    self.exit(2, f'error: {message}\n')
 
 
 def define_flags() -> None:

@@ -22,7 +22,7 @@ os.environ['JAX_PLATFORMS'] = os.environ.get('JAX_PLATFORMS') or 'cpu'
 
 import gin
 
-from fnet_t5x import command_line
+from fnet_t5x import argument_parser, command_line
 from fnet_t5x.benchmarks import report
 from fnet_t5x.gin_root import gin_root
 from fnet_t5x.planning.collectives import collectives
@@ -177,7 +177,7 @@ def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   """Returns the options, or ends with one line on standard error."""
-  parser = command_line.ArgumentParser(
+  parser = argument_parser.ArgumentParser(
     'fnet_t5x.benchmarks.collectives', __doc__
   )
   add = parser.add_argument

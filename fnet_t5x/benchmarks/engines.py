@@ -30,7 +30,7 @@ import gin
 import numpy as np
 from absl import logging as absl_logging
 
-from fnet_t5x import command_line
+from fnet_t5x import argument_parser, command_line
 from fnet_t5x.benchmarks import report
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 from fnet_t5x.gin_root import gin_root
@@ -257,7 +257,9 @@ def measure(
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; ends the program on bad input."""
-  parser = command_line.ArgumentParser('fnet_t5x.benchmarks.engines', __doc__)
+  parser = argument_parser.ArgumentParser(
+    'fnet_t5x.benchmarks.engines', __doc__
+  )
   helps = {
     'batch': 'rows',
     'inputs': 'tokens a row',

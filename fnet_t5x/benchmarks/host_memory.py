@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fnet_t5x import command_line, host_memory
+from fnet_t5x import argument_parser, command_line, host_memory
 from fnet_t5x.benchmarks import engines, report
 from fnet_t5x.benchmarks.timing import speedup
 
@@ -103,7 +103,7 @@ def _here(side: str, size: str, *counts: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
   """Measures, prints a table, and writes the JSON file."""
-  parser = command_line.ArgumentParser(
+  parser = argument_parser.ArgumentParser(
     'fnet_t5x.benchmarks.host_memory', __doc__
   )
   parser.add_argument(

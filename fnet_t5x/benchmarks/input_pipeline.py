@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fnet_t5x import command_line
+from fnet_t5x import argument_parser, command_line
 from fnet_t5x.benchmarks import report
 
 OBJECTIVES = (
@@ -57,7 +57,7 @@ def as_section(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; ends the program on bad input."""
-  parser = command_line.ArgumentParser(
+  parser = argument_parser.ArgumentParser(
     'fnet_t5x.benchmarks.input_pipeline', __doc__
   )
   # Which there are, only TensorFlow's import would tell.

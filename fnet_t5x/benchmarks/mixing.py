@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fnet_t5x import command_line
+from fnet_t5x import argument_parser
 from fnet_t5x.benchmarks import report
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 
@@ -194,7 +194,7 @@ def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; ends the program on bad input."""
-  parser = command_line.ArgumentParser('fnet_t5x.benchmarks.mixing', __doc__)
+  parser = argument_parser.ArgumentParser('fnet_t5x.benchmarks.mixing', __doc__)
   parser.add_argument(
     '--lengths',
     type=int,

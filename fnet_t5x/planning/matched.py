@@ -24,7 +24,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fnet_t5x import command_line
+from fnet_t5x import argument_parser, command_line
 from fnet_t5x.planning import parameters
 
 FAMILIES = ('matched_parameters', 'matched_flops')
@@ -191,7 +191,7 @@ def as_cells(found: Match) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
   """Works out all sizes, prints the table, and writes files if asked."""
-  parser = command_line.ArgumentParser('fnet_t5x.planning.matched', __doc__)
+  parser = argument_parser.ArgumentParser('fnet_t5x.planning.matched', __doc__)
   parser.add_argument(
     '--write', action='store_true', help='whether to write the gin files'
   )

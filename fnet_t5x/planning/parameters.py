@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from fnet_t5x import command_line
+from fnet_t5x import argument_parser, command_line
 
 # google/t5-v1_1-small to -xxl, counted tensor by tensor.
 PUBLISHED = {
@@ -156,7 +156,9 @@ def as_section(records: list[dict[str, Any]]) -> list[list[str]]:
 
 def main(arguments: list[str] | None = None) -> None:
   """Counts, prints the table, and writes the JSON file."""
-  parser = command_line.ArgumentParser('fnet_t5x.planning.parameters', __doc__)
+  parser = argument_parser.ArgumentParser(
+    'fnet_t5x.planning.parameters', __doc__
+  )
   parser.add_argument('--json', type=pathlib.Path, help='file to write')
   options = parser.parse_args(arguments)
   with command_line.one_line_errors():
