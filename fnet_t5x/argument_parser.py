@@ -7,7 +7,12 @@ from typing import NoReturn
 class _Formatter(
   argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
 ):
-  """A docstring as it is, and the defaults of what has a help text."""
+  """A docstring as it is, and the defaults that are something."""
+
+  def _get_help_string(self, action: argparse.Action) -> str | None:
+    if action.default in (None, False, '', []):
+      return action.help
+    return super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
