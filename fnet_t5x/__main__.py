@@ -2,15 +2,16 @@
 
   fnet-t5x train --gin_file=gin/experiments/quickstart.gin
 
-`fnet-t5x COMMAND` is `python -m` of the module beside it below, and takes the
-same flags; `fnet-t5x COMMAND --help` lists them.
+`fnet-t5x COMMAND --help` tells what a command does, with examples and flags.
 """
 
 import difflib
 import importlib.util
 import runpy
 import sys
+import textwrap
 
+_WIDTH = 80
 # Commands, the modules that they run, and what they do.
 COMMANDS = {
   'quickstart': ('quickstart', 'trains on a shipped corpus, continues texts'),
@@ -43,12 +44,24 @@ _FOLDERS = {
 
 def help_text() -> str:
   """Returns the list of commands."""
+  width = max(map(len, COMMANDS)) + 4
   lines = [__doc__.strip(), '', 'commands:']
-  for name, (module, summary) in COMMANDS.items():
-    shown = f'{name} {"|".join(_FOLDERS[name])}' if name in _FOLDERS else name
-    lines.append(f'  {shown}')
-    lines.append(f'      {summary}  (fnet_t5x.{module})')
+  for name, (_, summary) in COMMANDS.items():
+    if name in _FOLDERS:
+      summary += f': {name} {" | ".join(_FOLDERS[name])}'
+    lines += textwrap.wrap(
+      summary,
+      _WIDTH,
+      initial_indent=f'  {name}'.ljust(width),
+      subsequent_indent=' ' * width,
+    )
   return '\n'.join(lines) + '\n'
+
+
+def folder_help(name: str) -> str:
+  """Returns what the command of a folder may be followed by."""
+  lines = [f'  fnet-t5x {name} {each} --help' for each in _FOLDERS[name]]
+  return '\n'.join([f'{name}: {COMMANDS[name][1]}', '', *lines]) + '\n'
 
 
 def module_of(words: list[str]) -> tuple[str, list[str]]:
@@ -66,10 +79,12 @@ def module_of(words: list[str]) -> tuple[str, list[str]]:
   module = f'fnet_t5x.{COMMANDS[name][0]}'
   if name not in _FOLDERS:
     return module, rest
-  if not rest or rest[0] not in _FOLDERS[name]:
+  if not rest:
     raise ValueError(
-      _unknown(f'{name} {rest[0]}' if rest else name, _FOLDERS[name])
+      f'fnet-t5x {name}: name one of {", ".join(_FOLDERS[name])} after it'
     )
+  if rest[0] not in _FOLDERS[name]:
+    raise ValueError(_unknown(f'{name} {rest[0]}', _FOLDERS[name]))
   return f'{module}.{rest[0]}', rest[1:]
 
 
@@ -85,6 +100,9 @@ def main() -> None:
   words = sys.argv[1:]
   if not words or words[0] in ('--help', '-h', 'help'):
     sys.stdout.write(help_text())
+    sys.exit(0)
+  if words[0] in _FOLDERS and words[1:2] in (['--help'], ['-h']):
+    sys.stdout.write(folder_help(words[0]))
     sys.exit(0)
   try:
     module, rest = module_of(words)

@@ -166,7 +166,9 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
   gin_utils.parse_gin_flags(search_paths(), files, bindings)
 
 
-def read(argv: Sequence[str], description: str) -> None:
+def read(
+  argv: Sequence[str], description: str, arguments: bool = False
+) -> list[str]:
   """Reads the command line by the flags that are defined.
 
   `--help` prints the description and the flags, and ends the program.
@@ -174,19 +176,24 @@ def read(argv: Sequence[str], description: str) -> None:
   Args:
     argv: the command line, the program's name first.
     description: the command's docstring: what it does, and an example.
+    arguments: whether it takes arguments that are no flags.
+
+  Returns:
+    Those.
 
   Raises:
     flags.Error: a flag that does not exist, or a value that it cannot take.
-    ValueError: an argument that is no flag.
+    ValueError: an argument that is no flag, where there may be none.
   """
   logging.addLevelName(logging.WARNING, 'warning')
   logging.basicConfig(format='%(levelname)s: %(message)s')
   if any(arg in _HELP for arg in argv[1:]):
     sys.stdout.write(help_text(description))
     sys.exit(0)
-  rest = flags.FLAGS(rewrite_gin_args(argv))
-  if len(rest) > 1:
-    raise ValueError(f'no such argument: {" ".join(rest[1:])}')
+  _, *rest = flags.FLAGS(rewrite_gin_args(argv))
+  if rest and not arguments:
+    raise ValueError(f'no such argument: {" ".join(rest)}')
+  return rest
 
 
 def help_text(description: str) -> str:

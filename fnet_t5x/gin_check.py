@@ -232,6 +232,26 @@ def read(
   return contents
 
 
+def macros_of(text: str) -> dict[str, Any]:
+  """Returns the macros that a gin text sets, by name.
+
+  Nothing else is opened: of a `config.gin` that somebody sent, what it includes
+  must not be read.
+
+  Raises:
+    ValueError: it is no gin.
+  """
+  try:
+    return {
+      statement.selector: statement.value
+      for statement in config_parser.ConfigParser(io.StringIO(text), _Macros())
+      if isinstance(statement, config_parser.BindingStatement)
+      and not statement.arg_name
+    }
+  except (SyntaxError, tokenize.TokenError, RecursionError) as error:
+    raise ValueError(f'not gin: {error}') from error
+
+
 def check(
   run_mode: str,
   gin_files: Sequence[str],

@@ -1,9 +1,12 @@
 """Prints the folder that `gin/...` paths start from: a gin search path.
 
-Use: `python -m t5x.train --gin_search_paths=$(python -m fnet_t5x.gin_root)`.
+T5X's own commands take it by a flag:
+
+  python -m t5x.train --gin_search_paths=$(python -m fnet_t5x.gin_root) ...
 """
 
 import pathlib
+import sys
 
 _PACKAGE_DIR = pathlib.Path(__file__).resolve().parent
 
@@ -16,4 +19,8 @@ def gin_root() -> str:
 
 
 if __name__ == '__main__':
-  print(gin_root())
+  from fnet_t5x import command_line
+
+  with command_line.one_line_errors():
+    command_line.read(sys.argv, __doc__)
+    print(gin_root())

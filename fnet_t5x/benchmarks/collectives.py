@@ -1,5 +1,7 @@
 """What devices send: `python -m fnet_t5x.benchmarks.collectives`.
 
+  python -m fnet_t5x.benchmarks.collectives --layouts data model_1d
+
 For each way of partitioning (a file of gin/partitioning/) and each mesh, the
 collectives of a compiled training step, and of the encoder's forward pass by
 itself, of the hybrid and of T5: how many, and their MB on one device. The
@@ -19,10 +21,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
 os.environ['JAX_PLATFORMS'] = os.environ.get('JAX_PLATFORMS') or 'cpu'
 
 import gin
-import jax
-import jax.numpy as jnp
 
-from fnet_t5x import command_line
+from fnet_t5x import argument_parser, command_line
 from fnet_t5x.benchmarks import report
 from fnet_t5x.gin_root import gin_root
 from fnet_t5x.planning.collectives import collectives
@@ -68,6 +68,9 @@ def compile_texts(
   model: Any, partitioner: Any, batch: int, inputs: int, targets: int
 ) -> dict[str, str]:
   """Returns the compiled training step's text, and the encoder's."""
+  import jax
+  import jax.numpy as jnp
+
   from fnet_t5x.runtime import initialization, trainer
 
   shapes = {
@@ -174,15 +177,20 @@ def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   """Returns the options, or ends with one line on standard error."""
-  parser = argparse.ArgumentParser(
-    prog='python -m fnet_t5x.benchmarks.collectives',
-    description=__doc__.split('\n\n')[1],
+  parser = argument_parser.ArgumentParser(
+    'fnet_t5x.benchmarks.collectives', __doc__
   )
   add = parser.add_argument
   add('--size', default='tiny', help='of gin/models/')
-  add('--layouts', nargs='+', default=list(LAYOUTS), choices=list(LAYOUTS))
+  add(
+    '--layouts',
+    nargs='+',
+    default=list(LAYOUTS),
+    choices=list(LAYOUTS),
+    help='of gin/partitioning/',
+  )
   add('--partitions', nargs='+', type=int, help='devices a replica')
-  add('--batch', type=int, default=16)
+  add('--batch', type=int, default=16, help='rows')
   add('--inputs', type=int, default=256, help='tokens a row')
   add('--targets', type=int, default=64, help='tokens a row')
   add('--gin', nargs='*', default=[], help="such as 'SCAN_LAYERS = True'")
@@ -205,10 +213,11 @@ def main(arguments: list[str] | None = None) -> None:
     for layout in options.layouts
     for partitions in options.partitions or LAYOUTS[layout]
   ]
+  devices = report.environment()['device_count']
   heads = [f'{network} {what}' for network in NETWORKS for what in ('', 'MB')]
   report.print_table(
     f'{options.size}, {options.batch} rows of {options.inputs} and '
-    f'{options.targets} tokens, {jax.device_count()} devices (data, model)',
+    f'{options.targets} tokens, {devices} devices (data, model)',
     ['', *(head.strip() for head in heads)],
     [as_section(rows) for rows in sections],
   )
@@ -220,5 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
+    # Before TensorFlow's import, which takes longer than to say what is wrong.
+    parse()
     command_line.import_tensorflow()
     main()

@@ -1,11 +1,15 @@
 """Times engines and networks: `python -m fnet_t5x.benchmarks.engines`.
 
-A training step, and writing with a batch of inputs, by each engine (T5X, the
+  python -m fnet_t5x.benchmarks.engines --sizes tiny --quick
+
+A training step, and generating from a batch of inputs, by each engine (T5X, the
 embedded runtime) with each network: T5X's own T5 under T5X, our T5 under the
 runtime, our hybrid under both. Sizes come from the gin files of the models,
 and everything else is equal: the optimizer, the batch, the decoding function.
 T5X's rows are left out where T5X is not importable.
 """
+
+from __future__ import annotations
 
 import argparse
 import dataclasses
@@ -16,22 +20,23 @@ import itertools
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # Before anything imports `fnet_t5x.compat`: gin files build our networks here,
 # and each engine's own model goes around them.
 os.environ['FNET_T5X_ENGINE'] = 'runtime'
 
 import gin
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging as absl_logging
 
-from fnet_t5x import absent_tpu, command_line
+from fnet_t5x import absent_tpu, argument_parser, command_line
 from fnet_t5x.benchmarks import report
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 from fnet_t5x.gin_root import gin_root
+
+if TYPE_CHECKING:
+  import jax
 
 SIZES = ('tiny', 'small')
 PACKAGES = {'T5X': 't5x', 'runtime': 'fnet_t5x.runtime'}
@@ -110,6 +115,8 @@ def make_model(engine: str, network: str, size: str, decode_fn=None) -> Any:
 
 def make_batch(lengths: Lengths, vocab_size: int) -> dict[str, jax.Array]:
   """Returns rows full of random tokens."""
+  import jax.numpy as jnp
+
   random = np.random.default_rng(0)
 
   def tokens(length):
@@ -130,6 +137,9 @@ def train_call(
   engine: str, network: str, size: str, lengths: Lengths, steps: int
 ) -> Callable[[], Any]:
   """Returns a call that takes training steps."""
+  import jax
+  import jax.numpy as jnp
+
   model = make_model(engine, network, size)
   batch = make_batch(lengths, model.module.config.vocab_size)
   partitioner = _module(engine, 'partitioning').PjitPartitioner(
@@ -165,7 +175,9 @@ def train_call(
 def generate_call(
   engine: str, network: str, size: str, lengths: Lengths, decode: str
 ) -> Callable[[], Any]:
-  """Returns a call that writes as many tokens as there may be."""
+  """Returns a call that generates as many tokens as there may be."""
+  import jax
+
   function, options, number = DECODES[decode]
   decode_fn = functools.partial(
     getattr(_module(engine, 'decoding'), function), **options
@@ -245,15 +257,27 @@ def measure(
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; ends the program on bad input."""
-  parser = argparse.ArgumentParser(
-    prog='python -m fnet_t5x.benchmarks.engines', description=__doc__
+  parser = argument_parser.ArgumentParser(
+    'fnet_t5x.benchmarks.engines', __doc__
   )
+  helps = {
+    'batch': 'rows',
+    'inputs': 'tokens a row',
+    'targets': 'tokens a row, when training',
+    'new_tokens': 'tokens generated for a row',
+  }
   whats = ('train step', *DECODES)
-  parser.add_argument('--sizes', nargs='+', default=SIZES)
-  parser.add_argument('--what', nargs='+', default=whats, choices=whats)
+  parser.add_argument(
+    '--sizes', nargs='+', default=SIZES, help='of the models in gin/models/'
+  )
+  parser.add_argument(
+    '--what', nargs='+', default=whats, choices=whats, help='what to time'
+  )
   for field, default in Lengths()._asdict().items():
     name = field.replace('_', '-')
-    parser.add_argument(f'--{name}', type=int, default=default)
+    parser.add_argument(
+      f'--{name}', type=int, default=default, help=helps[field]
+    )
   parser.add_argument(
     '--quick', action='store_true', help='three rounds, and no more'
   )
@@ -274,7 +298,7 @@ def print_section(rows: list[dict[str, Any]], lengths: Lengths) -> None:
   if first['what'] == 'train step':
     does = f'training on {lengths.targets} targets'
   else:
-    does = f'writing {lengths.new_tokens} tokens'
+    does = f'generating {lengths.new_tokens} tokens'
   report.print_table(
     f'{first["size"]}, {first["what"]} ({report.environment()["device"]}, '
     f'float32): {lengths.batch} rows of {lengths.inputs} inputs, {does}; '
@@ -319,6 +343,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+  # Before TensorFlow's import, which takes longer than to say what is wrong.
+  parse(None)
   absent_tpu.hide_library()
   # T5X's Adafactor warns of every parameter.
   absl_logging.set_verbosity(absl_logging.ERROR)

@@ -1,11 +1,12 @@
 """Times kept memory on a CPU: `python -m fnet_t5x.benchmarks.host_memory`.
 
+  python -m fnet_t5x.benchmarks.host_memory --size=tiny --rounds=1
+
 Training steps of our hybrid by the embedded runtime, in processes that keep
 what they free (`fnet_t5x/host_memory.py`, as training does) and in processes
 that do not, in turns. A page is 4 KiB that the kernel had to hand out, zeroed.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -13,10 +14,9 @@ import sys
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
-from fnet_t5x import absent_tpu, command_line, host_memory
+from fnet_t5x import absent_tpu, argument_parser, command_line, host_memory
 from fnet_t5x.benchmarks import engines, report
 from fnet_t5x.benchmarks.timing import speedup
 
@@ -32,6 +32,8 @@ def measure_here(
   Returns:
     `seconds` of each step, `pages` a step, and `peak` bytes of the process.
   """
+  import jax
+
   lengths = engines.Lengths(batch=batch, inputs=inputs)
   call = engines.train_call('runtime', 'our hybrid', size, lengths, steps=1)
   for _ in range(_WARM_STEPS):
@@ -101,14 +103,18 @@ def _here(side: str, size: str, *counts: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
   """Measures, prints a table, and writes the JSON file."""
-  parser = argparse.ArgumentParser(
-    prog='python -m fnet_t5x.benchmarks.host_memory', description=__doc__
+  parser = argument_parser.ArgumentParser(
+    'fnet_t5x.benchmarks.host_memory', __doc__
   )
-  parser.add_argument('--size', default='tiny', choices=engines.SIZES)
+  parser.add_argument(
+    '--size', default='tiny', choices=engines.SIZES, help='of the model'
+  )
   parser.add_argument('--batch', type=int, default=4, help='rows')
   parser.add_argument('--inputs', type=int, default=512, help='tokens a row')
   parser.add_argument('--steps', type=int, default=20, help='a process')
-  parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument(
+    '--rounds', type=int, default=3, help='processes of each kind'
+  )
   options = report.parse(parser, arguments)
   names = ('batch', 'inputs', 'steps', 'rounds')
   counts = {name: getattr(options, name) for name in names}

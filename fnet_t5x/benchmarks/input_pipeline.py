@@ -1,5 +1,7 @@
 """Times the data: `python -m fnet_t5x.benchmarks.input_pipeline`.
 
+  python -m fnet_t5x.benchmarks.input_pipeline --objectives prefix_lm bart
+
 For each objective, one table section: training batches made of text, and of
 SeqIO's cache where --cache_dir holds one; beside them t5's own preprocessor on
 the same text, where t5 0.9.4 is importable. Sequences are rows of a batch,
@@ -11,27 +13,12 @@ variable (FNET_T5X_TEXT_FILES, FNET_T5X_PILE_DIR, FNET_T5X_C4_DIR).
 """
 
 import argparse
-import importlib
-import itertools
 import os
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from fnet_t5x import absent_tpu, command_line
-
-if __name__ == '__main__':
-  absent_tpu.hide_library()
-  command_line.import_tensorflow()
-
-import numpy as np
-import seqio
-
-from fnet_t5x import feature_converters
+from fnet_t5x import absent_tpu, argument_parser, command_line
 from fnet_t5x.benchmarks import report
-from fnet_t5x.benchmarks.timing import speedup, time_in_turns
-from fnet_t5x.runtime import datasets
-from fnet_t5x.tasks import catalog, objective_table, objectives
 
 OBJECTIVES = (
   'span_corruption',
@@ -43,187 +30,6 @@ OBJECTIVES = (
   'masked_lm_nsp',
   'ul2',
 )
-# What t5 has too, under the same name.
-T5_OBJECTIVES = ('span_corruption', 'prefix_lm')
-_COUNTED = ('encoder_input_tokens', 'decoder_target_tokens')
-_BATCH_SIZE = 128
-_SEED = 0
-
-
-class Setup(NamedTuple):
-  """How an objective's batches are made.
-
-  Attributes:
-    lengths: tokens by task feature.
-    converter: what makes model features.
-    pack: whether several examples share a row.
-  """
-
-  lengths: Mapping[str, int]
-  converter: type[seqio.FeatureConverter]
-  pack: bool
-
-
-def setup_of(
-  name: str, objective_name: str, lengths: Sequence[int] | None = None
-) -> Setup:
-  """Returns how a task's batches are made.
-
-  Args:
-    name: a task or mixture of the catalogue.
-    objective_name: its objective.
-    lengths: tokens of inputs and targets; None takes the task's own. Features
-      that belong to the inputs, position by position, get their length.
-  """
-  objective = objective_table.OBJECTIVES.get(objective_name)
-  converter = (
-    objective.feature_converter if objective else seqio.EncDecFeatureConverter
-  )
-  defaults = catalog.default_feature_lengths(name)
-  if lengths is None:
-    chosen = dict(defaults)
-  elif converter is seqio.EncDecFeatureConverter:
-    chosen = dict(zip(('inputs', 'targets'), lengths, strict=True))
-  elif 'inputs' in defaults:
-    chosen = {
-      k: lengths[0] if v == defaults['inputs'] else v
-      for k, v in defaults.items()
-    }
-  else:
-    chosen = {'targets': lengths[1]}
-  one_label = issubclass(
-    converter, feature_converters.NextSentenceFeatureConverter
-  )
-  return Setup(chosen, converter, pack=not one_label)
-
-
-def t5_preprocessors() -> types.ModuleType | None:
-  """t5's own, or None where t5 or something it needs is not installed."""
-  try:
-    return importlib.import_module('t5.data.preprocessors')
-  except ImportError:
-    return None
-
-
-def t5_twin(task: seqio.Task, objective_name: str) -> seqio.Task | None:
-  """The task with t5's objective in the place of ours, where t5 has it."""
-  theirs = t5_preprocessors()
-  if theirs is None or objective_name not in T5_OBJECTIVES:
-    return None
-  ours = getattr(objectives, objective_name)
-  return task.replace(
-    preprocessors=[
-      getattr(theirs, objective_name) if step is ours else step
-      for step in task.preprocessors
-    ]
-  )
-
-
-def batches(
-  task: seqio.Task | seqio.Mixture, setup: Setup, use_cached: bool
-) -> Iterator[Mapping[str, np.ndarray]]:
-  """Training batches without end."""
-  cfg = datasets.DatasetConfig(
-    task,
-    setup.lengths,
-    'train',
-    batch_size=_BATCH_SIZE,
-    shuffle=True,
-    seed=_SEED,
-    use_cached=use_cached,
-    pack=setup.pack,
-  )
-  dataset = datasets.get_dataset(cfg, 0, 1, setup.converter)
-  return dataset.as_numpy_iterator()
-
-
-class Draw:
-  """A call that takes some batches of an endless stream.
-
-  Attributes:
-    rows: sequences taken by all calls so far.
-    tokens: in them, padding not counted.
-    places: in them, for tokens or padding.
-  """
-
-  def __init__(
-    self, stream: Iterator[Mapping[str, np.ndarray]], num_batches: int
-  ):
-    self._stream = stream
-    self._num_batches = num_batches
-    self.rows = self.tokens = self.places = 0
-
-  def __call__(self) -> None:
-    for batch in itertools.islice(self._stream, self._num_batches):
-      counted = [batch[name] for name in _COUNTED if name in batch]
-      self.rows += len(counted[0])
-      self.tokens += sum(map(np.count_nonzero, counted))
-      self.places += sum(array.size for array in counted)
-
-
-def make_draws(
-  name: str, objective_name: str, setup: Setup, num_batches: int
-) -> dict[tuple[str, str], Draw]:
-  """Returns what to time of a task, by side and place it reads from."""
-  task = catalog.get(name)
-  sides = {'ours': task, 't5': t5_twin(task, objective_name)}
-  cached = all(t.cache_dir for t in seqio.get_subtasks(task))
-  return {
-    (side, place): Draw(batches(which, setup, place == 'cache'), num_batches)
-    for place in (('text', 'cache') if cached else ('text',))
-    for side, which in sides.items()
-    if which is not None
-  }
-
-
-def measure(
-  source: str,
-  objective_name: str,
-  *,
-  lengths: Sequence[int] | None = None,
-  sequences: int = 8192,
-  rounds: int = 5,
-) -> list[dict[str, Any]]:
-  """Times a task's batches, and t5's, in turns.
-
-  Args:
-    source: middle part of the task's name.
-    objective_name: last part of it.
-    lengths: see `setup_of`.
-    sequences: rows a call. SeqIO packs groups of as many examples as a row has
-      tokens: calls of few groups time how these happen to fall.
-    rounds: timed calls of each.
-
-  Returns:
-    One record a side and place: sequences and tokens per second (medians over
-    rounds), `padding`, the share of the places that hold none, and `speedup`:
-    how many times faster than t5 from the same place (None without t5).
-  """
-  name = f'fnet_{source}_{objective_name}'
-  setup = setup_of(name, objective_name, lengths)
-  num_batches = -(-sequences // _BATCH_SIZE)
-  draws = make_draws(name, objective_name, setup, num_batches)
-  times = time_in_turns(draws, rounds=rounds, seconds=float('inf'))
-  rows = []
-  for (side, place), draw in draws.items():
-    taken, theirs = times[side, place], times.get(('t5', place))
-    rate = num_batches * _BATCH_SIZE / float(np.median(taken))
-    rows.append(
-      {
-        'task': name,
-        'objective': objective_name,
-        'lengths': dict(setup.lengths),
-        'packed': setup.pack,
-        'side': side,
-        'from': place,
-        'sequences_per_second': rate,
-        'tokens_per_second': rate * draw.tokens / draw.rows,
-        'padding': 1 - draw.tokens / draw.places,
-        'rounds': len(taken),
-        'speedup': None if theirs is None else speedup(theirs, taken),
-      }
-    )
-  return rows
 
 
 def as_section(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -249,27 +55,21 @@ def as_section(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
   return cells
 
 
-def sources() -> list[str]:
-  """Sources of the catalogue that have every objective."""
-  suffix = f'_{OBJECTIVES[0]}'
-  return [
-    name.removeprefix('fnet_').removesuffix(suffix)
-    for name in catalog.CATALOG
-    if name.endswith(suffix)
-  ]
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; ends the program on bad input."""
-  parser = argparse.ArgumentParser(
-    prog='python -m fnet_t5x.benchmarks.input_pipeline',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  parser = argument_parser.ArgumentParser(
+    'fnet_t5x.benchmarks.input_pipeline', __doc__
   )
-  known = [*objective_table.OBJECTIVES, *objective_table.MIXTURES]
-  parser.add_argument('--source', default='sotu', choices=sources())
+  # Which there are, only TensorFlow's import would tell.
   parser.add_argument(
-    '--objectives', nargs='+', default=OBJECTIVES, choices=known, metavar='NAME'
+    '--source', default='sotu', help='middle part of the names of tasks'
+  )
+  parser.add_argument(
+    '--objectives',
+    nargs='+',
+    default=OBJECTIVES,
+    metavar='NAME',
+    help='last parts of the names of tasks',
   )
   parser.add_argument(
     '--lengths',
@@ -294,13 +94,19 @@ def main(arguments: list[str] | None = None) -> None:
 
   Raises:
     FileNotFoundError: the source's files are not set, or there are none.
-    ValueError: lengths that an objective cannot have.
+    ValueError: a source or objective that there is not, or lengths that an
+      objective cannot have.
   """
   options = parse(arguments)
+  import seqio
+
+  from fnet_t5x.benchmarks import batch_times
+
+  batch_times.check_names(options.source, options.objectives)
   if options.cache_dir:
     seqio.add_global_cache_dirs([options.cache_dir])
   measured = [
-    measure(
+    batch_times.measure(
       options.source,
       name,
       lengths=options.lengths,
@@ -315,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     ['', 'sequences/s', 'tokens/s', 'padding', 'times t5'],
     [as_section(rows) for rows in measured],
   )
-  if t5_preprocessors() is None:
+  if batch_times.t5_preprocessors() is None:
     print('t5 0.9.4 is not importable: nothing to compare with')
   if options.json:
     settings = {
@@ -332,4 +138,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
+    # Before TensorFlow's import, which takes longer than to say what is wrong.
+    parse(None)
+    absent_tpu.hide_library()
+    command_line.import_tensorflow()
     main()

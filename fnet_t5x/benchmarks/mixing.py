@@ -1,28 +1,31 @@
 """Times token mixing: `python -m fnet_t5x.benchmarks.mixing`.
 
+  python -m fnet_t5x.benchmarks.mixing --quick
+
 For each length, one table section: our Fourier mixing in all its ways, FNet's
 own way (`vmap(fftn)(x).real`, differentiated by JAX), and T5's self-attention
 sublayer; forward, and forward with backward: the median time of a call, and how
 many times faster it is than FNet's own way in the same run.
 """
 
+from __future__ import annotations
+
 import argparse
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from fnet_t5x import absent_tpu
+from fnet_t5x import absent_tpu, argument_parser
 from fnet_t5x.benchmarks import report
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
-from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
-from fnet_t5x.layers.attention import MultiHeadDotProductAttention
+
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
+QUICK_LENGTHS = (128, 512)
 BASELINE = "FNet's own way"
 
 
@@ -51,6 +54,11 @@ def ragged_lengths(batch: int, length: int) -> np.ndarray:
 
 def attention_case(x: Float[Array, 'batch length embed']) -> Case:
   """Returns T5's self-attention sublayer with a relative position bias."""
+  import jax
+  import jax.numpy as jnp
+
+  from fnet_t5x.layers.attention import MultiHeadDotProductAttention
+
   embed, length = x.shape[2], x.shape[1]
   head_dim = min(64, embed)
   layer = MultiHeadDotProductAttention(
@@ -67,6 +75,11 @@ def attention_case(x: Float[Array, 'batch length embed']) -> Case:
 
 def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
   """Returns everything to time on these activations, by name."""
+  import jax
+  import jax.numpy as jnp
+
+  from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
+
   batch, length = x.shape[:2]
   rows = ragged_lengths(batch, length)
   ragged = jnp.asarray(np.arange(length)[None, :] < rows[:, None])
@@ -98,6 +111,8 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
 
 def compile_case(case: Case, x: Array, backward: bool) -> Callable[[], Any]:
   """Returns a call without arguments, on the device and compiled once."""
+  import jax
+
   if not backward:
     forward = jax.jit(case.function)
     return lambda: forward(x, *case.arguments)
@@ -130,6 +145,8 @@ def measure(
     and `speedup`: how many times faster than FNet's own way (None for what
     is done once a batch).
   """
+  import jax
+
   x = jax.random.normal(jax.random.key(0), shape).astype(dtype)
   cases = make_cases(x)
   rows = []
@@ -177,27 +194,49 @@ def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; ends the program on bad input."""
-  parser = argparse.ArgumentParser(
-    prog='python -m fnet_t5x.benchmarks.mixing', description=__doc__
+  parser = argument_parser.ArgumentParser('fnet_t5x.benchmarks.mixing', __doc__)
+  parser.add_argument(
+    '--lengths',
+    type=int,
+    nargs='+',
+    help=f'tokens of a row; by default {_listed(LENGTHS)}, with --quick '
+    f'{_listed(QUICK_LENGTHS)}',
   )
-  parser.add_argument('--lengths', type=int, nargs='+', default=LENGTHS)
-  parser.add_argument('--embed', type=int, default=768)
+  parser.add_argument(
+    '--embed', type=int, default=768, help='width of the activations'
+  )
   parser.add_argument(
     '--tokens',
     type=int,
     default=2048,
     help='a batch: rows = tokens / length, at least one',
   )
-  parser.add_argument('--dtype', default='float32')
+  parser.add_argument('--dtype', default='float32', help='float32 or bfloat16')
   parser.add_argument(
-    '--quick', action='store_true', help='three rounds, and no more'
+    '--quick',
+    action='store_true',
+    help='two lengths and three rounds: well under a minute',
   )
   options = report.parse(parser, arguments)
+  options.lengths = options.lengths or (
+    QUICK_LENGTHS if options.quick else LENGTHS
+  )
   if min(*options.lengths, options.embed, options.tokens) < 1:
     parser.error('--lengths, --embed and --tokens must be at least 1')
   if options.dtype not in ('float32', 'bfloat16'):
     parser.error(f'--dtype {options.dtype}: choose float32 or bfloat16')
   return options
+
+
+def _listed(lengths: Sequence[int]) -> str:
+  return ', '.join(map(str, lengths))
+
+
+def _left_out(lengths: Sequence[int]) -> str:
+  """Returns what a quick table is not, for below it."""
+  missing = [length for length in LENGTHS if length not in lengths]
+  text = '--quick: medians of three rounds, rough on a machine that is shared'
+  return f'{text}; lengths left out: {_listed(missing)}' if missing else text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -214,6 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
     ['', 'forward', '', 'forward+backward', ''],
     [as_section(rows) for rows in measured],
   )
+  if options.quick:
+    print(_left_out(options.lengths))
   if options.json:
     settings = {
       'lengths': list(options.lengths),

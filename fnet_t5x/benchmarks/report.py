@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -14,6 +13,8 @@ from rich.table import Table
 
 def environment() -> dict[str, Any]:
   """Returns what a number depends on besides the code."""
+  import jax
+
   device = jax.devices()[0]
   return {
     'jax': jax.__version__,

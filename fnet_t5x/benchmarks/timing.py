@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -39,6 +38,8 @@ def time_in_turns(
   Raises:
     ValueError: fewer than one round.
   """
+  import jax
+
   if min(rounds, least_rounds) < 1:
     raise ValueError(
       f'time_in_turns: rounds={rounds}, least_rounds={least_rounds}; take at '

@@ -40,10 +40,10 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
   """Converts the checkpoint that the flags name."""
   define_flags()
-  rest = flags.FLAGS(argv)
-  if len(rest) > 1:
-    raise ValueError(f'no such argument: {" ".join(rest[1:])}')
-
+  command_line.read(argv, __doc__)
+  absent_tpu.hide_library()
+  command_line.use_runtime()
+  command_line.import_tensorflow()
   from fnet_t5x.convert import checkpoint
 
   checkpoint.convert(flags.FLAGS.checkpoint, flags.FLAGS.output, flags.FLAGS.to)
@@ -51,7 +51,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
-    absent_tpu.hide_library()
-    command_line.use_runtime()
-    command_line.import_tensorflow()
     main(sys.argv)

@@ -1,5 +1,7 @@
 """Hybrids as large as T5: `python -m fnet_t5x.planning.matched`.
 
+  python -m fnet_t5x.planning.matched --write
+
 A Fourier layer has no projections, so that a hybrid of T5's shape is smaller
 than T5 and trains with less arithmetic. For a fair comparison it may spend what
 it saves: on encoder layers, until it has T5's parameters
@@ -16,13 +18,13 @@ T5's lengths on TPU, where both axes are transformed by matrices, the dearest
 way. `--write` writes the size files and the models' files.
 """
 
-import argparse
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fnet_t5x import argument_parser, command_line
 from fnet_t5x.planning import parameters
 
 FAMILIES = ('matched_parameters', 'matched_flops')
@@ -189,15 +191,11 @@ def as_cells(found: Match) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
   """Works out all sizes, prints the table, and writes files if asked."""
-  parser = argparse.ArgumentParser(
-    prog='python -m fnet_t5x.planning.matched', description=__doc__
-  )
+  parser = argument_parser.ArgumentParser('fnet_t5x.planning.matched', __doc__)
   parser.add_argument(
-    '--write', action='store_true', help='write the gin files'
+    '--write', action='store_true', help='whether to write the gin files'
   )
   options = parser.parse_args(arguments)
-  from fnet_t5x import command_line
-
   with command_line.one_line_errors():
     command_line.use_runtime()
     command_line.import_tensorflow()

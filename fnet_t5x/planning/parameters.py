@@ -1,16 +1,19 @@
 """Parameter counts of all sizes: `python -m fnet_t5x.planning.parameters`.
 
+  python -m fnet_t5x.planning.parameters --json=parameters.json
+
 Of each model in gin/models/, from its gin file and abstract shapes, with T5
 1.1's vocabulary of 32,128; T5's beside the counts of its published
 checkpoints.
 """
 
-import argparse
 import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from fnet_t5x import argument_parser, command_line
 
 # google/t5-v1_1-small to -xxl, counted tensor by tensor.
 PUBLISHED = {
@@ -153,13 +156,11 @@ def as_section(records: list[dict[str, Any]]) -> list[list[str]]:
 
 def main(arguments: list[str] | None = None) -> None:
   """Counts, prints the table, and writes the JSON file."""
-  parser = argparse.ArgumentParser(
-    prog='python -m fnet_t5x.planning.parameters', description=__doc__
+  parser = argument_parser.ArgumentParser(
+    'fnet_t5x.planning.parameters', __doc__
   )
   parser.add_argument('--json', type=pathlib.Path, help='file to write')
   options = parser.parse_args(arguments)
-  from fnet_t5x import command_line
-
   with command_line.one_line_errors():
     command_line.use_runtime()
     command_line.import_tensorflow()

@@ -13,12 +13,12 @@ import rich.progress
 import tensorflow as tf
 from clu import metric_writers
 
-from fnet_t5x import data_counters
+from fnet_t5x import data_counters, run_metrics
 from fnet_t5x.planning import chips
-from fnet_t5x.runtime import console
+from fnet_t5x.runtime import console, wandb_writer
 
-METRICS_FILE = 'metrics.jsonl'
-TRAIN = 'train'
+METRICS_FILE = run_metrics.FILE
+TRAIN = run_metrics.TRAIN
 T = TypeVar('T')
 
 
@@ -60,6 +60,7 @@ class Reporter:
       f.write(''.join(json.dumps(row) + '\n' for row in rows))
     tf.io.gfile.rename(self._path + '.tmp', self._path, overwrite=True)
     self._bar: rich.progress.Progress | None = None
+    self._wandb = wandb_writer.open_run(model_dir, resumed)
 
   @property
   def summary_writer(self) -> metric_writers.MetricWriter:
@@ -184,6 +185,8 @@ class Reporter:
       self._bar.stop()
     for writer in self._writers.values():
       writer.close()
+    if self._wandb:
+      self._wandb.close()
 
   def _at(self, step: int) -> str:
     return f'step {step:>{len(str(self._total_steps))}}/{self._total_steps}'
@@ -206,6 +209,8 @@ class Reporter:
     self._writer(collection).flush()
     with tf.io.gfile.GFile(self._path, 'a') as f:
       f.write(json_line({'step': step, 'collection': collection, **values}))
+    if self._wandb:
+      self._wandb.write(collection, step, values)
     self._reported.add((collection, step))
 
 
@@ -267,8 +272,8 @@ def read_metrics(model_dir: str) -> list[dict]:
   path = os.path.join(model_dir, METRICS_FILE)
   if not tf.io.gfile.exists(path):
     return []
-  with tf.io.gfile.GFile(path) as f:
-    return [row for line in f if (row := _parse(line)) is not None]
+  with tf.io.gfile.GFile(path, 'rb') as f:
+    return run_metrics.parse(f).rows
 
 
 def check_writable(folder: str, name: str) -> None:
@@ -292,13 +297,6 @@ def check_writable(folder: str, name: str) -> None:
       f'{name} {folder} cannot be written ({error.message}); name a folder of '
       'yours'
     ) from error
-
-
-def _parse(line: str) -> dict | None:
-  try:
-    return json.loads(line)
-  except json.JSONDecodeError:
-    return None
 
 
 def _flops_rate(flops: float) -> str:

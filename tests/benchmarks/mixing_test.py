@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,10 +38,22 @@ def test_prints_the_table_and_writes_json(tmp_path, capsys):
     assert (row['speedup'] is None) == row['case'].startswith("a batch's")
 
 
+def test_quick_says_what_it_leaves_out(capsys):
+  assert mixing.parse(['--quick']).lengths == (128, 512)
+  assert mixing.parse([]).lengths == (128, 256, 512, 1024, 2048, 4096)
+  mixing.main(
+    ['--quick', '--lengths', '8', '128', '--embed', '4', '--tokens', '8']
+  )
+  assert capsys.readouterr().out.splitlines()[-1] == (
+    '--quick: medians of three rounds, rough on a machine that is shared; '
+    'lengths left out: 256, 512, 1024, 2048, 4096'
+  )
+
+
 def test_all_cases_of_the_transform_compute_the_same():
   # A benchmark that compares different results compares nothing.
   x = np.random.default_rng(0).normal(size=(2, 8, 6)).astype('float32')
-  cases = mixing.make_cases(mixing.jnp.asarray(x))
+  cases = mixing.make_cases(jnp.asarray(x))
   expected = np.fft.fft2(x).real
   scaled = expected / np.sqrt(8 * 6)
   for name, wanted in {

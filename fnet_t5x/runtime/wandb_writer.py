@@ -1,0 +1,103 @@
+"""A run's rows sent to Weights & Biases too; off unless a gin file asks."""
+
+import importlib.util
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import tensorflow as tf
+
+from fnet_t5x import gin_check
+from fnet_t5x.runtime import console
+
+# Keeps which run of theirs a folder's run is, so that it goes on as that one.
+ID_FILE = 'wandb-id.txt'
+
+
+class WandbWriter:
+  """A run of Weights & Biases."""
+
+  def __init__(self, run: Any):
+    self._run = run
+
+  def write(
+    self, collection: str, step: int, values: Mapping[str, float]
+  ) -> None:
+    """Sends a row; it is not waited for.
+
+    Args:
+      collection: as `metrics.jsonl` has it; before the metrics' names.
+      step: the number of steps taken so far.
+      values: metrics by name.
+    """
+    # Not as their own step, which may not go back where a run goes on.
+    self._run.log(
+      {'step': step} | {f'{collection}/{k}': v for k, v in values.items()}
+    )
+
+  def close(self) -> None:
+    """Waits for what is on its way; a run that an error ends is failed."""
+    self._run.finish(exit_code=int(sys.exc_info()[0] is not None))
+
+
+@gin.configurable
+def open_run(
+  model_dir: str, resumed: bool, project: str | None = None
+) -> WandbWriter | None:
+  """Starts a run of Weights & Biases, or goes on with the folder's.
+
+  Args:
+    model_dir: the run's folder; its last part is the run's name.
+    resumed: whether the run goes on.
+    project: where it appears; None sends nothing, and imports nothing.
+
+  Returns:
+    What takes the rows; None without a project.
+
+  Raises:
+    ImportError: wandb is not installed.
+    ValueError: wandb refuses, such as without an API key.
+  """
+  if project is None:
+    return None
+  if importlib.util.find_spec('wandb') is None:
+    raise ImportError(
+      "WANDB_PROJECT needs wandb: pip install 'fnet_t5x[wandb]'"
+    )
+  import wandb
+
+  try:
+    run = wandb.init(
+      project=project,
+      name=os.path.basename(os.path.normpath(model_dir)),
+      dir=None if '://' in str(model_dir) else model_dir,
+      id=_run_id(model_dir, resumed),
+      resume='allow',
+      config=gin_check.macros_of(gin.config_str()),
+      # The terminal is the run's own; theirs would be shown twice.
+      settings=wandb.Settings(silent=True, console='off'),
+    )
+  except wandb.errors.Error as error:
+    raise ValueError(
+      f'WANDB_PROJECT={project!r}: {str(error).rstrip(".")}; run `wandb '
+      'login`, set WANDB_MODE=offline, or leave gin/runs/wandb.gin out'
+    ) from error
+  run.define_metric('*', step_metric='step')
+  # To ask an offline run for its address is a warning.
+  where = f'offline, in {run.dir}' if run.offline else run.url
+  console.say(f'Weights & Biases: {where}')
+  return WandbWriter(run)
+
+
+def _run_id(model_dir: str, resumed: bool) -> str:
+  path = os.path.join(model_dir, ID_FILE)
+  if resumed and tf.io.gfile.exists(path):
+    with tf.io.gfile.GFile(path) as f:
+      return f.read().strip()
+  run_id = secrets.token_hex(8)
+  with tf.io.gfile.GFile(path, 'w') as f:
+    f.write(f'{run_id}\n')
+  return run_id
