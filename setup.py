@@ -17,6 +17,7 @@ VERSION = re.search(
 CACHE = ['apache-beam>=2.77,<3', 'google-crc32c>=1.7,<2']
 # Runs on Vertex AI; its Google libraries keep protobuf below 7.
 LAUNCH = ['xmanager>=0.8.5,<0.9']
+REPORT = ['matplotlib>=3.9']
 MAPPED = {
   'fnet_t5x.gin': 'gin',
   'fnet_t5x.tasks': 'tasks',
@@ -79,7 +80,7 @@ setuptools.setup(
     'cache': CACHE,
     'launch': LAUNCH,
     # Pictures of runs: fnet_t5x.report.
-    'report': ['matplotlib>=3.9'],
+    'report': REPORT,
     # Metrics to Weights & Biases, where a run asks for it.
     'wandb': ['wandb>=0.19'],
     # The TPU compiler, which needs no TPU: for fnet_t5x.plan.
@@ -97,6 +98,7 @@ setuptools.setup(
     'test': [
       *CACHE,
       *LAUNCH,
+      *REPORT,
       'pytest>=8',
       'pytest-xdist>=3.6',
       'ruff>=0.14',
