@@ -52,6 +52,8 @@ class Reporter:
     rows = read_metrics(model_dir) if resumed else []
     rows = [row for row in rows if row['step'] <= first_step]
     self._reported = {(row['collection'], row['step']) for row in rows}
+    trained = [row for row in rows if row['collection'] == TRAIN]
+    data_counters.restore(trained[-1] if trained else {})
     # Written anew even where no row goes: a line that a kill cut off must not
     # run into the next one.
     with tf.io.gfile.GFile(self._path + '.tmp', 'w') as f:
@@ -89,7 +91,7 @@ class Reporter:
     Args:
       step: the number of steps taken so far.
       values: T5X's metrics by name; what the data pipeline counted in this
-        process joins them.
+        run joins them.
       flops_per_step: for the rate of arithmetic; None leaves it out.
     """
     values = dict(values)
@@ -102,8 +104,7 @@ class Reporter:
       flops = flops_per_step * steps_per_second
       values['timing/tflops_per_second'] = flops / 1e12
       rate += f', {_flops_rate(flops)}'
-    for name, count in data_counters.counts().items():
-      values[f'data/{name}'] = count
+    values.update(data_counters.metrics())
     self._write(TRAIN, step, values)
     console.say(
       f'{self._at(step)}  loss {values["loss"]:.4f}  '
