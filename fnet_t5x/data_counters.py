@@ -7,6 +7,7 @@ import collections
 import threading
 from collections.abc import Mapping
 
+# Of their names in metrics.
 _PREFIX = 'data/'
 _LOCK = threading.Lock()
 _COUNTS: collections.Counter[str] = collections.Counter()
@@ -25,17 +26,12 @@ def counts() -> dict[str, int]:
     return dict(_COUNTS)
 
 
-def metrics() -> dict[str, int]:
-  """Returns the counts under the names that metrics have: 'data/<name>'."""
-  return {_PREFIX + name: count for name, count in counts().items()}
-
-
 def restore(values: Mapping[str, object]) -> None:
   """Goes on from what a run had counted; a run that starts had nothing.
 
   Args:
-    values: its last metrics, as `metrics` named them among others. What is no
-      count is left out: the file that they are from may be anybody's.
+    values: its last metrics, the counts as 'data/<name>' among them. What is
+      no count is left out: the file that they are from may be anybody's.
   """
   kept = {
     name.removeprefix(_PREFIX): value

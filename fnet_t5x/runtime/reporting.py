@@ -91,7 +91,7 @@ class Reporter:
     Args:
       step: the number of steps taken so far.
       values: T5X's metrics by name; what the data pipeline counted in this
-        run joins them.
+        process joins them.
       flops_per_step: for the rate of arithmetic; None leaves it out.
     """
     values = dict(values)
@@ -104,7 +104,8 @@ class Reporter:
       flops = flops_per_step * steps_per_second
       values['timing/tflops_per_second'] = flops / 1e12
       rate += f', {_flops_rate(flops)}'
-    values.update(data_counters.metrics())
+    for name, count in data_counters.counts().items():
+      values[f'data/{name}'] = count
     self._write(TRAIN, step, values)
     console.say(
       f'{self._at(step)}  loss {values["loss"]:.4f}  '
