@@ -264,17 +264,18 @@ def _too_long(where: str, options: ReadOptions) -> DocumentError:
 
 
 def _rows(f: BinaryIO, path: str, options: ReadOptions) -> Iterator[Record]:
-  for row in parquet_rows.rows(f, options.text_key):
-    size = len(row.text or b'')
-    content = {'meta': row.meta, options.text_key: row.text}
+  max_bytes = options.max_document_bytes
+  for row in parquet_rows.rows(f, options.text_key, max_bytes):
+    meta = {} if row.meta is None else {'meta': row.meta}
+    content = {**meta, options.text_key: row.text}
     if row.damage:
       content = DocumentError(
         f'{path}, {row.damage}; fetch it again, or set SKIP_BAD_DOCUMENTS = '
         'True to leave them out'
       )
-    elif size > options.max_document_bytes:
+    elif row.size > max_bytes:
       content = _too_long(f'{path}, row {row.number}', options)
-    yield Record(row.number, size, content)
+    yield Record(row.number, row.size, content)
 
 
 def parse(path: str, record: Record, options: ReadOptions) -> Document:

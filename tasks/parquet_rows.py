@@ -12,6 +12,8 @@ if TYPE_CHECKING:
   import pyarrow.parquet
 
 _ROWS = 64
+# A row may hold as much as its row group, and each row the same.
+_BATCH_BYTES = 1 << 28
 _META = 'meta'
 _COMPONENT = 'pile_set_name'
 _SHOWN_NAMES = 5
@@ -28,12 +30,14 @@ class Row(NamedTuple):
 
   Attributes:
     number: from 1.
-    text: as it is stored, perhaps no UTF-8; None is null.
+    size: bytes of its text.
+    text: as it is stored, perhaps no UTF-8; None is null, or too long.
     meta: the column `meta`: text, or an object with `pile_set_name`.
     damage: what is wrong with the rest of its row group; '' for a row.
   """
 
   number: int
+  size: int
   text: bytes | None
   meta: Any = None
   damage: str = ''
@@ -51,6 +55,10 @@ def printable(text: str, characters: int = _SHOWN_ERROR_CHARACTERS) -> str:
   begin = ' '.join(text[: characters + 1].split())
   begin = ''.join(c if c.isprintable() else '?' for c in begin)
   return begin if len(text) <= characters else begin[:characters] + '...'
+
+
+def _why(error: Exception) -> str:
+  return printable(str(error)) or type(error).__name__
 
 
 class _FileObject(io.RawIOBase):
@@ -80,12 +88,13 @@ class _FileObject(io.RawIOBase):
     return self._f.read(left if size < 0 else min(size, left))
 
 
-def rows(f: BinaryIO, text_key: str) -> Iterator[Row]:
+def rows(f: BinaryIO, text_key: str, max_bytes: int) -> Iterator[Row]:
   """Yields the rows of a Parquet file.
 
   Args:
     f: a GFile.
     text_key: the column that holds the text.
+    max_bytes: of a text; of what is longer, the size alone is given.
 
   Raises:
     ParquetError: it is not Parquet, or has no such column of text.
@@ -106,13 +115,15 @@ def rows(f: BinaryIO, text_key: str) -> Iterator[Row]:
       _FileObject(f), page_checksum_verification=True
     )
     schema = file.schema_arrow
-    sizes = [
-      file.metadata.row_group(group).num_rows
-      for group in range(file.num_row_groups)
+    # Not its columns' metadata: pyarrow aborts the process where those are
+    # damaged.
+    groups = [
+      file.metadata.row_group(group) for group in range(file.num_row_groups)
     ]
+    sizes = [(group.num_rows, group.total_byte_size) for group in groups]
   except damages as e:
     raise ParquetError(
-      f'not a Parquet file, or a damaged one: {printable(str(e))}'
+      f'not a Parquet file, or a damaged one: {_why(e)}'
     ) from e
   _check_column(schema, text_key)
   columns = [text_key]
@@ -120,25 +131,29 @@ def rows(f: BinaryIO, text_key: str) -> Iterator[Row]:
   if meta:
     columns.append(meta)
   before = 0
-  for group, size in enumerate(sizes):
+  for group, (size, num_bytes) in enumerate(sizes):
+    batch_rows = min(max(1, _BATCH_BYTES // max(1, num_bytes)), _ROWS)
     number = before
     damage = ''
     try:
       for batch in file.iter_batches(
-        _ROWS, row_groups=[group], columns=columns
+        batch_rows, row_groups=[group], columns=columns
       ):
         texts = _stored(batch.column(text_key))
         metas = _metas(batch, meta)
         for text, value in zip(texts, metas, strict=True):
           number += 1
-          yield Row(number, text, value)
+          length = 0 if text is None else text.size
+          kept = text is not None and length <= max_bytes
+          yield Row(number, length, text.to_pybytes() if kept else None, value)
       if number < before + size:
         damage = 'it ends too early'
     except damages as e:
-      damage = printable(str(e))
+      damage = _why(e)
     if damage:
       yield Row(
         number + 1,
+        0,
         None,
         damage=f'row group {group + 1}, rows {number + 1:,} to '
         f'{before + size:,}: damaged ({damage})',
@@ -199,27 +214,26 @@ def _meta_column(schema: 'pyarrow.Schema') -> str | None:
   return _META if _is_text(kind) else None
 
 
-def _metas(batch: 'pyarrow.RecordBatch', column: str | None) -> list[Any]:
+def _metas(batch: 'pyarrow.RecordBatch', column: str | None) -> Iterator[Any]:
   if column is None:
-    return [None] * batch.num_rows
+    yield from [None] * batch.num_rows
+    return
   values = batch.column(_META)
-  if column == _META:
-    return [_replaced(value) for value in _stored(values)]
-  (names,) = values.flatten()
-  return [{_COMPONENT: _replaced(value)} for value in _stored(names)]
+  whole = column == _META
+  for value in _stored(values if whole else values.flatten()[0]):
+    text = value and value.to_pybytes().decode(errors='replace')
+    yield text if whole else {_COMPONENT: text}
 
 
-def _stored(column: 'pyarrow.Array') -> list[bytes | None]:
-  """The bytes of each value: text in pyarrow must be UTF-8, or all is lost."""
+def _stored(column: 'pyarrow.Array') -> Iterator['pyarrow.Buffer | None']:
+  """Yields the bytes of each value.
+
+  They are not converted: pyarrow would refuse all for one that is no UTF-8.
+  Nor is a dictionary, whose values may be long, written out.
+  """
   from pyarrow import types
 
-  if types.is_null(column.type):
-    return [None] * len(column)
-  if types.is_dictionary(column.type):
-    column = column.dictionary_decode()
-  buffers = (value.as_buffer() for value in column)
-  return [b if b is None else b.to_pybytes() for b in buffers]
-
-
-def _replaced(text: bytes | None) -> str | None:
-  return None if text is None else text.decode(errors='replace')
+  for value in column:
+    if types.is_dictionary(column.type):
+      value = value.value
+    yield None if types.is_null(value.type) else value.as_buffer()
