@@ -226,32 +226,41 @@ def _lines(
   """Yields lines that are not blank."""
   number, size, parts = 1, 0, []
 
+  def add(piece):
+    nonlocal size, parts
+    size += len(piece)
+    if size > options.max_document_bytes:
+      parts = []
+    else:
+      parts.append(piece)
+
   def line():
+    nonlocal number, size, parts
+    content = b''.join(parts)
+    parts = []
     if size > options.max_document_bytes:
       where = f'{path}, line {number}'
       yield Record(number, size, _too_long(where, options))
-      return
-    content = b''.join(parts)
-    parts.clear()
-    if content and not content.isspace():
+    elif content and not content.isspace():
       yield Record(number, size, content)
+    number, size = number + 1, 0
 
   for chunk in chunks:
-    if not size:
-      # Blank lines at a time: a few bytes may stand for a billion of them.
-      blank = len(chunk) - len(chunk.lstrip())
-      end = chunk.rfind(b'\n', 0, blank) + 1
-      number += chunk.count(b'\n', 0, end)
-      chunk = chunk[end:]
-    for i, piece in enumerate(chunk.split(b'\n')):
-      if i:
-        yield from line()
-        number, size, parts = number + 1, 0, []
-      size += len(piece)
-      if size > options.max_document_bytes:
-        parts = []
-      else:
-        parts.append(piece)
+    if size:
+      piece, end, chunk = chunk.partition(b'\n')
+      add(piece)
+      if not end:
+        continue
+      yield from line()
+    # Blank lines at a time: a few bytes may stand for a billion of them.
+    blank = len(chunk) - len(chunk.lstrip())
+    start = chunk.rfind(b'\n', 0, blank) + 1
+    number += chunk.count(b'\n', 0, start)
+    *whole, rest = chunk[start:].split(b'\n')
+    for piece in whole:
+      add(piece)
+      yield from line()
+    add(rest)
   yield from line()
 
 
