@@ -124,9 +124,7 @@ def suffix_of(path: str) -> str:
     path.encode()
   except UnicodeEncodeError as e:
     shown = os.fsencode(path).decode(errors='backslashreplace')
-    raise DocumentError(
-      f'{shown}: the name is no UTF-8; rename the file'
-    ) from e
+    raise DocumentError(f'{shown}: the name is no UTF-8; rename it') from e
   for suffix in sorted(SUFFIXES, key=len, reverse=True):
     if path.endswith(suffix):
       return suffix

@@ -359,7 +359,7 @@ def _glob(
     name = os.fsencode(pattern) if isinstance(e.object, str) else e.object
     raise FileNotFoundError(
       f'{what}: the name {name.decode(errors="backslashreplace")} is no UTF-8; '
-      'rename the file'
+      'rename it'
     ) from e
   except tf.errors.OpError as e:
     raise FileNotFoundError(

@@ -51,6 +51,12 @@ def tfds_options(
       f'tfds_options.versions is {versions!r}; it must be versions by name, '
       "such as {'c4/en': '3.0.1'}"
     )
+  for name, version in (versions or {}).items():
+    if not isinstance(version, str):
+      raise ValueError(
+        f'tfds_options.versions[{name!r}] is {version!r}; it must be a text, '
+        "such as '3.0.1'"
+      )
   return TfdsOptions(versions or {}, download)
 
 

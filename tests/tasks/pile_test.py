@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -85,6 +86,23 @@ def test_weights(tmp_path):
     ({'components': ['Arxiv']}, r"no component 'Arxiv' .*it has ArXiv"),
     ({'weights': {'Books': 1}}, r"no component 'Books' .*it has .*Books3"),
     ({'weights': {'ArXiv': -1}}, r"PILE_WEIGHTS\['ArXiv'\] is -1; it must"),
+    ({'weights': {'ArXiv': math.nan}}, r"PILE_WEIGHTS\['ArXiv'\] is nan; it"),
+    ({'weights': {'ArXiv': math.inf}}, r"PILE_WEIGHTS\['ArXiv'\] is inf; it"),
+    ({'weights': {'ArXiv': -math.inf}}, r'is -inf; it must be a number from 0'),
+    ({'weights': {'ArXiv': 1e300}}, r'is 1e\+300; it must be .* to 1,000,000'),
+    ({'weights': {'ArXiv': '2'}}, r"is '2'; it must be a number from 0 to 1,"),
+    ({'weights': {'ArXiv': True}}, r'is True; it must be a number from 0 to'),
+    ({'weights': {'ArXiv': None}}, r'is None; it must be a number from 0 to'),
+    (
+      {'weights': 2.0},
+      r'PILE_WEIGHTS is 2\.0; it must be weights by component',
+    ),
+    ({'weights': ['ArXiv']}, r"PILE_WEIGHTS is \['ArXiv'\]; it must be weig"),
+    ({'components': 'ArXiv'}, r"PILE_COMPONENTS is 'ArXiv'; it must be a list"),
+    (
+      {'components': ['ArXiv'], 'weights': {'ArXiv': 0}},
+      'PILE_WEIGHTS leaves no document: raise the weight',
+    ),
   ],
 )
 def test_bad_components_are_errors(arguments, message):
@@ -99,6 +117,16 @@ def test_missing_files_are_errors(tmp_path, monkeypatch):
   monkeypatch.setenv(pile.VARIABLE, str(tmp_path))
   with pytest.raises(FileNotFoundError, match=r"split 'train': no file .*PILE"):
     pile.files('train')
+
+
+@pytest.mark.parametrize(
+  'patterns', ['train/*', {'valid': 'val.jsonl'}, ['train/*']]
+)
+def test_patterns_are_by_split(tmp_path, patterns):
+  with pytest.raises(
+    ValueError, match=r'PILE_FILES is .*; it must be globs by'
+  ):
+    pile.files('train', str(tmp_path), patterns)
 
 
 def test_a_task_a_component_for_held_out_text(pile_dir):
