@@ -118,7 +118,8 @@ def suffix_of(path: str) -> str:
   """The suffix that decides how a file is read.
 
   Raises:
-    DocumentError: none of `SUFFIXES`, or a name that TensorFlow cannot take.
+    DocumentError: a folder, none of `SUFFIXES`, or a name that TensorFlow
+      cannot take.
   """
   try:
     path.encode()
@@ -128,6 +129,7 @@ def suffix_of(path: str) -> str:
   for suffix in sorted(SUFFIXES, key=len, reverse=True):
     if path.endswith(suffix):
       return suffix
+  _check_kind(path)
   raise DocumentError(
     f'{path}: not a format of documents; the name must end in one of '
     f'{", ".join(SUFFIXES)}'

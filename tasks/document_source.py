@@ -116,16 +116,26 @@ class _BlockReader:
       except document_files.DocumentError as e:
         if not self._options.skip_bad_documents:
           raise
-        _count('skipped_documents', f'skipped document: {e}')
+        count_skipped(e)
         continue
-      if _SENTINEL.search(document.text):
-        _count(
-          'documents_with_sentinels',
-          f'{self._path}, document {document.id}: its text holds '
-          '<extra_id_...>, which a vocabulary reads as a sentinel',
-        )
-      documents.extend(part.of(document))
+      for taken in part.of(document):
+        self._count_sentinels(taken)
+        documents.append(taken)
     return documents, exists
+
+  def _count_sentinels(self, document: document_files.Document) -> None:
+    # The first is faster, and says no for nearly all.
+    if b'<extra_id_' in document.text and _SENTINEL.search(document.text):
+      _count(
+        'documents_with_sentinels',
+        f'{self._path}, document {document.id}: its text holds '
+        '<extra_id_...>, which a vocabulary reads as a sentinel',
+      )
+
+
+def count_skipped(error: document_files.DocumentError) -> None:
+  """Counts and logs a bad document that is left out."""
+  _count('skipped_documents', f'skipped document: {error}')
 
 
 def _count(counter: str, message: str) -> None:

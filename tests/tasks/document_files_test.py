@@ -278,6 +278,13 @@ def test_what_is_no_file_is_named(tmp_path, suffix, kind, message):
       list(document_files.records(name, document_files.ReadOptions()))
 
 
+def test_folder_of_any_name_is_named(tmp_path):
+  with pytest.raises(
+    document_files.DocumentError, match='a folder, not a file; name the files'
+  ):
+    document_files.suffix_of(str(tmp_path))
+
+
 def test_name_that_is_no_utf8_is_named(tmp_path):
   path = os.fsencode(tmp_path) + b'/caf\xe9.jsonl'
   with open(path, 'wb') as f:

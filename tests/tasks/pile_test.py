@@ -163,26 +163,40 @@ def test_tfds_dataset_of_the_files(pile_dir, tmp_path):
     seqio.set_tfds_data_dir_override(None)
 
 
-def test_bad_document_stops_the_builder_in_one_line(tmp_path):
+def _build(tmp_path, *bindings):
+  """Makes a dataset of three documents and a bad one."""
   path = tmp_path / 'pile' / 'train' / '00.jsonl'
   path.parent.mkdir(parents=True)
   path.write_bytes(document_corpora.json_lines(range(3)) + b'{\n')
-  result = subprocess.run(
+  return subprocess.run(
     [
       *(sys.executable, '-m', 'fnet_t5x.tasks.pile_builder'),
       f'--manual_dir={path.parents[1]}',
       f'--data_dir={tmp_path}/tfds',
       '--gin_file=gin/sources/pile.gin',
       "--gin.PILE_FILES={'train': 'train/*.jsonl'}",
+      *bindings,
     ],
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
     capture_output=True,
     text=True,
     check=False,
   )
+
+
+def test_bad_document_stops_the_builder_in_one_line(tmp_path):
+  result = _build(tmp_path)
   assert result.returncode == 1
   assert '00.jsonl, line 4: not JSON' in result.stderr
   assert not list(tmp_path.glob('tfds/fnet_pile/1.0.0'))
+
+
+def test_builder_leaves_bad_documents_out_if_told_to(tmp_path):
+  result = _build(tmp_path, '--gin.SKIP_BAD_DOCUMENTS=True')
+  assert result.returncode == 0
+  assert '3 train documents in' in result.stdout
+  assert 'left out: 1 bad documents, named above' in result.stdout
+  assert '00.jsonl, line 4: not JSON' in result.stderr
 
 
 def test_layouts_have_every_split():
