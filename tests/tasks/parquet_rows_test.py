@@ -191,3 +191,30 @@ def test_column_meta_may_hold_the_text(tmp_path):
   path = _write(tmp_path / 'a.parquet', meta=['a', 'b'])
   found, _ = _read(path, text_key='meta')
   assert [d.text for d in found] == [b'a', b'b']
+
+
+@pytest.mark.parametrize('as_dictionary', [False, True])
+def test_memory_does_not_grow_with_rows_that_repeat_a_value(
+  tmp_path, as_dictionary
+):
+  """2 GB of text in a file of little more than a kilobyte."""
+  path = tmp_path / 'a.parquet'
+  column = pyarrow.DictionaryArray.from_arrays(
+    pyarrow.array([0] + [1] * 100 + [0], pyarrow.int32()),
+    pyarrow.array(['a', 'b' * 20_000_000]),
+  )
+  pyarrow.parquet.write_table(
+    pyarrow.table({'text': column}),
+    path,
+    compression='zstd',
+    store_schema=as_dictionary,
+  )
+  options = document_files.ReadOptions(max_document_bytes=1_000_000)
+  before = pyarrow.total_allocated_bytes()
+  most = 0
+  sizes = []
+  for record in document_files.records(str(path), options):
+    most = max(most, pyarrow.total_allocated_bytes() - before)
+    sizes.append(record.size)
+  assert sizes == [1] + [20_000_000] * 100 + [1]
+  assert most < 400_000_000
