@@ -4,17 +4,20 @@ Local paths and gs:// alike. What is wrong with a file is said in one line that
 names the file and the line.
 """
 
+import codecs
 import dataclasses
-import io
 import json
+import os
 import re
-import zlib
+import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import gin
 import tensorflow as tf
-import zstandard
+
+from fnet_t5x.tasks import decompression, parquet_rows
 
 SUFFIXES = (
   '.txt',
@@ -27,7 +30,14 @@ SUFFIXES = (
   '.parquet',
 )
 _CHUNK_BYTES = 1 << 18
-_PARQUET_ROWS = 64
+# UTF-32's before UTF-16's, which begins it.
+_OTHER_MARKS = {
+  codecs.BOM_UTF32_LE: 'UTF-32',
+  codecs.BOM_UTF32_BE: 'UTF-32',
+  codecs.BOM_UTF16_LE: 'UTF-16',
+  codecs.BOM_UTF16_BE: 'UTF-16',
+}
+_LONGEST_MARK = max(map(len, _OTHER_MARKS))
 _REMEDY = 'mend it, or set SKIP_BAD_DOCUMENTS = True to leave it out'
 
 
@@ -80,16 +90,46 @@ class ReadOptions:
   skip_bad_documents: bool = False
   max_document_bytes: int = 100_000_000
 
+  def __post_init__(self):
+    """Refuses what would be taken for something else, such as 'False'.
+
+    Raises:
+      ValueError: a value of another type, or a size that nothing fits in.
+    """
+    if not isinstance(self.text_key, str) or not self.text_key:
+      raise ValueError(
+        f'TEXT_KEY is {self.text_key!r}; it must be the name of a field or '
+        "column, such as 'text'"
+      )
+    if not isinstance(self.skip_bad_documents, bool):
+      raise ValueError(
+        f'SKIP_BAD_DOCUMENTS is {self.skip_bad_documents!r}; it must be True '
+        'or False'
+      )
+    size = self.max_document_bytes
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+      raise ValueError(
+        f'ReadOptions.max_document_bytes is {size!r}; it must be a whole '
+        'number, at least 1'
+      )
+
 
 def suffix_of(path: str) -> str:
   """The suffix that decides how a file is read.
 
   Raises:
-    DocumentError: none of `SUFFIXES`.
+    DocumentError: a folder, none of `SUFFIXES`, or a name that TensorFlow
+      cannot take.
   """
+  try:
+    path.encode()
+  except UnicodeEncodeError as e:
+    shown = os.fsencode(path).decode(errors='backslashreplace')
+    raise DocumentError(f'{shown}: the name is no UTF-8; rename it') from e
   for suffix in sorted(SUFFIXES, key=len, reverse=True):
     if path.endswith(suffix):
       return suffix
+  _check_kind(path)
   raise DocumentError(
     f'{path}: not a format of documents; the name must end in one of '
     f'{", ".join(SUFFIXES)}'
@@ -107,64 +147,77 @@ def records(path: str, options: ReadOptions) -> Iterator[Record]:
     DocumentError: the file cannot be read, or ends too early.
   """
   suffix = suffix_of(path)
+  _check_kind(path)
   try:
     with tf.io.gfile.GFile(path, 'rb') as f:
       if suffix == '.parquet':
-        yield from _parquet_rows(f, path, options)
+        yield from _rows(f, path, options)
       elif suffix == '.txt':
         yield _whole(f, path, options)
       else:
-        yield from _lines(_decompressed(f, suffix), path, options)
+        chunks = _chunks(f)
+        compression = suffix.rpartition('.')[-1]
+        if compression in ('gz', 'zst'):
+          chunks = decompression.decompressed(chunks, compression)
+        yield from _lines(_utf8(chunks, path), path, options)
   except tf.errors.OpError as e:
     raise DocumentError(f'{path}: cannot be read: {e.message}') from e
-  except (EOFError, zlib.error, zstandard.ZstdError) as e:
+  except decompression.CompressedError as e:
     raise DocumentError(
-      f'{path}: truncated or damaged ({e}); fetch it again, or set '
-      'SKIP_BAD_DOCUMENTS = True to take what can be read'
+      f'{path}: {e}, or set SKIP_BAD_DOCUMENTS = True to take what can be read'
     ) from e
+  except parquet_rows.ParquetError as e:
+    raise DocumentError(f'{path}: {e}') from e
+
+
+def _check_kind(path: str) -> None:
+  """Refuses what is no file: a folder; a pipe, which would block."""
+  local = path.removeprefix('file://')
+  if '://' in local:
+    return
+  try:
+    mode = os.stat(local).st_mode
+  except (OSError, ValueError):
+    return  # Whoever opens it says why.
+  if stat.S_ISDIR(mode):
+    raise DocumentError(f'{path}: a folder, not a file; name the files in it')
+  if not stat.S_ISREG(mode):
+    raise DocumentError(
+      f'{path}: not a regular file but a pipe or a device; copy what it gives '
+      'to a file'
+    )
+
+
+def _chunks(f: BinaryIO) -> Iterator[bytes]:
+  while chunk := f.read(_CHUNK_BYTES):
+    yield chunk
+
+
+def _utf8(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
+  """Yields a file's bytes without the mark that UTF-8 may begin with."""
+  chunks = iter(chunks)
+  begin = b''
+  while len(begin) < _LONGEST_MARK and (chunk := next(chunks, b'')):
+    begin += chunk
+  yield _without_mark(begin, path)
+  yield from chunks
+
+
+def _without_mark(content: bytes, path: str) -> bytes:
+  for mark, encoding in _OTHER_MARKS.items():
+    if content.startswith(mark):
+      raise DocumentError(
+        f'{path}: {encoding}, not UTF-8; convert it with `iconv -f {encoding} '
+        '-t UTF-8`'
+      )
+  return content.removeprefix(codecs.BOM_UTF8)
 
 
 def _whole(f: BinaryIO, path: str, options: ReadOptions) -> Record:
   size = f.size()
   if size > options.max_document_bytes:
     return Record(1, size, _too_long(path, options))
-  return Record(1, size, f.read())
-
-
-def _decompressed(f: BinaryIO, suffix: str) -> Iterator[bytes]:
-  """Yields the bytes of a file, chunk by chunk.
-
-  Both formats allow several frames in a file. The libraries' own readers of
-  files do not serve: zstandard's takes the end of a truncated file for the end
-  of its text, gzip's loses the last bytes before it.
-  """
-  new_frame = {'gz': _gzip_frame, 'zst': _zstd_frame}.get(suffix.split('.')[-1])
-  if new_frame is None:
-    while chunk := f.read(_CHUNK_BYTES):
-      yield chunk
-    return
-  frame = None
-  while data := f.read(_CHUNK_BYTES):
-    while data:
-      frame = frame or new_frame()
-      if chunk := frame.decompress(data):
-        yield chunk
-      data = b''
-      if frame.eof:
-        # gzip files may be padded with zeros.
-        data, frame = frame.unused_data.lstrip(b'\0'), None
-  if frame:
-    raise EOFError('the file ends before its compressed data does')
-
-
-def _gzip_frame():
-  return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-
-
-def _zstd_frame():
-  # Long-range compression takes windows of up to 2 GiB.
-  decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-  return decompressor.decompressobj()
+  return Record(1, size, _without_mark(f.read(), path))
 
 
 def _lines(
@@ -173,25 +226,41 @@ def _lines(
   """Yields lines that are not blank."""
   number, size, parts = 1, 0, []
 
+  def add(piece):
+    nonlocal size, parts
+    size += len(piece)
+    if size > options.max_document_bytes:
+      parts = []
+    else:
+      parts.append(piece)
+
   def line():
+    nonlocal number, size, parts
+    content = b''.join(parts)
+    parts = []
     if size > options.max_document_bytes:
       where = f'{path}, line {number}'
       yield Record(number, size, _too_long(where, options))
-      return
-    content = b''.join(parts)
-    if content and not content.isspace():
+    elif content and not content.isspace():
       yield Record(number, size, content)
+    number, size = number + 1, 0
 
   for chunk in chunks:
-    for i, piece in enumerate(chunk.split(b'\n')):
-      if i:
-        yield from line()
-        number, size, parts = number + 1, 0, []
-      size += len(piece)
-      if size > options.max_document_bytes:
-        parts = []
-      else:
-        parts.append(piece)
+    if size:
+      piece, end, chunk = chunk.partition(b'\n')
+      add(piece)
+      if not end:
+        continue
+      yield from line()
+    # Blank lines at a time: a few bytes may stand for a billion of them.
+    blank = len(chunk) - len(chunk.lstrip())
+    start = chunk.rfind(b'\n', 0, blank) + 1
+    number += chunk.count(b'\n', 0, start)
+    *whole, rest = chunk[start:].split(b'\n')
+    for piece in whole:
+      add(piece)
+      yield from line()
+    add(rest)
   yield from line()
 
 
@@ -203,62 +272,19 @@ def _too_long(where: str, options: ReadOptions) -> DocumentError:
   )
 
 
-class _FileObject(io.RawIOBase):
-  """What pyarrow asks of a file, and GFile lacks."""
-
-  def __init__(self, f: BinaryIO):
-    super().__init__()
-    self._f = f
-
-  def readable(self) -> bool:
-    return True
-
-  def seekable(self) -> bool:
-    return True
-
-  def tell(self) -> int:
-    return self._f.tell()
-
-  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-    self._f.seek(offset=offset, whence=whence)
-    return self.tell()
-
-  def readinto(self, buffer) -> int:
-    data = self._f.read(len(buffer))
-    buffer[: len(data)] = data
-    return len(data)
-
-
-def _parquet_rows(
-  f: BinaryIO, path: str, options: ReadOptions
-) -> Iterator[Record]:
-  import pyarrow
-  import pyarrow.parquet
-
-  try:
-    file = pyarrow.parquet.ParquetFile(_FileObject(f))
-  except pyarrow.ArrowInvalid as e:
-    raise DocumentError(f'{path}: not a Parquet file: {e}') from e
-  names = file.schema_arrow.names
-  if options.text_key not in names:
-    raise DocumentError(
-      f'{path}: no column {options.text_key!r}; it has {", ".join(names)}; set '
-      'TEXT_KEY to the one that holds the text'
-    )
-  columns = [c for c in (options.text_key, 'meta') if c in names]
-  number = 0
-  try:
-    for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
-      for row in batch.to_pylist():
-        number += 1
-        size = len(row[options.text_key] or '')
-        if size > options.max_document_bytes:
-          where = f'{path}, row {number}'
-          yield Record(number, size, _too_long(where, options))
-        else:
-          yield Record(number, size, row)
-  except (pyarrow.ArrowInvalid, UnicodeDecodeError) as e:
-    raise EOFError(f'after row {number}: {e}') from e
+def _rows(f: BinaryIO, path: str, options: ReadOptions) -> Iterator[Record]:
+  max_bytes = options.max_document_bytes
+  for row in parquet_rows.rows(f, options.text_key, max_bytes):
+    meta = {} if row.meta is None else {'meta': row.meta}
+    content = {**meta, options.text_key: row.text}
+    if row.damage:
+      content = DocumentError(
+        f'{path}, {row.damage}; fetch it again, or set SKIP_BAD_DOCUMENTS = '
+        'True to leave them out'
+      )
+    elif row.size > max_bytes:
+      content = _too_long(f'{path}, row {row.number}', options)
+    yield Record(row.number, row.size, content)
 
 
 def parse(path: str, record: Record, options: ReadOptions) -> Document:
@@ -281,17 +307,15 @@ def parse(path: str, record: Record, options: ReadOptions) -> Document:
     document_id = name
     fields = {options.text_key: _decoded(content, error)}
   elif isinstance(content, bytes):
-    try:
-      fields = json.loads(_decoded(content, error))
-    except json.JSONDecodeError as e:
-      raise error(f'not JSON ({e.msg}, column {e.colno})') from e
-    if not isinstance(fields, dict):
-      raise error(f'a JSON {type(fields).__name__}, not an object')
+    fields = _object(_decoded(content, error), error)
   else:
-    fields = content
+    fields = dict(content)
+    if text := fields[options.text_key]:
+      fields[options.text_key] = _decoded(text, error)
   text = fields.get(options.text_key)
   if text is None:
-    have = ', '.join(k for k in fields if k != options.text_key) or 'none'
+    others = [k for k in fields if k != options.text_key]
+    have = parquet_rows.listed(others) or 'none'
     kind = 'null' if options.text_key in fields else 'missing'
     raise error(f'the field {options.text_key!r} is {kind} (others: {have})')
   if not isinstance(text, str):
@@ -332,9 +356,26 @@ def documents(
     except DocumentError as error:
       if not options.skip_bad_documents:
         raise
-      left_out(error)
+      # Without what it was raised from: the document would be kept with it.
+      left_out(DocumentError(str(error)))
     else:
       yield document
+
+
+def _object(line: str, error) -> dict[str, Any]:
+  try:
+    fields = json.loads(line)
+  except json.JSONDecodeError as e:
+    raise error(f'not JSON ({e.msg}, column {e.colno})') from e
+  except RecursionError as e:
+    raise error('JSON nested too deep') from e
+  except ValueError as e:
+    # Python's own limit: to convert it takes time that grows with its square.
+    limit = sys.get_int_max_str_digits()
+    raise error(f'an integer of more than {limit:,} digits') from e
+  if not isinstance(fields, dict):
+    raise error(f'a JSON {type(fields).__name__}, not an object')
+  return fields
 
 
 def _decoded(content: bytes, error) -> str:
@@ -346,9 +387,9 @@ def _decoded(content: bytes, error) -> str:
 
 def _component(meta: Any) -> str:
   """`pile_set_name` of a `meta` field: an object, or its text in re-uploads."""
-  if isinstance(meta, dict):
-    return str(meta.get('pile_set_name') or '')
-  if not isinstance(meta, str):
-    return ''
-  found = re.search(r'pile_set_name[\'"]\s*:\s*[\'"]([^\'"]+)', meta)
-  return found[1] if found else ''
+  name = meta.get('pile_set_name') if isinstance(meta, dict) else None
+  if isinstance(meta, str):
+    found = re.search(r'pile_set_name[\'"]\s*:\s*[\'"]([^\'"]+)', meta)
+    name = found and found[1]
+  # JSON may hold half of a surrogate pair, TensorFlow takes UTF-8 alone.
+  return name.encode(errors='replace').decode() if isinstance(name, str) else ''

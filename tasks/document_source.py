@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,7 +26,9 @@ from fnet_t5x.tasks import document_files, passages
 _BLOCK_BYTES = 1 << 16
 # Open files kept between blocks. An interrupted iterator leaves some behind.
 _KEPT_READERS = 128
-_LOGGED_SKIPS = 10
+_LOGGED = 10
+# After a blank, SeqIO's vocabularies take these signs for a sentinel's id.
+_SENTINEL = re.compile(rb'<extra_id_\d+>')
 
 
 def place(text: bytes) -> float:
@@ -113,17 +116,33 @@ class _BlockReader:
       except document_files.DocumentError as e:
         if not self._options.skip_bad_documents:
           raise
-        _count_skipped(e)
+        count_skipped(e)
         continue
-      documents.extend(part.of(document))
+      for taken in part.of(document):
+        self._count_sentinels(taken)
+        documents.append(taken)
     return documents, exists
 
+  def _count_sentinels(self, document: document_files.Document) -> None:
+    # The first is faster, and says no for nearly all.
+    if b'<extra_id_' in document.text and _SENTINEL.search(document.text):
+      _count(
+        'documents_with_sentinels',
+        f'{self._path}, document {document.id}: its text holds '
+        '<extra_id_...>, which a vocabulary reads as a sentinel',
+      )
 
-def _count_skipped(error: document_files.DocumentError) -> None:
-  skipped = data_counters.add('skipped_documents')
+
+def count_skipped(error: document_files.DocumentError) -> None:
+  """Counts and logs a bad document that is left out."""
+  _count('skipped_documents', f'skipped document: {error}')
+
+
+def _count(counter: str, message: str) -> None:
+  count = data_counters.add(counter)
   # Every one of the first, then ever fewer: millions may follow.
-  if skipped <= _LOGGED_SKIPS or skipped & (skipped - 1) == 0:
-    logging.warning('skipped document %d of this run: %s', skipped, error)
+  if count <= _LOGGED or count & (count - 1) == 0:
+    logging.warning('%s (number %d of this run)', message, count)
 
 
 class _Readers:
@@ -346,6 +365,12 @@ def _glob(
     ):
       return [pattern]
     return sorted(tf.io.gfile.glob(pattern))
+  except UnicodeError as e:
+    name = os.fsencode(pattern) if isinstance(e.object, str) else e.object
+    raise FileNotFoundError(
+      f'{what}: the name {name.decode(errors="backslashreplace")} is no UTF-8; '
+      'rename it'
+    ) from e
   except tf.errors.OpError as e:
     raise FileNotFoundError(
       f'{what}: cannot look for {pattern}: {e.message}; {remedy}'

@@ -49,6 +49,8 @@ COMPONENTS = (
   'NIH ExPorter',
   'Enron Emails',
 )
+# Of a document, one after the other: more is a mistake, and would not end.
+_MOST_COPIES = 1_000_000
 # For SeqIO's caching job, which reads no gin.
 VARIABLE = 'FNET_T5X_PILE_DIR'
 # The original layout first, then those of re-uploads.
@@ -79,7 +81,16 @@ def files(
 
   Raises:
     FileNotFoundError: the folder is not set, or holds no such file.
+    ValueError: patterns that are not by split.
   """
+  if not isinstance(patterns or {}, Mapping) or set(patterns or {}) - set(
+    SPLITS
+  ):
+    raise ValueError(
+      f'PILE_FILES is {patterns!r}; it must be globs by split '
+      f'({", ".join(SPLITS)}), such as '
+      "{'train': 'part-*.jsonl.zst'}"
+    )
   data_dir = data_dir or os.environ.get(VARIABLE)
   if not data_dir:
     raise FileNotFoundError(
@@ -112,8 +123,19 @@ def component_weights(
     The weights by component; empty where every document is taken once.
 
   Raises:
-    ValueError: no such component, or a weight below 0.
+    ValueError: no such component, a weight that is no number of copies, or
+      weights that leave nothing.
   """
+  if isinstance(components, str):
+    raise ValueError(
+      f'PILE_COMPONENTS is {components!r}; it must be a list, such as '
+      f'[{components!r}]'
+    )
+  if weights is not None and not isinstance(weights, Mapping):
+    raise ValueError(
+      f'PILE_WEIGHTS is {weights!r}; it must be weights by component, such as '
+      "{'ArXiv': 2.0}"
+    )
   for name in [*(components or ()), *(weights or {})]:
     if name not in COMPONENTS:
       close = difflib.get_close_matches(name, COMPONENTS, n=3, cutoff=0.4)
@@ -122,16 +144,27 @@ def component_weights(
         f'it has {", ".join(close or COMPONENTS)}'
       )
   for name, weight in (weights or {}).items():
-    if not isinstance(weight, int | float) or weight < 0:
+    # NaN is not between any two numbers.
+    if not (
+      isinstance(weight, int | float)
+      and not isinstance(weight, bool)
+      and 0 <= weight <= _MOST_COPIES
+    ):
       raise ValueError(
-        f'PILE_WEIGHTS[{name!r}] is {weight!r}; it must be a number, at least 0'
+        f'PILE_WEIGHTS[{name!r}] is {weight!r}; it must be a number from 0 to '
+        f'{_MOST_COPIES:,}'
       )
   if not components and not weights:
     return {}
-  return {
+  chosen = {
     name: float((weights or {}).get(name, 1.0))
     for name in components or COMPONENTS
   }
+  if not any(chosen.values()):
+    raise ValueError(
+      'PILE_WEIGHTS leaves no document: raise the weight of a component above 0'
+    )
+  return chosen
 
 
 def select_components(

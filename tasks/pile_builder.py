@@ -31,14 +31,16 @@ if __name__ == '__main__':
 
 import tensorflow_datasets as tfds
 
-from fnet_t5x.tasks import document_files, pile
+from fnet_t5x import data_counters
+from fnet_t5x.tasks import document_files, document_source, pile
 
 
 def _examples(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields the documents of a file, by their ids."""
   options = document_files.ReadOptions()
-  for record in document_files.records(path, options):
-    document = document_files.parse(path, record, options)
+  for document in document_files.documents(
+    path, options, document_source.count_skipped
+  ):
     yield document.id, document._asdict()
 
 
@@ -108,6 +110,9 @@ def main() -> None:
   counts = {k: f'{v.num_examples:,}' for k, v in builder.info.splits.items()}
   sizes = ', '.join(f'{count} {split}' for split, count in counts.items())
   print(f'{builder.info.full_name}: {sizes} documents in {builder.data_dir}')
+  # Beam's workers have logs of their own.
+  if skipped := data_counters.counts().get('skipped_documents'):
+    print(f'left out: {skipped:,} bad documents, named above')
 
 
 if __name__ == '__main__':

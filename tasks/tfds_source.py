@@ -38,7 +38,25 @@ def tfds_options(
       config: {'c4/en': '3.0.1', 'cnn_dailymail': '3.3.0'}.
     download: whether TFDS may download and prepare what is not there. Without
       it nothing is downloaded.
+
+  Raises:
+    ValueError: a value of another type, such as 'False'.
   """
+  if not isinstance(download, bool):
+    raise ValueError(
+      f'tfds_options.download is {download!r}; it must be True or False'
+    )
+  if versions is not None and not isinstance(versions, Mapping):
+    raise ValueError(
+      f'tfds_options.versions is {versions!r}; it must be versions by name, '
+      "such as {'c4/en': '3.0.1'}"
+    )
+  for name, version in (versions or {}).items():
+    if not isinstance(version, str):
+      raise ValueError(
+        f'tfds_options.versions[{name!r}] is {version!r}; it must be a text, '
+        "such as '3.0.1'"
+      )
   return TfdsOptions(versions or {}, download)
 
 

@@ -54,6 +54,8 @@ class Reporter:
     rows = read_metrics(model_dir) if resumed else []
     rows = [row for row in rows if row['step'] <= first_step]
     self._reported = {(row['collection'], row['step']) for row in rows}
+    trained = [row for row in rows if row['collection'] == TRAIN]
+    data_counters.restore(trained[-1] if trained else {})
     # Written anew even where no row goes: a line that a kill cut off must not
     # run into the next one.
     with tf.io.gfile.GFile(self._path + '.tmp', 'w') as f:

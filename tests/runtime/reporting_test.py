@@ -8,6 +8,7 @@ import time
 import pytest
 import rich.console
 
+from fnet_t5x import data_counters
 from fnet_t5x.planning import chips
 from fnet_t5x.runtime import console, reporting
 
@@ -85,6 +86,27 @@ def test_steps_that_are_taken_again_are_forgotten(tmp_path):
   assert reporter.has('training_eval/task', 2)
   assert not reporter.has('train', 3)
   assert reporter.has_trained()
+
+
+def test_counts_of_the_data_go_on(tmp_path):
+  def counted(first_step, added, resumed=True):
+    reporter = reporting.Reporter(tmp_path, 10, first_step, resumed)
+    data_counters.add('skipped_documents', added)
+    reporter.train(first_step + 1, VALUES, None)
+    reporter.close()
+    return reporting.read_metrics(tmp_path)[-1]['data/skipped_documents']
+
+  # As in a process that had counted for another run.
+  data_counters.add('skipped_documents', 100)
+  try:
+    assert counted(0, 2, resumed=False) == 2
+    assert counted(1, 3) == 5
+    # Killed, and back at step 1: what came after is counted again.
+    assert counted(1, 3) == 5
+    assert counted(2, 1) == 6
+    assert counted(0, 2, resumed=False) == 2
+  finally:
+    data_counters.reset()
 
 
 def test_run_that_starts_forgets_all(tmp_path):

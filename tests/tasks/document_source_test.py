@@ -12,7 +12,7 @@ import tensorflow as tf
 from clu.data import dataset_iterator
 
 from fnet_t5x import command_line, data_counters
-from fnet_t5x.tasks import document_files, document_source
+from fnet_t5x.tasks import document_files, document_source, vocabularies
 
 _FORMATS = ('jsonl', 'jsonl.gz', 'jsonl.zst', 'parquet')
 
@@ -243,3 +243,77 @@ def test_pattern_without_a_file_is_named(tmp_path):
 def test_unknown_format_is_an_error(tmp_path):
   with pytest.raises(document_files.DocumentError, match='not a format'):
     _source([str(tmp_path / 'a.csv')]).get_dataset('train')
+
+
+def test_names_that_are_no_utf8_are_named(tmp_path):
+  (tmp_path / 'a.jsonl').touch()
+  name = os.fsencode(tmp_path) + b'/caf\xe9.jsonl'
+  with open(name, 'wb'):
+    pass
+  for pattern in (f'{tmp_path}/*.jsonl', os.fsdecode(name)):
+    with pytest.raises(
+      FileNotFoundError,
+      match=r'^corpus: the name .*/caf\\xe9\.jsonl is no UTF-8; rename it',
+    ):
+      _files_of_all(pattern)
+    with pytest.raises(
+      FileNotFoundError, match=r'caf\\xe9\.jsonl is no UTF-8;'
+    ):
+      document_source.matching_files(pattern, 'corpus', 'set it')
+
+
+@pytest.mark.parametrize('skip', [False, True])
+def test_what_is_no_document_never_stops_tensorflow(tmp_path, skip, caplog):
+  """Every kind of bad line and file: left out, or one line that names it."""
+  lines = [
+    b'{"text": "d1", "n": ' + b'9' * 5000 + b'}',
+    b'{"a": ' * 99_999,
+    b'{"text": "\\ud800"}',
+    b'{"\\ud800": "d1"}',
+    b'\xff\xfe',
+  ]
+  for number, line in enumerate(lines):
+    path = tmp_path / f'{number}.jsonl'
+    path.write_bytes(line + b'\n{"text": "d7", "meta": {"x": "\\ud800"}}\n')
+  (tmp_path / '5.jsonl').mkdir()
+  os.mkfifo(tmp_path / '6.jsonl')
+  gin.bind_parameter('ReadOptions.skip_bad_documents', skip)
+  if skip:
+    paths = sorted(map(str, tmp_path.iterdir()))
+    dataset = _source(paths).get_dataset('train', False)
+    # The last line's file begins as UTF-16 does: no line of it counts.
+    assert _numbers(dataset) == [7] * 4
+    assert data_counters.counts() == {'skipped_documents': 7}
+    return
+  for path in tmp_path.iterdir():
+    with pytest.raises(tf.errors.OpError) as error:
+      _numbers(_source([str(path)]).get_dataset('train', False))
+    assert command_line.one_line(error.value).startswith(str(path))
+
+
+_SENTINELS = {
+  'a <extra_id_0> b': True,
+  'a\n<extra_id_99>': True,
+  '<extra_id_5>': True,
+  'a <EXTRA_ID_0>': False,
+  'a <extra_id_>': False,
+  'a <extra id 0>': False,
+  'no sign of one': False,
+}
+
+
+@pytest.mark.parametrize(('text', 'counted'), _SENTINELS.items())
+def test_text_that_spells_a_sentinel_is_counted(
+  tmp_path, text, counted, caplog
+):
+  path = tmp_path / 'a.txt'
+  path.write_text(text)
+  list(_source([str(path)]).get_dataset('train').as_numpy_iterator())
+  vocabulary = vocabularies.default_vocabulary()
+  first = vocabulary.vocab_size - vocabulary.extra_ids
+  # What is counted does become one.
+  assert any(i >= first for i in vocabulary.encode_tf(text).numpy()) == counted
+  assert data_counters.counts() == (
+    {'documents_with_sentinels': 1} if counted else {}
+  )
+  assert ('a.txt, document a.txt: its text holds' in caplog.text) == counted

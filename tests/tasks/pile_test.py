@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -85,6 +86,23 @@ def test_weights(tmp_path):
     ({'components': ['Arxiv']}, r"no component 'Arxiv' .*it has ArXiv"),
     ({'weights': {'Books': 1}}, r"no component 'Books' .*it has .*Books3"),
     ({'weights': {'ArXiv': -1}}, r"PILE_WEIGHTS\['ArXiv'\] is -1; it must"),
+    ({'weights': {'ArXiv': math.nan}}, r"PILE_WEIGHTS\['ArXiv'\] is nan; it"),
+    ({'weights': {'ArXiv': math.inf}}, r"PILE_WEIGHTS\['ArXiv'\] is inf; it"),
+    ({'weights': {'ArXiv': -math.inf}}, r'is -inf; it must be a number from 0'),
+    ({'weights': {'ArXiv': 1e300}}, r'is 1e\+300; it must be .* to 1,000,000'),
+    ({'weights': {'ArXiv': '2'}}, r"is '2'; it must be a number from 0 to 1,"),
+    ({'weights': {'ArXiv': True}}, r'is True; it must be a number from 0 to'),
+    ({'weights': {'ArXiv': None}}, r'is None; it must be a number from 0 to'),
+    (
+      {'weights': 2.0},
+      r'PILE_WEIGHTS is 2\.0; it must be weights by component',
+    ),
+    ({'weights': ['ArXiv']}, r"PILE_WEIGHTS is \['ArXiv'\]; it must be weig"),
+    ({'components': 'ArXiv'}, r"PILE_COMPONENTS is 'ArXiv'; it must be a list"),
+    (
+      {'components': ['ArXiv'], 'weights': {'ArXiv': 0}},
+      'PILE_WEIGHTS leaves no document: raise the weight',
+    ),
   ],
 )
 def test_bad_components_are_errors(arguments, message):
@@ -99,6 +117,16 @@ def test_missing_files_are_errors(tmp_path, monkeypatch):
   monkeypatch.setenv(pile.VARIABLE, str(tmp_path))
   with pytest.raises(FileNotFoundError, match=r"split 'train': no file .*PILE"):
     pile.files('train')
+
+
+@pytest.mark.parametrize(
+  'patterns', ['train/*', {'valid': 'val.jsonl'}, ['train/*']]
+)
+def test_patterns_are_by_split(tmp_path, patterns):
+  with pytest.raises(
+    ValueError, match=r'PILE_FILES is .*; it must be globs by'
+  ):
+    pile.files('train', str(tmp_path), patterns)
 
 
 def test_a_task_a_component_for_held_out_text(pile_dir):
@@ -135,26 +163,40 @@ def test_tfds_dataset_of_the_files(pile_dir, tmp_path):
     seqio.set_tfds_data_dir_override(None)
 
 
-def test_bad_document_stops_the_builder_in_one_line(tmp_path):
+def _build(tmp_path, *bindings):
+  """Makes a dataset of three documents and a bad one."""
   path = tmp_path / 'pile' / 'train' / '00.jsonl'
   path.parent.mkdir(parents=True)
   path.write_bytes(document_corpora.json_lines(range(3)) + b'{\n')
-  result = subprocess.run(
+  return subprocess.run(
     [
       *(sys.executable, '-m', 'fnet_t5x.tasks.pile_builder'),
       f'--manual_dir={path.parents[1]}',
       f'--data_dir={tmp_path}/tfds',
       '--gin_file=gin/sources/pile.gin',
       "--gin.PILE_FILES={'train': 'train/*.jsonl'}",
+      *bindings,
     ],
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
     capture_output=True,
     text=True,
     check=False,
   )
+
+
+def test_bad_document_stops_the_builder_in_one_line(tmp_path):
+  result = _build(tmp_path)
   assert result.returncode == 1
   assert '00.jsonl, line 4: not JSON' in result.stderr
   assert not list(tmp_path.glob('tfds/fnet_pile/1.0.0'))
+
+
+def test_builder_leaves_bad_documents_out_if_told_to(tmp_path):
+  result = _build(tmp_path, '--gin.SKIP_BAD_DOCUMENTS=True')
+  assert result.returncode == 0
+  assert '3 train documents in' in result.stdout
+  assert 'left out: 1 bad documents, named above' in result.stdout
+  assert '00.jsonl, line 4: not JSON' in result.stderr
 
 
 def test_layouts_have_every_split():

@@ -148,3 +148,22 @@ def test_gin_permits_downloads(data_dir, monkeypatch):
   with pytest.raises(ConnectionError):
     source.get_dataset('train')
   assert asked == [('c4/en:3.1.0', str(data_dir)), 'download']
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (
+      {'download': 'False'},
+      "tfds_options.download is 'False'; it must be True",
+    ),
+    ({'download': 1}, 'tfds_options.download is 1; it must be True or False'),
+    ({'download': None}, 'tfds_options.download is None; it must be True or'),
+    ({'versions': '3.1.0'}, "tfds_options.versions is '3.1.0'; it must be ver"),
+    ({'versions': ['3.1.0']}, r"versions is \['3.1.0'\]; it must be versions"),
+    ({'versions': {'c4/en': 3.1}}, r"versions\['c4/en'\] is 3.1; it must be"),
+  ],
+)
+def test_options_of_another_type_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    tfds_source.tfds_options(**options)
