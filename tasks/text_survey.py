@@ -124,16 +124,22 @@ def _read(
   paths: Sequence[str], options: document_files.ReadOptions
 ) -> tuple[list[bytes], int, int, bool]:
   """Returns texts, files read, documents skipped, whether those are all."""
-  texts, skipped, num_bytes = [], [], 0
+  texts, num_bytes, skipped = [], 0, 0
+
+  def left_out(error: document_files.DocumentError) -> None:
+    nonlocal skipped
+    del error
+    skipped += 1
+
   for number, path in enumerate(paths):
     if num_bytes >= MAX_BYTES:
-      return texts, number, len(skipped), False
-    for document in document_files.documents(path, options, skipped.append):
+      return texts, number, skipped, False
+    for document in document_files.documents(path, options, left_out):
       if num_bytes >= MAX_BYTES:
-        return texts, number + 1, len(skipped), False
+        return texts, number + 1, skipped, False
       texts.append(document.text)
       num_bytes += len(document.text)
-  return texts, len(paths), len(skipped), True
+  return texts, len(paths), skipped, True
 
 
 def _cut(texts: Sequence[bytes], size: int) -> list[bytes]:
