@@ -81,6 +81,7 @@ _RUN_MODULES = (
   'fnet_t5x.compat.partitioning',
   'fnet_t5x.compat.trainer',
   'fnet_t5x.compat.utils',
+  'fnet_t5x.compat.wandb_writer',
   'fnet_t5x.partitioning',
   'fnet_t5x.runtime',
   't5x',
