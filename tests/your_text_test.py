@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -37,9 +38,9 @@ CODE = """>>> def f(x):
 """
 
 
-def python(folder, module, *arguments):
+def python(folder, *arguments):
   done = subprocess.run(
-    [sys.executable, '-m', f'fnet_t5x.{module}', *arguments],
+    [sys.executable, *arguments],
     cwd=folder,
     env={
       **os.environ,
@@ -56,6 +57,10 @@ def python(folder, module, *arguments):
   return done.stdout
 
 
+def command(folder, name, *arguments):
+  return python(folder, '-m', f'fnet_t5x.{name}', *arguments)
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   """A folder with a run on two files, and what training printed."""
@@ -64,12 +69,12 @@ def trained(tmp_path_factory):
   words = ''.join(f'{n} words and {n * n} others\n' for n in range(400))
   (folder / 'corpus/small.txt').write_text(CODE * 40)
   (folder / 'corpus/large.txt').write_text(words + CODE)
-  said = python(
+  said = command(
     folder,
     'train',
     '--gin_file=gin/experiments/your_text.gin',
     "--gin.TEXT_FILES='~/corpus/*.txt'",
-    '--model_dir=~/mine',
+    '--model_dir=~/runs/mine',
     *SMALL,
   )
   return folder, said
@@ -89,7 +94,9 @@ def test_text_is_told_before_step_1(trained):
 def test_it_is_evaluated_as_it_goes(trained):
   rows = [
     json.loads(line)
-    for line in (trained[0] / 'mine/metrics.jsonl').read_text().splitlines()
+    for line in (trained[0] / 'runs/mine/metrics.jsonl')
+    .read_text()
+    .splitlines()
   ]
   evaluated = [
     row['step'] for row in rows if row['collection'].startswith('training_eval')
@@ -98,19 +105,26 @@ def test_it_is_evaluated_as_it_goes(trained):
 
 
 def test_its_vocabulary_spells_code(trained):
-  path = trained[0] / 'mine/vocabulary.model'
+  path = trained[0] / 'runs/mine/vocabulary.model'
   vocabulary = seqio.SentencePieceVocabulary(str(path), extra_ids=100)
   assert vocabulary.decode(vocabulary.encode(CODE)) == CODE
+
+
+def test_python_of_the_readme(trained):
+  text = (ROOT / 'README.md').read_text()
+  (code,) = re.findall(r'^```python\n(.*?)^```$', text, re.M | re.S)
+  assert 'runs/mine' in code
+  assert python(trained[0], '-c', code).strip()
 
 
 def test_the_model_directory_is_enough(trained):
   folder, _ = trained
   moved = folder / 'elsewhere'
   moved.mkdir()
-  (folder / 'mine').rename(moved / 'model')
+  (folder / 'runs/mine').rename(moved / 'model')
   for path in (folder / 'cache/fnet_t5x/vocabularies').iterdir():
     path.unlink()
-  said = python(
+  said = command(
     moved,
     'generate',
     '--model_dir=model',
@@ -119,7 +133,7 @@ def test_the_model_directory_is_enough(trained):
     '--num_samples=2',
   )
   assert said.strip()
-  said = python(moved, 'eval', '--model_dir=model')
+  said = command(moved, 'eval', '--model_dir=model')
   assert 'fnet_text_prefix_lm' in said
   (row,) = (
     json.loads(line)
