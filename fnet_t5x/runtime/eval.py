@@ -78,7 +78,7 @@ def evaluate(
     train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
   step = int(train_state.step)
   console.say(
-    console.wrapped([f'evaluating step {step} of', restore_checkpoint_cfg.path])
+    console.wrapped([f'evaluating step {step}', restore_checkpoint_cfg.path])
   )
   summarize_config_fn(output_dir, None, step)
 

@@ -1,8 +1,10 @@
 """Predictions and scores over whole datasets, for evaluation and inference."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +13,7 @@ import jax
 import numpy as np
 import seqio
 import tensorflow as tf
+from absl import logging as absl_logging
 
 from fnet_t5x.runtime import datasets, models, partitioning
 from fnet_t5x.runtime import train_state as train_state_lib
@@ -129,16 +132,17 @@ class InferenceEvaluator:
   ):
     provider = datasets.get_mixture_or_task(cfg)
     datasets.verify_matching_vocabs(cfg, model)
-    self._evaluator = evaluator_cls(
-      mixture_or_task_name=provider.name,
-      feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
-      eval_split=cfg.split,
-      use_cached=cfg.use_cached,
-      seed=cfg.seed,
-      sequence_length=cfg.task_feature_lengths,
-      log_dir=os.path.join(log_dir, 'inference_eval'),
-      use_memory_cache=cfg.use_memory_cache,
-    )
+    with _lengths_as_trained():
+      self._evaluator = evaluator_cls(
+        mixture_or_task_name=provider.name,
+        feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
+        eval_split=cfg.split,
+        use_cached=cfg.use_cached,
+        seed=cfg.seed,
+        sequence_length=cfg.task_feature_lengths,
+        log_dir=os.path.join(log_dir, 'inference_eval'),
+        use_memory_cache=cfg.use_memory_cache,
+      )
     infer_fn = functools.partial(
       get_infer_fn,
       batch_size=cfg.batch_size,
@@ -171,6 +175,24 @@ class InferenceEvaluator:
       predict_with_aux_fn=bound(self._predict_with_aux),
     )
     return metrics.result() or {}
+
+
+@contextlib.contextmanager
+def _lengths_as_trained() -> Iterator[None]:
+  """Drops SeqIO's advice to evaluate at other lengths than those of training.
+
+  A loss at other lengths is another loss.
+  """
+
+  def is_other(record: logging.LogRecord) -> bool:
+    return 'longer than necessary' not in str(record.msg)
+
+  log = absl_logging.get_absl_logger()
+  log.addFilter(is_other)
+  try:
+    yield
+  finally:
+    log.removeFilter(is_other)
 
 
 def evaluator(
