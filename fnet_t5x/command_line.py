@@ -30,6 +30,8 @@ INPUT_ERRORS = (
   AttributeError,
   TypeError,
   SyntaxError,
+  # A gin value that leads back to itself.
+  RecursionError,
 )
 _HELP = ('--help', '-h', '-help', '--helpfull')
 _WIDTH = 80
@@ -95,6 +97,12 @@ def one_line(error: BaseException) -> str:
   message = str(error)
   if isinstance(error, KeyError) and error.args:
     message = str(error.args[0])
+  if isinstance(error, RecursionError):
+    # Its own message is gin's call trail, of thousands of lines.
+    return (
+      'what the gin files and bindings describe refers to itself, or is nested '
+      'too deeply'
+    )
   message, *trail = re.split(r'\n\s*In call to configurable ', message)
   if message.startswith('in user code:'):
     # TensorFlow's traceback of a traced function; its last line counts.

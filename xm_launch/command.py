@@ -7,6 +7,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from fnet_t5x.xm_launch import tpu_types
 
@@ -30,6 +31,11 @@ OUTPUT_MACROS = {
 # What of the environment every host needs: a pod is T5X's, never the embedded
 # runtime's, and a missing T5X is then an error.
 ENVIRONMENT = {'FNET_T5X_ENGINE': 't5x'}
+# The flags that settings come from, where their names differ.
+FLAGS = {
+  'gin_files': 'gin_file',
+  'seqio_cache_dirs': 'seqio_additional_cache_dirs',
+}
 # A shell's words; where gin files are is known on the host alone.
 GIN_ROOT = '$(python -m fnet_t5x.gin_root)'
 
@@ -80,6 +86,19 @@ class Settings:
     return (self.zone or '').rpartition('-')[0]
 
 
+def check_text(flag: str, value: Any) -> None:
+  """Refuses text that ends a line: a printed script would be another one.
+
+  Raises:
+    ValueError: names the flag.
+  """
+  if isinstance(value, str) and re.search(r'[\x00-\x1f\x7f]', value):
+    raise ValueError(
+      f'--{flag}={value!r}: a line break or another control character in it; '
+      'remove it'
+    )
+
+
 def check(settings: Settings, needs: Sequence[str] = ()) -> None:
   """Refuses settings that cannot run, before anything is started.
 
@@ -90,6 +109,10 @@ def check(settings: Settings, needs: Sequence[str] = ()) -> None:
   Raises:
     ValueError: one line that names the flag and what to give it.
   """
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    for text in value if isinstance(value, list | tuple) else [value]:
+      check_text(FLAGS.get(field.name, field.name), text)
   if settings.run_mode not in MODULES:
     raise ValueError(
       f'--run_mode={settings.run_mode}: use one of {", ".join(MODULES)}'

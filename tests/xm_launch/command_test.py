@@ -152,6 +152,18 @@ def test_one_host_has_no_others_to_join():
     ({'bucket': 'gs://my-bucket'}, (), "a bucket's name alone"),
     ({'t5x_commit': 'main; rm -rf /'}, (), 'no commit'),
     ({'seqio_cache_dirs': ['gs://a,b']}, (), 'a comma'),
+    # What would end the here-document of a printed script.
+    ({'tfds_data_dir': '/a\nEOF\nid'}, (), "--tfds_data_dir='/a\\nEOF"),
+    (
+      {'seqio_cache_dirs': ['/a', '/b\r']},
+      (),
+      '--seqio_additional_cache_dirs=',
+    ),
+    ({'gin_search_paths': ['/a\n']}, (), "--gin_search_paths='/a\\n': a line"),
+    ({'gin_files': ['a\x1b[2J.gin']}, (), "--gin_file='a\\x1b[2J.gin'"),
+    ({'gin_bindings': ['A=1\nB=2']}, (), '--gin_bindings='),
+    ({'model_dir': 'gs://my-bucket/run\n'}, (), '--model_dir='),
+    ({'bucket': 'my-bucket\n'}, (), '--bucket='),
   ],
 )
 def test_bad_settings_are_one_line(changes, needs, message):
