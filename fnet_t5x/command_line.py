@@ -406,6 +406,9 @@ def run(function: Callable[..., object]) -> int:
   import gin
   import seqio
 
+  # What it imports is configurable: before gin's configuration is locked.
+  from fnet_t5x.tasks import text_notice
+
   if flags.FLAGS.tfds_data_dir:
     seqio.set_tfds_data_dir_override(flags.FLAGS.tfds_data_dir)
   seqio.add_global_cache_dirs(flags.FLAGS.seqio_additional_cache_dirs)
@@ -414,15 +417,14 @@ def run(function: Callable[..., object]) -> int:
   parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
   _check_configured(function)
   if function.__name__ == 'train':
-    _tell_of_text()
+    _tell_of_text(text_notice.lines)
   result = configured()
   return result if isinstance(result, int) else 0
 
 
-def _tell_of_text() -> None:
+def _tell_of_text(lines_of: Callable[..., Sequence[str]]) -> None:
   """Prints what is known of a run's own text, whichever engine trains."""
   from fnet_t5x.runtime import gin_utils
-  from fnet_t5x.tasks import text_notice
 
   values = [
     gin_utils.macro(name)
@@ -435,7 +437,7 @@ def _tell_of_text() -> None:
   ]
   # Other gin files may bind those without macros; the engine checks them.
   if all(values):
-    for line in text_notice.lines(*values):
+    for line in lines_of(*values):
       print(line, flush=True)
 
 
