@@ -15,10 +15,11 @@ from fnet_t5x.xm_launch import tpu_types
 T5X_COMMIT = 'cc342d419ec3e3e9c4bf1df33c82330cafdc1e16'
 AIRIO_COMMIT = '69897df7d9a427b947a9f7bb4164c7782b43e601'
 
-# Evaluation and inference run by our commands, with T5X as their engine: T5X's
-# own have no flag for cached tasks, nor one that joins the hosts.
+# Our commands, with T5X as their engine: those of T5X for evaluation and
+# inference have no flag for cached tasks, nor one that joins the hosts, and its
+# `t5x.train` ends in a traceback where SIGTERM stopped and saved the run.
 MODULES = {
-  'train': 't5x.train',
+  'train': 'fnet_t5x.train',
   'eval': 'fnet_t5x.eval',
   'infer': 'fnet_t5x.infer',
 }

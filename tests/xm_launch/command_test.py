@@ -77,7 +77,7 @@ def read_by_gin(words):
 
 def test_bindings_reach_gin_through_a_shell_as_they_are(tmp_path):
   words, engine = bash(tmp_path, command.shell_line(with_values()))
-  assert words[:2] == ['-m', 't5x.train']
+  assert words[:2] == ['-m', 'fnet_t5x.train']
   assert engine == 't5x'
   assert read_by_gin(words) == VALUES
 
@@ -94,7 +94,7 @@ def test_bindings_reach_gin_through_a_containers_arguments(tmp_path):
 @pytest.mark.parametrize(
   'mode, module, macro, folder',
   [
-    ('train', 't5x.train', 'MODEL_DIR', ''),
+    ('train', 'fnet_t5x.train', 'MODEL_DIR', ''),
     ('eval', 'fnet_t5x.eval', 'EVAL_OUTPUT_DIR', '/eval'),
     ('infer', 'fnet_t5x.infer', 'INFER_OUTPUT_DIR', '/infer'),
   ],
