@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 from absl import logging
 from jax.experimental import multihost_utils
-from t5x import trainer as _t5x
+from t5x import trainer as trainer_lib
 
 __all__ = ['PREEMPTED', 'Trainer', 'exit_code']
 
@@ -24,7 +24,7 @@ __all__ = ['PREEMPTED', 'Trainer', 'exit_code']
 PREEMPTED = 128 + signal.SIGTERM
 
 
-class Trainer(_t5x.Trainer):
+class Trainer(trainer_lib.Trainer):
   """T5X's trainer; SIGTERM ends training after the step under way.
 
   Training, until then, is T5X's own. What is not a training step is finished
@@ -79,7 +79,7 @@ class Trainer(_t5x.Trainer):
       self._next_step += 1
       if self._is_preempted():
         self.train_metrics_manager.flush()
-        raise _t5x.PreemptionError(
+        raise trainer_lib.PreemptionError(
           f'stopped by SIGTERM at step {self._next_step}'
         )
       return self.train_state, metrics
@@ -101,7 +101,7 @@ def exit_code(run: Callable[[], int]) -> int:
   """
   try:
     return run()
-  except _t5x.PreemptionError as error:
+  except trainer_lib.PreemptionError as error:
     said = str(error).splitlines()[0]
     logging.info('%s', said)
     print(said, flush=True)
