@@ -5,8 +5,8 @@ T5X's training loop saves an emergency checkpoint where its trainer raises
 whichever command trains: gin files take it as `trainer.Trainer`.
 
 One process notices SIGTERM by itself. Of several, any may get it: JAX tells the
-others, and all agree on the step
-(`multihost_utils.reached_preemption_sync_point`).
+others, and all agree on the step (by Orbax's use of
+`jax.experimental.multihost_utils.reached_preemption_sync_point`).
 """
 
 import signal
@@ -14,8 +14,7 @@ import threading
 from collections.abc import Callable
 
 import jax
-from absl import logging
-from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 from t5x import trainer as trainer_lib
 
 __all__ = ['PREEMPTED', 'Trainer', 'exit_code']
@@ -28,21 +27,12 @@ class Trainer(trainer_lib.Trainer):
   """T5X's trainer; SIGTERM ends training after the step under way.
 
   Training, until then, is T5X's own. What is not a training step is finished
-  first: compiling, an evaluation.
+  first, an evaluation for one.
   """
 
-  def __init__(self, *args, **kwargs):
-    """Takes what T5X's trainer takes."""
-    super().__init__(*args, **kwargs)
-    self._terminated = threading.Event()
-    self._signal_before = None
-    self._next_step = 0
-    # JAX has a handler of its own where there are several processes.
-    main = threading.current_thread() is threading.main_thread()
-    if jax.process_count() == 1 and main:
-      self._signal_before = signal.signal(
-        signal.SIGTERM, lambda signum, frame: self._terminated.set()
-      )
+  _terminated = False
+  _signal_before = None
+  _next_step = 0
 
   def close(self):
     """Waits for what is being written, and lets go of SIGTERM."""
@@ -85,13 +75,22 @@ class Trainer(trainer_lib.Trainer):
       return self.train_state, metrics
 
     self._compiled_train_step = take_step
+    # From here on there is something to lose. Where there are several processes
+    # JAX has a handler of its own.
+    main = threading.current_thread() is threading.main_thread()
+    if jax.process_count() == 1 and main:
+      self._signal_before = signal.signal(signal.SIGTERM, self._terminate)
+
+  def _terminate(self, signum, frame) -> None:
+    del signum, frame
+    self._terminated = True
 
   def _is_preempted(self) -> bool:
     if jax.process_count() == 1:
-      return self._terminated.is_set()
+      return self._terminated
     # Every process asks after every step: the first step that none has taken
     # yet is the one where all stop.
-    return multihost_utils.reached_preemption_sync_point(self._next_step)
+    return multihost.reached_preemption(self._next_step)
 
 
 def exit_code(run: Callable[[], int]) -> int:
@@ -102,7 +101,6 @@ def exit_code(run: Callable[[], int]) -> int:
   try:
     return run()
   except trainer_lib.PreemptionError as error:
-    said = str(error).splitlines()[0]
-    logging.info('%s', said)
-    print(said, flush=True)
+    # Gin adds where the call came from.
+    print(str(error).splitlines()[0], flush=True)
     return PREEMPTED
