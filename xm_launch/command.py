@@ -146,6 +146,13 @@ def check(settings: Settings, needs: Sequence[str] = ()) -> None:
     r'[a-z]+-[a-z]+\d+-[a-z]', settings.zone
   ):
     raise ValueError(f'--zone={settings.zone}: no zone; {examples["zone"]}')
+  # It becomes part of an image's name, in a printed script too.
+  if settings.project and not re.fullmatch(
+    r'[a-z0-9][a-z0-9.:-]*', settings.project
+  ):
+    raise ValueError(
+      f"--project={settings.project}: no project's id; {examples['project']}"
+    )
   if settings.bucket and not re.fullmatch(r'[a-z0-9][\w.-]+', settings.bucket):
     raise ValueError(
       f"--bucket={settings.bucket}: a bucket's name alone; {examples['bucket']}"

@@ -149,6 +149,7 @@ def test_one_host_has_no_others_to_join():
     ({}, ('bucket',), '--bucket=my-bucket'),
     ({}, ('zone',), '--zone=europe-west4-a'),
     ({'zone': 'europe-west4'}, (), 'no zone'),
+    ({'project': 'a; id'}, (), "no project's id; --project=my-project"),
     ({'bucket': 'gs://my-bucket'}, (), "a bucket's name alone"),
     ({'t5x_commit': 'main; rm -rf /'}, (), 'no commit'),
     ({'seqio_cache_dirs': ['gs://a,b']}, (), 'a comma'),
