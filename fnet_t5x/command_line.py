@@ -32,6 +32,8 @@ INPUT_ERRORS = (
   AttributeError,
   TypeError,
   SyntaxError,
+  # A gin value that leads back to itself.
+  RecursionError,
 )
 _NO_GIN_FILE = {
   'train': 'no --gin_file given, such as '
@@ -105,6 +107,12 @@ def one_line(error: BaseException) -> str:
   message = str(error)
   if isinstance(error, KeyError) and error.args:
     message = str(error.args[0])
+  if isinstance(error, RecursionError):
+    # Its own message is gin's call trail, of thousands of lines.
+    return (
+      'what the gin files and bindings describe refers to itself, or is nested '
+      'too deeply'
+    )
   message, *trail = re.split(r'\n\s*In call to configurable ', message)
   if message.startswith('in user code:'):
     # TensorFlow's traceback of a traced function; its last line counts.
@@ -420,6 +428,9 @@ def run(function: Callable[..., object]) -> int:
   import gin
   import seqio
 
+  # What it imports is configurable: before gin's configuration is locked.
+  from fnet_t5x.tasks import text_notice
+
   if flags.FLAGS.tfds_data_dir:
     seqio.set_tfds_data_dir_override(flags.FLAGS.tfds_data_dir)
   seqio.add_global_cache_dirs(flags.FLAGS.seqio_additional_cache_dirs)
@@ -434,15 +445,14 @@ def run(function: Callable[..., object]) -> int:
 
   kept_vocabulary.use_configured(function.__name__)
   if function.__name__ == 'train':
-    _tell_of_text()
+    _tell_of_text(text_notice.lines)
   result = configured()
   return result if isinstance(result, int) else 0
 
 
-def _tell_of_text() -> None:
+def _tell_of_text(lines_of: Callable[..., Sequence[str]]) -> None:
   """Prints what is known of a run's own text, whichever engine trains."""
   from fnet_t5x.runtime import gin_utils
-  from fnet_t5x.tasks import text_notice
 
   values = [
     gin_utils.macro(name)
@@ -455,7 +465,7 @@ def _tell_of_text() -> None:
   ]
   # Other gin files may bind those without macros; the engine checks them.
   if all(values):
-    for line in text_notice.lines(*values):
+    for line in lines_of(*values):
       print(line, flush=True)
 
 

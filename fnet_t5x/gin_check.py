@@ -17,6 +17,7 @@ from typing import Any
 
 from gin import config_parser
 
+from fnet_t5x import gin_binding, macro_circles
 from fnet_t5x.gin_root import gin_root
 
 # The function that each command configures, and the gin file that does it.
@@ -25,6 +26,8 @@ RUN_FUNCTIONS = {
   'eval': ('evaluate', 'gin/runs/eval.gin'),
   'infer': ('infer', 'gin/runs/infer.gin'),
 }
+# The package whose gin files ours include, and that may be elsewhere only.
+T5X = 't5x'
 # Folders of gin/ whose files set up one choice each: where a macro is looked
 # for that no file given has. Experiments set macros of all others.
 _PROVIDERS = (
@@ -84,14 +87,18 @@ class Contents:
     functions: those of `__main__`, and the file that configures each.
     unseen: files that only the full parser can read, such as gs:// ones. What
       they set is not known here.
+    elsewhere: packages whose files the run finds, and this machine may not:
+      where such a package is missing its files are unseen.
   """
 
   search_paths: Sequence[str]
   macros: dict[str, Macro] = dataclasses.field(default_factory=dict)
   functions: dict[str, str] = dataclasses.field(default_factory=dict)
   unseen: list[str] = dataclasses.field(default_factory=list)
+  elsewhere: Collection[str] = ()
   _delegate: _Macros = dataclasses.field(default_factory=_Macros)
   _scripts: set[str] = dataclasses.field(default_factory=set)
+  _refers: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
   @property
   def used(self) -> set[str]:
@@ -115,9 +122,12 @@ class Contents:
         f'{included_by[-1]} includes {name}, which includes it in turn; remove '
         'one of the two lines'
       )
-    path = _find(name, self.search_paths)
+    path = find(name, self.search_paths)
     if path is None:
-      if any('://' in place for place in (name, *self.search_paths)):
+      remote = any('://' in place for place in (name, *self.search_paths))
+      package = name.partition('/')[0]
+      absent = package in self.elsewhere and _package(package) is None
+      if remote or absent:
         self.unseen.append(name)
         return
       where = f'{included_by[-1]} includes {name}' if included_by else name
@@ -156,7 +166,7 @@ class Contents:
       raise ValueError(
         f'{name}: a bracket or quotes are not closed; correct it'
       ) from error
-    except RecursionError as error:
+    except (RecursionError, MemoryError) as error:
       raise ValueError(
         f'{name}: brackets or includes nested too deeply; correct it'
       ) from error
@@ -168,28 +178,26 @@ class Contents:
       ValueError: it is no gin, not one binding, or sets a macro that no file
         has.
     """
-    name, _, value = (part.strip() for part in binding.partition('='))
+    name = binding.partition('=')[0].strip()
     if not self.unseen:
       check_macro(name, self.known)
-    try:
-      statements = list(
-        config_parser.ConfigParser(io.StringIO(f'{binding}\n'), self._delegate)
-      )
-    except (SyntaxError, tokenize.TokenError, RecursionError) as error:
-      raise ValueError(no_gin_value(name, value)) from error
-    if len(statements) != 1 or not isinstance(
-      statements[0], config_parser.BindingStatement
-    ):
-      raise ValueError(f'{binding!r}: not one binding; give each its own flag')
-    if not statements[0].arg_name:
-      self.macros[statements[0].selector] = Macro(
-        statements[0].value, f'--gin.{name}'
-      )
+    self._bind(gin_binding.parse(binding, self._delegate), f'--gin.{name}')
 
   def check_macros(self) -> None:
     """Raises ValueError where a macro that is used has no value."""
     if not self.unseen:
       check_set(self.used - set(self.macros))
+
+  def check_circles(self) -> None:
+    """Raises ValueError where a macro's value leads back to itself."""
+    macro_circles.check(self._refers)
+
+  def _bind(self, statement: config_parser.BindingStatement, by: str) -> None:
+    if statement.arg_name:
+      return
+    self.macros[statement.selector] = Macro(statement.value, by)
+    name = '/'.join(filter(None, (statement.scope, statement.selector)))
+    self._refers[name] = _macros_in(statement.value)
 
   def _take(self, statement, name: str, included_by: Sequence[str]) -> None:
     if isinstance(statement, config_parser.IncludeStatement):
@@ -198,8 +206,7 @@ class Contents:
       if statement.module == '__main__':
         self._scripts.add(statement.bound_name())
     elif isinstance(statement, config_parser.BindingStatement):
-      if not statement.arg_name:
-        self.macros[statement.selector] = Macro(statement.value, name)
+      self._bind(statement, name)
       script, _, function = statement.selector.partition('.')
       if script in self._scripts:
         self.functions.setdefault(function, name)
@@ -229,6 +236,7 @@ def read(
     contents.read(name)
   for binding in bindings:
     contents.bind(binding)
+  contents.check_circles()
   return contents
 
 
@@ -258,6 +266,7 @@ def check(
   bindings: Sequence[str],
   search_paths: Sequence[str],
   texts: Iterable[tuple[str, str]] = (),
+  elsewhere: Collection[str] = (),
 ) -> Contents:
   """Refuses gin files and bindings that a command could not start with.
 
@@ -267,6 +276,7 @@ def check(
     bindings: `NAME=VALUE`.
     search_paths: folders of this machine.
     texts: gin that comes before the files, by name and text.
+    elsewhere: packages that need not be here, as `Contents.elsewhere`.
 
   Returns:
     What they hold.
@@ -274,19 +284,19 @@ def check(
   Raises:
     FileNotFoundError: no search path holds a file, or one that it includes.
     ValueError: a file or binding is no gin, a binding sets a macro that no
-      file has, a macro that is used has no value, or the files configure
-      another command.
+      file has, a macro that is used has no value or refers to itself, or the
+      files configure another command.
   """
-  contents = Contents(search_paths)
+  contents = Contents(search_paths, elsewhere=elsewhere)
   for name, text in texts:
     contents.take(text, name)
   for name in gin_files:
     contents.read(name)
-  if not contents.unseen:
-    _check_function(run_mode, contents)
+  _check_function(run_mode, contents)
   for binding in bindings:
     contents.bind(binding)
   contents.check_macros()
+  contents.check_circles()
   return contents
 
 
@@ -299,7 +309,7 @@ def _check_function(run_mode: str, contents: Contents) -> None:
       f'{name} configures {other}, not {function}; give a --gin_file for '
       f'{run_mode}, such as {run_file}, in its place'
     )
-  if function not in contents.functions:
+  if function not in contents.functions and not contents.unseen:
     raise ValueError(
       f'the gin files do not configure {function}: add --gin_file={run_file}'
     )
@@ -348,12 +358,15 @@ def check_set(missing: Iterable[str]) -> None:
     )
 
 
-def no_gin_value(name: str, value: str) -> str:
-  """Returns the message of a binding whose value gin cannot read."""
-  return (
-    f'--gin.{name}={value}: {value or "nothing"} is no gin value; text needs '
-    f'quotes: --gin.{name}="\'...\'"'
-  )
+def _macros_in(value: Any) -> list[str]:
+  """Returns the macros that a value refers to, with their scopes."""
+  if isinstance(value, _Text):
+    return [value.removeprefix('%')] if value.startswith('%') else []
+  if isinstance(value, dict):
+    value = [*value.keys(), *value.values()]
+  if isinstance(value, list | tuple):
+    return [name for part in value for name in _macros_in(part)]
+  return []
 
 
 def providing_files(macro: str) -> list[str]:
@@ -380,8 +393,14 @@ def _as_flags(files: Sequence[str]) -> str:
   return first if len(files) == 1 else f'{first} (or another of that folder)'
 
 
-def _find(name: str, search_paths: Sequence[str]) -> str | None:
-  """Returns where a gin file is; None if it is nowhere on this machine."""
+def find(name: str, search_paths: Sequence[str]) -> str | None:
+  """Returns where a gin file is; None if it is nowhere on this machine.
+
+  Args:
+    name: the file's path in one of `search_paths`, or in an installed package:
+      't5x/...'.
+    search_paths: folders.
+  """
   for folder in search_paths:
     path = os.path.join(folder, name)
     if os.path.exists(path):
@@ -390,9 +409,14 @@ def _find(name: str, search_paths: Sequence[str]) -> str | None:
   package = name.partition('/')[0]
   if not package.isidentifier() or package in ('gin', '__main__'):
     return None
-  spec = importlib.util.find_spec(package)
-  for folder in (spec and spec.submodule_search_locations) or ():
+  for folder in _package(package) or ():
     path = os.path.join(os.path.dirname(folder), name)
     if os.path.exists(path):
       return path
   return None
+
+
+def _package(name: str) -> Sequence[str] | None:
+  """Returns a package's folders; None if it is not importable here."""
+  spec = importlib.util.find_spec(name)
+  return spec and list(spec.submodule_search_locations or ())

@@ -25,6 +25,6 @@ if __name__ == '__main__':
     stop_signals.end_process()
     command_line.start(sys.argv, 'train', __doc__)
     # Gin files reach the engine's function as `__main__.train`, as T5X's do.
-    from fnet_t5x.compat.train import train
+    from fnet_t5x.compat.train import exit_code, train
 
-    sys.exit(command_line.run(train))
+    sys.exit(exit_code(lambda: command_line.run(train)))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from fnet_t5x import command_line
+from fnet_t5x import command_line, gin_check
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
@@ -22,6 +22,11 @@ if __name__ == '__main__':
     flags.DEFINE_string('split', 'train', 'Split.')
     flags.DEFINE_integer('seed', 0, 'Of the order, and of random objectives.')
     command_line.read(sys.argv, __doc__)
+    gin_check.read(
+      flags.FLAGS.gin_file,
+      flags.FLAGS.gin_bindings,
+      command_line.search_paths(),
+    )
   command_line.import_tensorflow()
 
 import numpy as np

@@ -1,5 +1,6 @@
 """Bad input: one clear line, an exit code, and nothing written."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -182,6 +183,58 @@ def test_folder_without_a_run_cannot_generate(tmp_path):
   with pytest.raises(FileNotFoundError) as error:
     text_generation.TextGenerator(str(tmp_path))
   assert re.search('name the MODEL_DIR of a training run', line_of(error))
+
+
+NESTED = {
+  'itself': "include 'run.gin'\n",
+  'circle': 'BATCH_SIZE = %A\nA = %B\nB = %A\n',
+  'brackets': f'BATCH_SIZE = {9000 * "["}{9000 * "]"}\n',
+  'fine': '',
+}
+
+
+@pytest.mark.parametrize('module', ['train', 'plan', 'tasks.show'])
+@pytest.mark.parametrize(
+  ('text', 'binding', 'line'),
+  [
+    ('itself', (), 'run.gin includes run.gin, which includes it in turn'),
+    ('circle', (), 'A = %B, B = %A: the macro A refers to itself'),
+    ('brackets', (), 'run.gin: brackets or includes nested too deeply'),
+    ('fine', ('BATCH_SIZE', f'{9000 * "("}{9000 * ")"}'), 'is no gin value'),
+    ('fine', ('BATCH_SIZE', '1\nimport os'), 'not one binding'),
+    ('fine', ('BATCH_SIZE', '%BATCH_SIZE'), 'BATCH_SIZE refers to itself'),
+  ],
+)
+def test_what_never_ends_is_one_line(tmp_path, module, text, binding, line):
+  (tmp_path / 'run.gin').write_text(
+    f"include 'gin/experiments/quickstart.gin'\n{NESTED[text]}"
+  )
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', f'fnet_t5x.{module}', '--gin_file=run.gin'),
+      *([f'--gin.{"=".join(binding)}'] if binding else []),
+    ],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=60,
+  )
+  assert done.returncode == 1
+  first, _ = done.stderr.splitlines()
+  assert first.startswith('error: ') and line in first
+  assert len(first) < 400
+
+
+def test_a_configurable_that_configures_itself_is_one_line():
+  with pytest.raises(RecursionError) as error:
+    endless()
+  assert 'refers to itself' in line_of(error)
+
+
+def endless():
+  endless()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Gin that no host could start with is refused before a pod is."""
 
+import importlib.util
 import pathlib
 
 import pytest
@@ -75,12 +76,58 @@ def test_what_cannot_start_is_one_line(arguments, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.fixture
+def t5x(tmp_path, monkeypatch):
+  """A stand-in for T5X that holds a gin file, and says if it is imported."""
+  folder = tmp_path / 'site/t5x'
+  (folder / 'examples').mkdir(parents=True)
+  (folder / '__init__.py').write_text('raise AssertionError("imported")')
+  (folder / 'examples/small.gin').write_text('OF_T5X = 1\n')
+  monkeypatch.syspath_prepend(str(tmp_path / 'site'))
+
+
+def stock(folder, name='small', elsewhere=('t5x',), more=()):
+  (folder / 'mine.gin').write_text(f"include 't5x/examples/{name}.gin'\n")
+  return gin_check.check(
+    'train',
+    ['mine.gin', *MODEL, *RUN_FILES['train']],
+    [*BINDINGS['train'], *more],
+    [str(ROOT), str(folder)],
+    elsewhere,
+  )
+
+
+def test_files_of_t5x_are_read_where_it_is(tmp_path, t5x):
+  contents = stock(tmp_path, more=['OF_T5X=2'])
+  assert contents.unseen == []
+  assert contents.macros['OF_T5X'].value == 2
+  with pytest.raises(ValueError, match=r'no gin file of this .* XYZZY'):
+    stock(tmp_path, more=['XYZZY=2'])
+  with pytest.raises(
+    FileNotFoundError, match=r't5x/examples/none.gin: in none'
+  ):
+    stock(tmp_path, 'none')
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('t5x') is not None, reason='T5X is there'
+)
+def test_files_of_t5x_are_unseen_where_it_is_not(tmp_path):
+  contents = stock(tmp_path, more=['OF_T5X=2'])
+  assert contents.unseen == ['t5x/examples/small.gin']
+  # The run is to be here: it cannot start.
+  with pytest.raises(FileNotFoundError, match=r't5x/examples/small.gin: in'):
+    stock(tmp_path, elsewhere=())
+
+
 @pytest.mark.parametrize(
   'text, message',
   [
     ('A = 1\nB = = 2\n', r"mine.gin, line 2: not gin: 'B = = 2'"),
     ("A = {'a': 1\n", 'mine.gin: a bracket or quotes are not closed'),
     ("include 'gin/none.gin'\n", 'mine.gin includes gin/none.gin: in none of'),
+    ("include 'mine.gin'\n", 'mine.gin includes mine.gin, which includes it'),
+    (f'A = {9000 * "("}1{9000 * ")"}\n', 'mine.gin: brackets or includes'),
   ],
 )
 def test_broken_files_are_named(tmp_path, text, message):

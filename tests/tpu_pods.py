@@ -81,7 +81,7 @@ elif words[0] == '-c' and 'find_spec("jestimator")' in words[1]:
   (folder / 'amos_helper.py').write_text(
     'from jax.experimental.pjit import PartitionSpec\\n')
   print(folder)
-elif words[:2] == ['-m', 't5x.train']:
+elif words[:2] == ['-m', 'fnet_t5x.train']:
   exec((cloud / 'train.py').read_text())
 """
 
@@ -100,7 +100,7 @@ class Cloud:
     self.train('')
 
   def train(self, script: str) -> None:
-    """Says what `python -m t5x.train` does on a worker from now on."""
+    """Says what `python -m fnet_t5x.train` does on a worker from now on."""
     (self.folder / 'train.py').write_text(script)
 
   def set_state(self, state: str) -> None:
@@ -128,7 +128,7 @@ class Cloud:
 
   def started(self) -> list[list[str]]:
     """The words of every start of the run, on all workers."""
-    return [w for _, w, _ in self.python() if w[:2] == ['-m', 't5x.train']]
+    return [w for _, w, _ in self.python() if w[:2] == ['-m', 'fnet_t5x.train']]
 
   def home(self, worker: int) -> pathlib.Path:
     return self.folder / f'worker_{worker}/fnet_t5x_pod'

@@ -7,6 +7,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from fnet_t5x.xm_launch import tpu_types
 
@@ -14,10 +15,11 @@ from fnet_t5x.xm_launch import tpu_types
 T5X_COMMIT = 'cc342d419ec3e3e9c4bf1df33c82330cafdc1e16'
 AIRIO_COMMIT = '69897df7d9a427b947a9f7bb4164c7782b43e601'
 
-# Evaluation and inference run by our commands, with T5X as their engine: T5X's
-# own have no flag for cached tasks, nor one that joins the hosts.
+# Our commands, with T5X as their engine: those of T5X for evaluation and
+# inference have no flag for cached tasks, nor one that joins the hosts, and its
+# `t5x.train` ends in a traceback where SIGTERM stopped and saved the run.
 MODULES = {
-  'train': 't5x.train',
+  'train': 'fnet_t5x.train',
   'eval': 'fnet_t5x.eval',
   'infer': 'fnet_t5x.infer',
 }
@@ -30,6 +32,11 @@ OUTPUT_MACROS = {
 # What of the environment every host needs: a pod is T5X's, never the embedded
 # runtime's, and a missing T5X is then an error.
 ENVIRONMENT = {'FNET_T5X_ENGINE': 't5x'}
+# The flags that settings come from, where their names differ.
+FLAGS = {
+  'gin_files': 'gin_file',
+  'seqio_cache_dirs': 'seqio_additional_cache_dirs',
+}
 # A shell's words; where gin files are is known on the host alone.
 GIN_ROOT = '$(python -m fnet_t5x.gin_root)'
 
@@ -80,6 +87,19 @@ class Settings:
     return (self.zone or '').rpartition('-')[0]
 
 
+def check_text(flag: str, value: Any) -> None:
+  """Refuses text that ends a line: a printed script would be another one.
+
+  Raises:
+    ValueError: names the flag.
+  """
+  if isinstance(value, str) and re.search(r'[\x00-\x1f\x7f]', value):
+    raise ValueError(
+      f'--{flag}={value!r}: a line break or another control character in it; '
+      'remove it'
+    )
+
+
 def check(settings: Settings, needs: Sequence[str] = ()) -> None:
   """Refuses settings that cannot run, before anything is started.
 
@@ -90,6 +110,10 @@ def check(settings: Settings, needs: Sequence[str] = ()) -> None:
   Raises:
     ValueError: one line that names the flag and what to give it.
   """
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    for text in value if isinstance(value, list | tuple) else [value]:
+      check_text(FLAGS.get(field.name, field.name), text)
   if settings.run_mode not in MODULES:
     raise ValueError(
       f'--run_mode={settings.run_mode}: use one of {", ".join(MODULES)}'
@@ -122,6 +146,13 @@ def check(settings: Settings, needs: Sequence[str] = ()) -> None:
     r'[a-z]+-[a-z]+\d+-[a-z]', settings.zone
   ):
     raise ValueError(f'--zone={settings.zone}: no zone; {examples["zone"]}')
+  # It becomes part of an image's name, in a printed script too.
+  if settings.project and not re.fullmatch(
+    r'[a-z0-9][a-z0-9.:-]*', settings.project
+  ):
+    raise ValueError(
+      f"--project={settings.project}: no project's id; {examples['project']}"
+    )
   if settings.bucket and not re.fullmatch(r'[a-z0-9][\w.-]+', settings.bucket):
     raise ValueError(
       f"--bucket={settings.bucket}: a bucket's name alone; {examples['bucket']}"

@@ -105,15 +105,23 @@ def checked_source(made: command.Settings) -> source.Source:
   packed = source.Source(flags.FLAGS.commit)
   with packed.files() as folder:
     try:
-      gin_check.check(
+      contents = gin_check.check(
         made.run_mode,
         made.gin_files,
         command.bindings(made),
         [*made.gin_search_paths, str(folder)],
+        elsewhere=[gin_check.T5X],
       )
     except FileNotFoundError as error:
       said = str(error).replace(str(folder), f'commit {packed.commit[:12]}')
       raise FileNotFoundError(f'{said}, or commit it') from None
+  for name in contents.unseen:
+    t5x = name.startswith(f'{gin_check.T5X}/')
+    why = ' (T5X is not importable)' if t5x else ''
+    sys.stderr.write(
+      f'note: {name} cannot be read here{why}: its macros are checked on the '
+      'hosts alone\n'
+    )
   uncommitted = packed.uncommitted()
   if uncommitted:
     sys.stderr.write(

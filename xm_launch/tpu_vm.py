@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from fnet_t5x import command_line
-from fnet_t5x.xm_launch import launch_flags, source, tpu_pod
+from fnet_t5x.xm_launch import command, launch_flags, source, tpu_pod
 
 NEEDS = ('project', 'zone')
 # States of a TPU (Cloud TPU API, Node.State) that it does not come back from,
@@ -228,6 +228,7 @@ def main(argv: list[str]) -> None:
   launch_flags.parse(argv, __doc__)
   given = flags.FLAGS
   settings = launch_flags.settings(NEEDS)
+  command.check_text('runtime_version', given.runtime_version)
   packed = launch_flags.checked_source(settings)
   pod = tpu_pod.Pod(
     settings,

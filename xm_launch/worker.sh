@@ -67,10 +67,12 @@ start() {
   fi
   rm -f "$home/code"
   cp "$home/run.sh" "$home/started.sh"
-  # A session of its own: it outlives the connection that started it.
+  # A session of its own: it outlives the connection that started it. Its shell
+  # catches SIGTERM, which the run gets too, and waits for the run to save.
   # shellcheck disable=SC2016  # for the inner bash to expand
   PATH=$venv/bin:$PATH setsid bash -c \
-    'cd "$1"; bash started.sh; echo $? >code.part; mv code.part code' \
+    'trap : TERM; cd "$1"; bash started.sh; echo $? >code.part
+    mv code.part code' \
     start "$home" >>"$home/log" 2>&1 </dev/null &
   echo "$! $boot" >"$home/pid"
   echo 'started'
@@ -94,7 +96,7 @@ stop() {
   if alive; then
     read -r pid _ <"$home/pid"
     kill -TERM -- "-$pid" 2>/dev/null || true
-    # A minute, to save a checkpoint.
+    # A minute, to end the step under way and to save a checkpoint.
     for _ in $(seq 300); do
       alive || break
       sleep 0.2

@@ -4,5 +4,11 @@ from fnet_t5x.compat.engine import USES_T5X
 
 if USES_T5X:
   from t5x.train import *  # noqa: F403
+
+  from fnet_t5x.compat.preemption import exit_code
 else:
   from fnet_t5x.runtime.train import *  # noqa: F403
+
+  def exit_code(run):
+    """Returns what a run returns: the runtime's own is its exit code."""
+    return run()

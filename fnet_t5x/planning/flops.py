@@ -27,6 +27,7 @@ scores are masked, as programs compute them.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from fnet_t5x.fourier import methods
@@ -57,6 +58,45 @@ class Flops:
   def training(self) -> float:
     """A forward and a backward pass."""
     return 3 * self.forward - self.mixing
+
+
+# What the formulas need of a network's configuration.
+_SIZES = (
+  'emb_dim',
+  'head_dim',
+  'mlp_activations',
+  'mlp_dim',
+  'num_decoder_layers',
+  'num_encoder_layers',
+  'num_heads',
+  'vocab_size',
+)
+
+
+def batch_flops(
+  config: Any, batch: Mapping[str, Any], backend: str
+) -> float | None:
+  """Returns the operations of a training step, on all devices together.
+
+  Args:
+    config: a `T5Config` or `FNetT5Config`, or of a network that is like them.
+    batch: arrays or shapes [batch, length], by model feature.
+    backend: as in `example_flops`.
+
+  Returns:
+    None for another kind of network, which has no formula here.
+  """
+  if not all(hasattr(config, size) for size in _SIZES):
+    return None
+  rows, inputs = batch['encoder_input_tokens'].shape
+  example = example_flops(
+    config,
+    inputs,
+    batch['decoder_target_tokens'].shape[1],
+    packed='encoder_segment_ids' in batch,
+    backend=backend,
+  )
+  return example.training * rows
 
 
 def example_flops(

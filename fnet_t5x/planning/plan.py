@@ -174,14 +174,6 @@ def make_plan(
   shapes = traverse_util.flatten_dict(
     run.initializer().global_train_state_shape.state_dict()['target'], sep='/'
   )
-  lengths = run.lengths
-  example = flops.example_flops(
-    run.config,
-    lengths['encoder_input_tokens'],
-    lengths['decoder_target_tokens'],
-    packed='encoder_segment_ids' in lengths,
-    backend=topology.backend,
-  )
   train = programs.train_step(run, topology.backend)
   allowed = topology.chip.available if topology.chip else None
   if train.device_memory:
@@ -206,7 +198,7 @@ def make_plan(
     decode_batch_size=rows,
     total_steps=run.total_steps,
     parameters=parameters.count(shapes),
-    training_flops=example.training * run.batch_size,
+    training_flops=flops.batch_flops(run.config, run.batch, topology.backend),
     state=state,
     train=train,
     prefill=prefill,

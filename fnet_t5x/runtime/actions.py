@@ -125,7 +125,12 @@ class EarlyStoppingAction(BaseAction):
 
 
 class TerminateOnNanAction(BaseAction):
-  """Stops when a metric is NaN or infinite."""
+  """Stops when a metric is NaN or infinite.
+
+  On the loss or the gradients' norm of 'train', where the run would otherwise
+  end with an error, it ends as by any other action: exit code 0, and a state
+  that is no number is not saved.
+  """
 
   def __init__(self, task: str, metric: str = 'loss'):
     self._task = task

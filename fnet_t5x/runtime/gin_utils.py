@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 from clu import metric_writers
 
-from fnet_t5x import gin_check
+from fnet_t5x import gin_binding, gin_check
 from fnet_t5x.runtime import model_directory
 
 
@@ -112,7 +112,7 @@ def _check_exists(name: str, search_paths: Sequence[str]) -> None:
 
 
 def _exists(name: str, search_paths: Sequence[str]) -> bool:
-  return any(
+  return gin_check.find(name, search_paths) is not None or any(
     tf.io.gfile.exists(os.path.join(path, name)) for path in search_paths
   )
 
@@ -146,6 +146,10 @@ def _parse_file(
     raise ValueError(
       f'{name}: a bracket or quotes are not closed; correct it'
     ) from error
+  except RecursionError as error:
+    raise ValueError(
+      f'{name}: brackets or includes nested too deeply; correct it'
+    ) from error
   except AttributeError as error:
     selector = re.search(
       r"resolve selector ([\w.]+); <module '(.*?)'", str(error)
@@ -172,12 +176,11 @@ def _where(error: Exception, name: str) -> str:
 def _parse_binding(
   binding: str, known: Sequence[str], skip_unknown: bool | Sequence[str]
 ) -> None:
-  name, _, value = (part.strip() for part in binding.partition('='))
+  name = binding.partition('=')[0].strip()
   gin_check.check_macro(name, known)
+  gin_binding.parse(binding)
   try:
     gin.parse_config(binding, skip_unknown=skip_unknown)
-  except (SyntaxError, tokenize.TokenError) as error:
-    raise ValueError(gin_check.no_gin_value(name, value)) from error
   except ValueError as error:
     raise ValueError(
       f'--gin.{name}: {_first_line(str(error)).rstrip(".")}'

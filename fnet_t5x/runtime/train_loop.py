@@ -23,6 +23,8 @@ from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime import trainer as trainer_lib
 from fnet_t5x.runtime.actions import ActionMode
 
+_NOT_FINITE = 'a parameter or optimizer state'
+
 
 class TrainLoop:
   """Trains, and reports, evaluates and saves when each is due.
@@ -62,14 +64,18 @@ class TrainLoop:
     self._actions = actions
     self._target_text = target_text
     self._eval_compiled = False
+    self._stopped_by_action = False
     self._save_period = save_cfg.period if checkpoint_manager else 0
     self._step = int(trainer.train_state.step)
 
   def run(self, batches: Iterator[trainer_lib.Batch]) -> None:
     """Trains to the last step, or until the trainer is told to stop.
 
+    Where an action stops it, the step is saved if its state is finite.
+
     Raises:
-      ValueError: the loss is no number; the last checkpoint is kept.
+      ValueError: the loss is no number, and no action stops the run for it;
+        the last checkpoint is kept.
     """
     batches = self._reporter.watch(batches)
     while self._step < self._total_steps and not self._trainer.stop_training:
@@ -90,12 +96,19 @@ class TrainLoop:
       self._step += taken
       values = scalars(metrics)
       self._reporter.train(self._step, values, self._trainer.flops_per_step)
+      # First: an action may be there for the very loss that is no number.
+      if self._act(ActionMode.TRAIN, {reporting.TRAIN: _values(metrics)}):
+        break
       self._check_finite(values)
-      self._act(ActionMode.TRAIN, {reporting.TRAIN: _values(metrics)})
       if self._is_due(self._save_period):
         self.save()
       if self._is_due(self._eval_period):
         self.evaluate()
+    if self._stopped_by_action and not _all_finite(self._trainer.train_state):
+      console.say(
+        f'not saved, as {_NOT_FINITE} is no finite number; {self._kept()}'
+      )
+      return
     self.save()
     if self._manager:
       with self._reporter.busy('saving the last checkpoint'):
@@ -124,7 +137,7 @@ class TrainLoop:
     if self._manager is None:
       return
     if not _all_finite(self._trainer.train_state):
-      self._stop_not_a_number('a parameter or optimizer state')
+      self._stop_not_a_number(_NOT_FINITE)
     self._manager.save(
       self._trainer.train_state,
       self._save_cfg.dtype,
@@ -191,11 +204,14 @@ class TrainLoop:
     self,
     mode: ActionMode,
     metrics_by_task: actions_lib.MetricsByTask,
-  ) -> None:
-    if metrics_by_task and actions_lib.run_actions(
+  ) -> bool:
+    """Returns whether an action stops the run."""
+    stops = bool(metrics_by_task) and actions_lib.run_actions(
       mode, self._actions, self._trainer.train_state, metrics_by_task
-    ):
-      self._trainer.stop_training = True
+    )
+    if stops:
+      self._stopped_by_action = self._trainer.stop_training = True
+    return stops
 
   def close(self) -> None:
     """Waits for checkpoints and summaries."""
@@ -218,16 +234,19 @@ class TrainLoop:
         self._stop_not_a_number(f'the {name} ({values[name]})')
 
   def _stop_not_a_number(self, what: str) -> None:
-    kept = 'no checkpoint was saved'
+    raise ValueError(
+      f'{what} is no finite number at step {self._step}: stopped; '
+      f'{self._kept()}. Lower the learning rate, or look at the data'
+    )
+
+  def _kept(self) -> str:
+    """Says which checkpoint there is."""
     if self._manager:
       # A checkpoint still being written counts only when it is whole.
       self._manager.wait_until_finished()
       if self.saved_step is not None:
-        kept = f'the checkpoint of step {self.saved_step} is kept'
-    raise ValueError(
-      f'{what} is no finite number at step {self._step}: stopped; {kept}. '
-      'Lower the learning rate, or look at the data'
-    )
+        return f'the checkpoint of step {self.saved_step} is kept'
+    return 'no checkpoint was saved'
 
 
 def scalars(metrics: metrics_lib.MetricsMap) -> dict[str, float]:

@@ -11,6 +11,8 @@ import optax
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from fnet_t5x.fourier import methods
+from fnet_t5x.planning import flops
 from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import models, partitioning
 from fnet_t5x.runtime import train_state as train_state_lib
@@ -44,9 +46,11 @@ class Trainer:
 
   Attributes:
     train_state: parameters, optimizer state and step, on the mesh.
-    flops_per_step: of the compiled training step on all devices, by the
-      compiler's count; None before `compile_train`, or where it does not say.
     num_microbatches: parts that a batch is cut in; None or 1 for none.
+    flops_per_step: what a training step takes on all devices, by the formulas
+      of `planning.flops`: the same whether layers are scanned, batches cut, or
+      activations computed twice. None before `compile_train`, and for a network
+      that has no formula there.
     stop_training: set it, from a signal handler say, and `train` returns
       after the step under way, `eval` after the batch.
   """
@@ -78,6 +82,7 @@ class Trainer:
     )
     self._partitioner = partitioner
     self.num_microbatches = num_microbatches
+    self._config = getattr(getattr(model, 'module', None), 'config', None)
     self._train_step = partitioner.partition(
       train_step,
       in_axis_resources=(train_state_axes, spec),
@@ -98,12 +103,11 @@ class Trainer:
     self._train_step = self._partitioner.compile(
       self._train_step, self.train_state, batch
     )
-    analysis = self._train_step.cost_analysis() or {}
-    # The compiler counts one device, and the body of a loop once. (What is
-    # outside the loop, the optimizer, is small beside the microbatches.)
-    flops = analysis.get('flops', 0.0) * self._partitioner.mesh.size
-    flops *= self.num_microbatches or 1
-    self.flops_per_step = flops if flops > 0 else None
+    # Not the compiler's count, which takes the body of a loop once: a loop over
+    # layers, microbatches, or both.
+    self.flops_per_step = flops.batch_flops(
+      self._config, batch, methods.current_backend()
+    )
     return self._train_step
 
   def train(

@@ -7,6 +7,7 @@ import math
 
 import clu.values
 import gin
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
@@ -179,6 +180,31 @@ def test_action_ends_a_run_that_has_then_saved(tmp_path, capfd):
     for step, score in scores.items()
   }
   assert list(scores) == [2, 4]
+
+
+@pytest.mark.parametrize('metric', ['loss', 'grad_norm'])
+def test_an_action_may_stop_at_a_loss_that_is_no_number(
+  metric, tmp_path, capfd, warnings
+):
+  """Without the action the run ends with an error: train_test.py."""
+  code = run(
+    tmp_path,
+    # Update 6 spoils the parameters, step 7's loss shows it.
+    learning_rate_fn=lambda step: jnp.where(step == 5, jnp.nan, 0.1),
+    actions={'TRAIN': [trainer.TerminateOnNanAction('train', metric)]},
+    concurrent_metrics=False,
+  )
+  assert code == 0
+  said = capfd.readouterr().out
+  assert 'stopped by an action at step 7' in said
+  assert 'not saved, as a parameter or optimizer state is no finite' in said
+  assert 'the checkpoint of step 5 is kept' in said
+  assert warnings[-1] == f'{metric} of train is nan; training stops'
+  assert checkpoints.latest_step(str(tmp_path)) == 5
+  # The row of the step is there for who looks for the cause.
+  rows = reporting.read_metrics(tmp_path)
+  last = [r for r in rows if r['collection'] == 'train'][-1]
+  assert last['step'] == 7 and last['loss'] is None
 
 
 def test_unknown_moment_is_refused(tmp_path):

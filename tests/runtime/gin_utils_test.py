@@ -30,3 +30,19 @@ def test_home_is_expanded_in_macros(tmp_path, monkeypatch):
 
 def test_macro_that_nothing_sets():
   assert gin_utils.macro('NO_SUCH_MACRO') is None
+
+
+def test_files_of_installed_packages_are_found(tmp_path, monkeypatch):
+  """As `t5x/...` is where T5X is installed, named or included."""
+  folder = tmp_path / 'gin_package'
+  folder.mkdir()
+  (folder / '__init__.py').write_text('')
+  (folder / 'theirs.gin').write_text('OF_PACKAGE = 1\n')
+  (tmp_path / 'ours').mkdir()
+  (tmp_path / 'ours/ours.gin').write_text("include 'gin_package/theirs.gin'\n")
+  monkeypatch.syspath_prepend(str(tmp_path))
+  for name in ('ours.gin', 'gin_package/theirs.gin'):
+    gin.clear_config()
+    gin_utils.parse_gin_flags([str(tmp_path / 'ours')], [name], [])
+    assert gin_utils.macro('OF_PACKAGE') == 1
+    gin.clear_config()

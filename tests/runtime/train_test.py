@@ -114,7 +114,6 @@ def test_run_reports_each_step_and_evaluation_once(whole):
     'grad_norm',
     'learning_rate/current',
     'timing/target_tokens_per_second',
-    'timing/tflops_per_second',
     'cross_ent_per_target_token',
   ):
     assert name in train_rows[0], name

@@ -1,16 +1,22 @@
 """Microbatches, merged metrics, and what a step reports."""
 
+import pathlib
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import planned_runs
 import pytest
 import small_runs
 from flax import traverse_util
 
+import fnet_t5x
+from fnet_t5x.planning import gin_run, plan, topology
 from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import partitioning, train_loop, trainer
+
+ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -182,15 +188,52 @@ def test_stop_ends_training_after_the_step_under_way():
   assert made.train(iter(batches), 4) == ({}, 0)
 
 
-def test_flops_count_every_microbatch():
-  model = small_runs.bigram_model()
-  batch = small_runs.packed_batch(seed=0)
-  flops = []
-  for num_microbatches in (None, 4):
-    made = small_runs.make_trainer(
-      model, small_runs.one_device(), batch, num_microbatches
+WIDE = (
+  'EMBED_DIM = 96',
+  'MLP_DIM = 512',
+  'NUM_ENCODER_LAYERS = 3',
+  'NUM_DECODER_LAYERS = 2',
+  "TASK_FEATURE_LENGTHS = {'inputs': 16, 'targets': 8}",
+)
+
+
+@pytest.mark.parametrize(
+  ('scan', 'remat', 'num_microbatches'),
+  [(False, 'none', None), (True, 'none', 4), (True, 'full', None)],
+)
+def test_flops_are_the_planners(scan, remat, num_microbatches):
+  bindings = (
+    *planned_runs.SMALL,
+    *WIDE,
+    f'SCAN_LAYERS = {scan}',
+    f'REMAT_POLICY = {remat!r}',
+    f'NUM_MICROBATCHES = {num_microbatches}',
+  )
+  with gin_run.configured(planned_runs.FILES, bindings, [str(ROOT)]) as run:
+    made = None
+
+    def kept(**arguments):
+      nonlocal made
+      made = trainer_cls(**arguments)
+      return made
+
+    trainer_cls, run.trainer_cls = run.trainer_cls, kept
+    planned = plan.make_plan(
+      'small', run, topology.parse('cpu:1'), decoding=False
     )
-    made.compile_train(batch)
-    flops.append(made.flops_per_step)
-  # More than once over: the optimizer, which is most of so small a step.
-  assert 1.0 < flops[1] / flops[0] < 2.0
+  assert made.flops_per_step == pytest.approx(planned.training_flops, rel=0.01)
+  # The program's own products, each as often as it is executed.
+  executed = planned.train.work.flops
+  if remat == 'none':
+    assert made.flops_per_step == pytest.approx(executed, rel=0.03)
+  else:
+    # A forward pass more, which is no progress.
+    assert 1.2 < executed / made.flops_per_step < 1.4
+
+
+def test_flops_of_a_network_without_a_formula_are_left_out(batch):
+  made = small_runs.make_trainer(
+    small_runs.bigram_model(), small_runs.one_device(), batch
+  )
+  made.compile_train(batch)
+  assert made.flops_per_step is None

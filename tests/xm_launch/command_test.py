@@ -77,7 +77,7 @@ def read_by_gin(words):
 
 def test_bindings_reach_gin_through_a_shell_as_they_are(tmp_path):
   words, engine = bash(tmp_path, command.shell_line(with_values()))
-  assert words[:2] == ['-m', 't5x.train']
+  assert words[:2] == ['-m', 'fnet_t5x.train']
   assert engine == 't5x'
   assert read_by_gin(words) == VALUES
 
@@ -94,7 +94,7 @@ def test_bindings_reach_gin_through_a_containers_arguments(tmp_path):
 @pytest.mark.parametrize(
   'mode, module, macro, folder',
   [
-    ('train', 't5x.train', 'MODEL_DIR', ''),
+    ('train', 'fnet_t5x.train', 'MODEL_DIR', ''),
     ('eval', 'fnet_t5x.eval', 'EVAL_OUTPUT_DIR', '/eval'),
     ('infer', 'fnet_t5x.infer', 'INFER_OUTPUT_DIR', '/infer'),
   ],
@@ -149,9 +149,22 @@ def test_one_host_has_no_others_to_join():
     ({}, ('bucket',), '--bucket=my-bucket'),
     ({}, ('zone',), '--zone=europe-west4-a'),
     ({'zone': 'europe-west4'}, (), 'no zone'),
+    ({'project': 'a; id'}, (), "no project's id; --project=my-project"),
     ({'bucket': 'gs://my-bucket'}, (), "a bucket's name alone"),
     ({'t5x_commit': 'main; rm -rf /'}, (), 'no commit'),
     ({'seqio_cache_dirs': ['gs://a,b']}, (), 'a comma'),
+    # What would end the here-document of a printed script.
+    ({'tfds_data_dir': '/a\nEOF\nid'}, (), "--tfds_data_dir='/a\\nEOF"),
+    (
+      {'seqio_cache_dirs': ['/a', '/b\r']},
+      (),
+      '--seqio_additional_cache_dirs=',
+    ),
+    ({'gin_search_paths': ['/a\n']}, (), "--gin_search_paths='/a\\n': a line"),
+    ({'gin_files': ['a\x1b[2J.gin']}, (), "--gin_file='a\\x1b[2J.gin'"),
+    ({'gin_bindings': ['A=1\nB=2']}, (), '--gin_bindings='),
+    ({'model_dir': 'gs://my-bucket/run\n'}, (), '--model_dir='),
+    ({'bucket': 'my-bucket\n'}, (), '--bucket='),
   ],
 )
 def test_bad_settings_are_one_line(changes, needs, message):

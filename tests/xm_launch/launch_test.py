@@ -1,6 +1,7 @@
 """The launch on Vertex AI: what is printed, and XManager's real objects."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -83,6 +84,59 @@ def test_dry_run_of_the_large_hybrid_on_c4(mode):
   line = done.stdout.splitlines()[-1]
   assert f'python -m {command.MODULES[mode]} --multiprocess_gpu' in line
   assert "MIXTURE_OR_TASK_NAME='\"'\"'fnet_c4_span_corruption" in line
+
+
+STOCK = ['--gin_file=gin/experiments/stock/t5x_small.gin', '--tpu_type=v3-32']
+LAUNCHERS = ['fnet_t5x.xm_launch.launch', 'fnet_t5x.xm_launch.tpu_vm']
+
+
+def flags_of(module):
+  return [f for f in FLAGS if 'bucket=' not in f or module.endswith('launch')]
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('t5x') is not None, reason='T5X is there'
+)
+@pytest.mark.parametrize('module', LAUNCHERS)
+def test_the_stock_baseline_launches_from_where_t5x_is_not(module):
+  done = run(*flags_of(module), '--dry_run', *STOCK, module=module)
+  assert done.returncode == 0, done.stderr
+  notes = re.findall('^note: (?!hosts install).*$', done.stderr, re.M)
+  assert notes == [
+    'note: t5x/examples/t5/t5_1_1/small.gin cannot be read here (T5X is not '
+    'importable): its macros are checked on the hosts alone'
+  ]
+  assert '--gin_file=gin/experiments/stock/t5x_small.gin' in done.stdout
+  # What is seen is checked all the same.
+  done = run(
+    *flags_of(module), '--dry_run', *STOCK, '--run_mode=eval', module=module
+  )
+  assert 'configures train, not evaluate' in done.stderr
+
+
+@pytest.mark.parametrize('module', LAUNCHERS)
+def test_the_stock_baseline_is_checked_where_t5x_is(module, tmp_path):
+  folder = tmp_path / 't5x/examples/t5/t5_1_1'
+  folder.mkdir(parents=True)
+  (tmp_path / 't5x/__init__.py').write_text('raise AssertionError("imported")')
+  (folder / 'small.gin').write_text("include 't5x/examples/t5/t5_1_1/b.gin'\n")
+  (folder / 'b.gin').write_text('MODEL = None\nOF_T5X = %DROPOUT_RATE\n')
+
+  def launch_with(*arguments):
+    paths = [str(ROOT), str(tmp_path), *sys.path[1:]]
+    return run(
+      *(*flags_of(module), '--dry_run', *STOCK, *arguments),
+      module=module,
+      PYTHONPATH=os.pathsep.join(paths),
+    )
+
+  done = launch_with('--gin.OF_T5X=3')
+  assert done.returncode == 0, done.stderr
+  assert 'cannot be read here' not in done.stderr
+  assert '--gin.OF_T5X=3' in done.stdout
+  done = launch_with('--gin.OF_T5=3')
+  assert done.returncode == 1
+  assert 'did you mean OF_T5X?' in done.stderr
 
 
 def test_dry_run_imports_no_cloud():
@@ -176,6 +230,10 @@ def test_every_content_has_its_own_tag(packed):
     ([*FLAGS, '--gin.BATCH_SIZ=1'], 'did you mean BATCH_SIZE?'),
     ([*FLAGS, '--commit=nothing'], 'no such commit'),
     ([*FLAGS, 'stray'], 'no such argument: stray'),
+    ([*FLAGS, '--tfds_data_dir=/a\nEOF\nid\n'], "--tfds_data_dir='/a\\nEOF"),
+    ([*FLAGS, '--gin.BATCH_SIZE=1\nimport os'], 'a line break'),
+    ([*FLAGS, '--gin.BATCH_SIZE=%BATCH_SIZE'], 'refers to itself'),
+    ([*FLAGS, f'--gin.BATCH_SIZE={9000 * "("}'], 'is no gin value'),
   ],
 )
 def test_bad_input_is_one_line_before_anything_starts(arguments, message):

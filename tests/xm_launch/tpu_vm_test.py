@@ -36,7 +36,8 @@ FLAGS = [
   '--name=large',
 ]
 RUN = [
-  *('-m', 't5x.train', '--multiprocess_gpu', '--gin_search_paths=/gin root'),
+  *('-m', 'fnet_t5x.train', '--multiprocess_gpu'),
+  '--gin_search_paths=/gin root',
   '--gin_file=gin/experiments/quickstart.gin',
   "--gin.MODEL_DIR='gs://my-bucket/run'",
   "--gin.TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}",
@@ -245,6 +246,26 @@ def test_creating_waits_for_capacity_alone(cloud, watch, text, patient):
   else:
     with pytest.raises(tpu_vm.GcloudError, match=text[:10]):
       watch.step()
+
+
+def test_a_run_that_is_stopped_has_time_to_save(cloud, watch):
+  cloud.train(
+    'import signal\n'
+    'def save(*_):\n'
+    '  time.sleep(1)\n'
+    '  (home / "saved").touch()\n'
+    '  sys.exit(143)\n'
+    'signal.signal(signal.SIGTERM, save)\n'
+    '(home / "ready").touch()\n'
+    'time.sleep(60)\n'
+  )
+  watch.step()
+  watch.step()
+  homes = [cloud.home(i).parent for i in (0, 1)]
+  wait_for(lambda: all((home / 'ready').exists() for home in homes))
+  assert tpu_vm.call(watch.pod.worker('stop')).split() == ['stopped'] * 2
+  assert all((home / 'saved').exists() for home in homes)
+  assert tpu_vm.call(watch.pod.worker('status')).split() == ['idle'] * 2
 
 
 def test_states_that_pass_and_states_that_do_not(cloud, watch, capsys):

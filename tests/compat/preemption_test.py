@@ -1,0 +1,146 @@
+"""Stopping by SIGTERM, with JAX's real processes and a stand-in for T5X.
+
+Of T5X there is what the trainer builds on: a loop that keeps its state to
+itself until many steps are done, and gives away the memory of the one before.
+`tests/with_t5x/preemption_test.py` runs T5X itself.
+"""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import fnet_t5x
+
+ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+T5X_TRAINER = """
+import threading
+import jax
+
+class PreemptionError(Exception):
+  pass
+
+class Manager:
+  def flush(self):
+    print('flushed', flush=True)
+
+class Trainer:
+  def __init__(self, state):
+    self.train_state = state
+    self.train_metrics_manager = Manager()
+
+  def compile_train(self, batch):
+    self._compiled_train_step = jax.jit(
+      lambda state, batch: (state + batch, state), donate_argnums=0
+    )
+
+  def train(self, batches, num_steps, start_step=None):
+    state = self.train_state
+    for _ in range(num_steps):
+      state, metrics = self._compiled_train_step(state, next(batches))
+    self.train_state = state
+
+  def close(self):
+    pass
+"""
+RUN = """
+import itertools, os, signal, sys, time
+import jax, jax.numpy as jnp
+index, port, total = map(int, sys.argv[1:])
+if port:
+  jax.distributed.initialize(f'localhost:{port}', 2, index)
+from fnet_t5x.compat import preemption
+
+def batches():
+  for count in itertools.count():
+    # One process is ahead of the other, by less than a notice takes.
+    time.sleep(0.005 + 0.002 * index)
+    if count == 3:
+      print('training', flush=True)
+    yield jnp.ones(())
+
+def run():
+  trainer = preemption.Trainer(jnp.zeros(()))
+  trainer.compile_train(None)
+  step, data = 0, batches()
+  try:
+    while step < total:
+      trainer.train(data, 1000, step)
+      step += 1000
+  except preemption.trainer_lib.PreemptionError:
+    # What an emergency checkpoint would hold.
+    print('state', int(trainer.train_state), flush=True)
+    raise
+  assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+  trainer.close()
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  return 0
+
+sys.exit(preemption.exit_code(run))
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+  """Starts processes; kills what is left of them."""
+  (tmp_path / 't5x').mkdir()
+  (tmp_path / 't5x/__init__.py').write_text('')
+  (tmp_path / 't5x/trainer.py').write_text(T5X_TRAINER)
+  (tmp_path / 'run.py').write_text(RUN)
+  running = []
+
+  def started(processes, total=10**6):
+    with socket.socket() as bound:
+      bound.bind(('localhost', 0))
+      port = bound.getsockname()[1] if processes > 1 else 0
+    paths = [str(tmp_path), str(ROOT), *sys.path[1:]]
+    for index in range(processes):
+      running.append(
+        subprocess.Popen(
+          [sys.executable, 'run.py', str(index), str(port), str(total)],
+          cwd=tmp_path,
+          env={
+            **os.environ,
+            'JAX_PLATFORMS': 'cpu',
+            'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
+            'PYTHONPATH': os.pathsep.join(paths),
+          },
+          stdout=subprocess.PIPE,
+          text=True,
+        )
+      )
+    return running
+
+  yield started
+  for process in running:
+    process.kill()
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_all_stop_after_the_same_step(start, processes):
+  running = start(processes)
+  for process in running:
+    assert process.stdout.readline() == 'training\n'
+  time.sleep(0.2)
+  running[-1].send_signal(signal.SIGTERM)
+  said = [process.communicate(timeout=60)[0] for process in running]
+  assert [process.returncode for process in running] == [143] * processes
+  # Every batch is a one: the state is the number of steps.
+  assert len(set(said)) == 1, said
+  match = re.fullmatch(
+    r'flushed\nstate (\d+)\nstopped by SIGTERM at step (\d+)\n', said[0]
+  )
+  assert match and match[1] == match[2]
+  assert int(match[1]) > 3
+
+
+def test_a_run_that_ends_by_itself_lets_go_of_the_signal(start):
+  (process,) = start(1, total=1000)
+  assert process.communicate(timeout=60)[0] == 'training\n'
+  assert process.returncode == 0

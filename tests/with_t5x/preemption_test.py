@@ -1,0 +1,115 @@
+"""SIGTERM under T5X: the step under way is saved, and the run goes on with it.
+
+A run that was stopped and started again ends with the very numbers of a run
+that never was: parameters, optimizer state, and the data that it saw.
+"""
+
+import random
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+import t5x_processes
+
+TRAIN = {
+  'BATCH_SIZE': 8,
+  'EVAL_PERIOD': 200,
+  'EVAL_STEPS': 1,
+  # Of neither is a random step likely to be a multiple.
+  'SAVE_PERIOD': 200,
+  'STATS_PERIOD': 50,
+}
+HALVES = {
+  # Every two devices hold a model in halves.
+  'NUM_PARTITIONS': None,
+  'MODEL_PARALLEL_SUBMESH': (1, 2, 1, 1),
+}
+
+
+def terminate(folder, running, which):
+  """Sends SIGTERM at a random moment of training."""
+  t5x_processes.wait_for(folder, 'Training: step 0')
+  time.sleep(random.uniform(0, 1.5))
+  running[which].send_signal(signal.SIGTERM)
+
+
+def steps(model_dir):
+  return sorted(
+    int(path.name.removeprefix('checkpoint_'))
+    for path in model_dir.glob('checkpoint_*')
+  )
+
+
+def stopped_at(folder, index):
+  (step,) = re.findall(
+    r'^stopped by SIGTERM at step (\d+)$',
+    t5x_processes.log(folder, index),
+    re.M,
+  )
+  return int(step)
+
+
+@pytest.mark.parametrize(
+  ('processes', 'devices', 'bindings'), [(1, 1, {}), (2, 2, HALVES)]
+)
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+  tmp_path, processes, devices, bindings
+):
+  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+
+  def run(model_dir, total):
+    return t5x_processes.started(
+      tmp_path,
+      'fnet_t5x.train',
+      'pretrain',
+      processes,
+      devices,
+      **TRAIN,
+      **bindings,
+      TRAIN_STEPS=total,
+      MODEL_DIR=str(model_dir),
+    )
+
+  # No run is so fast that it ends before the signal reaches it.
+  with run(stopped, 10**6) as running:
+    terminate(tmp_path, running, which=-1)
+    t5x_processes.finish(tmp_path, running, code=143)
+  (step,) = {stopped_at(tmp_path, index) for index in range(processes)}
+  assert step > 0
+  assert steps(stopped)[-1] == step
+  total = step + 60
+  for model_dir in (stopped, whole):
+    with run(model_dir, total) as running:
+      t5x_processes.finish(tmp_path, running)
+  for part in ('target', 'state'):
+    expected, found = (
+      t5x_processes.state(each / f'checkpoint_{total}', part)
+      for each in (whole, stopped)
+    )
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+      np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_t5xs_own_command_saves_too(tmp_path):
+  """With our gin files, which name the trainer."""
+  with t5x_processes.started(
+    tmp_path,
+    't5x.train',
+    'pretrain',
+    1,
+    1,
+    **TRAIN,
+    TRAIN_STEPS=10**6,
+    MODEL_DIR=str(tmp_path / 'model'),
+  ) as running:
+    terminate(tmp_path, running, which=0)
+    # It has no exit code for it, and shows T5X's error.
+    t5x_processes.finish(tmp_path, running, code=1)
+  (step,) = re.findall(
+    r'PreemptionError: stopped by SIGTERM at step (\d+)',
+    t5x_processes.log(tmp_path),
+  )
+  assert steps(tmp_path / 'model')[-1] == int(step)
