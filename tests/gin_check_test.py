@@ -93,7 +93,7 @@ def stock(folder, name='small', elsewhere=('t5x',), more=()):
     ['mine.gin', *MODEL, *RUN_FILES['train']],
     [*BINDINGS['train'], *more],
     [str(ROOT), str(folder)],
-    elsewhere,
+    elsewhere=elsewhere,
   )
 
 

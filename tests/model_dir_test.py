@@ -13,6 +13,7 @@ import pytest
 import resume_test
 
 import fnet_t5x
+from fnet_t5x import gin_check
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 MODEL_FILES = (
@@ -168,9 +169,8 @@ def test_inference_of_a_chosen_checkpoint_split_and_number(place):
   assert len(rows) == 3
   assert all('<extra_id_0>' in row['inputs']['targets'] for row in rows)
   assert all(isinstance(row['prediction'], str) for row in rows)
-  assert "CHECKPOINT_PATH = '" + f"{place.model_dir}/checkpoint_1'" in (
-    (out / 'config.gin').read_text()
-  )
+  macros = gin_check.macros_of((out / 'config.gin').read_text())
+  assert macros['CHECKPOINT_PATH'] == f'{place.model_dir}/checkpoint_1'
 
 
 def test_text_is_generated(place):
@@ -195,7 +195,7 @@ def test_training_goes_on_with_the_vocabulary_it_kept(place):
     | {'TEXT_FILES': str(place.text_files), 'TRAIN_STEPS': 3},
   )
   assert f'vocabulary: {copy}/vocabulary.model, as this model' in output
-  assert f'resuming from {copy}, step 2' in output
+  assert 'resuming from step 2' in output
   assert (copy / 'checkpoint_3').is_dir()
 
 
