@@ -70,7 +70,9 @@ def _readable(
       continue
     if f'{name}{_TEXT}' in spec:
       left_out.add(name)
-    elif spec[name].dtype.is_integer:
+    elif spec[name].dtype.is_integer and not isinstance(
+      feature.vocabulary, seqio.PassThroughVocabulary
+    ):
       decoded[name] = feature.vocabulary
 
   def readable(example):

@@ -65,3 +65,11 @@ def test_texts_that_were_tokenized_are_shown_as_they_were(tmp_path):
   }
   shown = example_texts.texts(arrays, small_runs.register().output_features)
   assert shown == row['input']
+
+
+def test_ids_without_texts_stay_ids():
+  features = {'inputs': seqio.Feature(seqio.PassThroughVocabulary(100))}
+  dataset = tf.data.Dataset.from_tensors({'inputs': tf.constant([3, 4])})
+  (row,) = example_texts._readable(dataset, features).as_numpy_iterator()
+  assert row['inputs'].tolist() == [3, 4]
+  assert example_texts.texts(row, features) == {'inputs': [3, 4]}
