@@ -91,6 +91,8 @@ class TrainLoop:
       values = scalars(metrics)
       self._reporter.train(self._step, values, self._trainer.flops_per_step)
       self._check_finite(values)
+      if self._manager:
+        self._manager.check_for_errors()
       self._act(ActionMode.TRAIN, {reporting.TRAIN: _values(metrics)})
       if self._is_due(self._save_period):
         self.save()
