@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +69,24 @@ class KilledTrainer(trainer.Trainer):
     if int(self.train_state.step) == 6:
       raise KilledError
     return super().eval(batches)
+
+
+class SharedTrainer(trainer.Trainer):
+  """Meets five other runs in its directory, each at a step of its own."""
+
+  MODEL_DIR = None
+  met: ClassVar = []
+
+  def train(self, batches, num_steps):
+    def met():
+      for batch in batches:
+        if int(self.train_state.step) in (1, 4, 5, 9, 11):
+          with pytest.raises(ValueError) as error:
+            run(self.MODEL_DIR)
+          self.met.append(str(error.value))
+        yield batch
+
+    return super().train(met(), num_steps)
 
 
 def run(model_dir, **changes) -> int:
@@ -173,6 +192,24 @@ def test_stopped_run_saves_and_goes_on_bit_for_bit(
   assert run(tmp_path) == 0
   rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
   assert without_times(rows[0]) == without_times(rows[1])
+
+
+def test_second_run_in_a_directory_ends_and_leaves_the_first_alone(
+  whole, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(SharedTrainer, 'MODEL_DIR', tmp_path)
+  monkeypatch.setattr(SharedTrainer, 'met', [])
+  assert run(tmp_path, trainer_cls=SharedTrainer) == 0
+  assert len(SharedTrainer.met) == 5
+  for line in SharedTrainer.met:
+    assert re.fullmatch(
+      rf'MODEL_DIR {tmp_path} is in use by another run \(host .*, process '
+      rf'{os.getpid()}, since .*\): .*',
+      line,
+    )
+  rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
+  assert without_times(rows[0]) == without_times(rows[1])
+  assert saved_steps(tmp_path) == saved_steps(whole)
 
 
 def test_interrupted_evaluation_is_made_up_for(whole, tmp_path):
