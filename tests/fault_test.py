@@ -110,7 +110,7 @@ def is_one_line(log) -> bool:
     len(errors) == 1
     and bool(re.search(r' is full|cannot be written', errors[0]))
     and 'Traceback' not in log
-    and 'ERROR' not in log
+    and 'ERROR:' not in log
   )
 
 

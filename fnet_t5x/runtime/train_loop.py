@@ -182,7 +182,12 @@ class TrainLoop:
     if self._trainer.stop_training:
       return {}
     with self._reporter.busy('evaluating predictions'):
-      results = self._evaluator.evaluate(self._trainer.train_state)
+      try:
+        results = self._evaluator.evaluate(
+          self._trainer.train_state, lambda: self._trainer.stop_training
+        )
+      except inference.StoppedError:
+        return {}
     for task, values in results.items():
       self._reporter.inference_eval(
         self._step, f'inference_eval/{task}', values
