@@ -10,6 +10,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seqio
 import small_runs
 
 from fnet_t5x import command_line
@@ -56,6 +57,30 @@ class InterruptedEvaluation(trainer.Trainer):
         yield batch
 
     return super().eval(interrupted())
+
+
+class InterruptedPredictions(seqio.Evaluator):
+  """Receives SIGTERM before the second batch of the evaluation after step 6."""
+
+  def evaluate(self, *, score_fn, step, **arguments):
+    class Watched:
+      def __init__(self, dataset):
+        self._dataset = dataset
+
+      def batch(self, size):
+        return Watched(self._dataset.batch(size))
+
+      def as_numpy_iterator(self):
+        for number, batch in enumerate(self._dataset.as_numpy_iterator()):
+          assert number < 2 or step != 6
+          if number == 1 and step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+          yield batch
+
+    def interrupted(dataset):
+      return score_fn(Watched(dataset))
+
+    return super().evaluate(score_fn=interrupted, step=step, **arguments)
 
 
 class KilledError(Exception):
@@ -219,6 +244,26 @@ def test_interrupted_evaluation_is_made_up_for(whole, tmp_path):
   assert run(tmp_path) == 0
   rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
   assert without_times(rows[0]) == without_times(rows[1])
+
+
+def test_interrupted_predictions_are_made_up_for(tmp_path):
+  changes = {'infer_eval_dataset_cfg': small_runs.dataset_config('validation')}
+  folders = [tmp_path / name for name in ('whole', 'stopped')]
+  assert run(folders[0], **changes) == 0
+  code = run(
+    folders[1], inference_evaluator_cls=InterruptedPredictions, **changes
+  )
+  assert code == 143
+  # Loss and predictions of step 6 are due; the signal came amid the latter.
+  last = reporting.read_metrics(folders[1])[-1]
+  assert (last['step'], last['collection']) == (
+    6,
+    f'training_eval/{small_runs.TASK}',
+  )
+  assert run(folders[1], **changes) == 0
+  rows = [reporting.read_metrics(folder) for folder in folders]
+  assert without_times(rows[0]) == without_times(rows[1])
+  assert sum(r['collection'].startswith('inference') for r in rows[1]) == 2
 
 
 def test_stopped_run_says_that_nothing_is_saved(tmp_path, capfd):
