@@ -33,16 +33,17 @@ def exhaustion_named(model_dir: str) -> Iterator[None]:
   if not os.environ.get(command_line.TRACEBACK_VARIABLE):
     for name in ('absl', 'asyncio'):
       logging.getLogger(name).addFilter(_is_no_echo)
-  excepthook = sys.excepthook
-  sys.excepthook = functools.partial(_without_echoes, excepthook)
+  hook = sys.unraisablehook
+  sys.unraisablehook = functools.partial(_without_echoes, hook)
   try:
     yield
   except Exception as error:
     if not _is_full(error):
       raise
     raise OSError(_line(model_dir)) from error
-  finally:
-    sys.excepthook = excepthook
+  else:
+    # Not after an error: threads of Orbax may go on for a while.
+    sys.unraisablehook = hook
 
 
 def _line(model_dir: str) -> str:
@@ -80,8 +81,9 @@ def _is_no_echo(record: logging.LogRecord) -> bool:
   return not of_orbax and not _is_full(record.exc_info[1])
 
 
-def _without_echoes(excepthook, kind, error, traceback) -> None:
+def _without_echoes(hook, unraisable) -> None:
   """Drops what TensorStore says when Orbax no longer waits for it."""
   # It has no caller to raise this to, so it prints it.
-  if kind is not RuntimeError or str(error) != 'Event loop is closed':
-    excepthook(kind, error, traceback)
+  error = unraisable.exc_value
+  if type(error) is not RuntimeError or str(error) != 'Event loop is closed':
+    hook(unraisable)
