@@ -19,7 +19,6 @@ from fnet_t5x.runtime import reporting
 
 _TESTS = pathlib.Path(__file__).parent
 _LAST = 'checkpoint_8'
-_IMPORTS_SECONDS = 120
 
 
 class Runs:

@@ -7,6 +7,7 @@ once. Nothing of JAX may run here, which `fnet_t5x.runtime` does when imported.
 
 import json
 import os
+import signal
 import sys
 
 import faults
@@ -18,6 +19,7 @@ from clu import metric_writers  # noqa: F401
 from fnet_t5x import command_line
 
 STEPS = 8
+_LIMIT_SECONDS = 150
 
 
 def main() -> None:
@@ -31,6 +33,8 @@ def main() -> None:
 
 def _run(model_dir, log, number, kill, library) -> None:
   """Trains, and ends the process; its last line tells the calls counted."""
+  # A run that waits for what never comes ends by SIGALRM.
+  signal.alarm(_LIMIT_SECONDS)
   output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   os.dup2(output, 1)
   os.dup2(output, 2)

@@ -1,10 +1,12 @@
 """Runs from start to end: what they leave, how they stop and go on."""
 
+import errno
 import json
 import math
 import os
 import re
 import signal
+import time
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -365,6 +367,36 @@ def test_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
       train_dataset_cfg=small_runs.dataset_config(batch_size=12),
       partitioner=partitioning.PjitPartitioner(num_partitions=1),
     )
+
+
+@pytest.mark.parametrize('part', ['', 'state.orbax'])
+def test_folder_that_a_full_disk_has_no_room_for_ends_the_run(
+  whole, tmp_path, monkeypatch, capfd, part
+):
+  make = os.mkdir
+
+  def mkdir(path, *args, **kwargs):
+    if 'checkpoint_5.orbax' in str(path) and part in str(path):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return make(path, *args, **kwargs)
+
+  start = time.monotonic()
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'mkdir', mkdir)
+    with pytest.raises(OSError) as error:
+      run(tmp_path)
+  # Orbax's own wait for such a folder is 300 s.
+  assert time.monotonic() - start < 100
+  assert re.fullmatch(
+    rf'the disk of {tmp_path} is full \(\S+ .B free\), or your quota there: '
+    r'stopped; the checkpoint of step 0 is kept\. Free some space, or .*',
+    str(error.value),
+  )
+  assert 'Traceback' not in capfd.readouterr().err
+  assert checkpoints.steps(str(tmp_path)) == [0]
+  assert run(tmp_path) == 0
+  rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
+  assert without_times(rows[0]) == without_times(rows[1])
 
 
 def test_unwritable_model_dir_is_one_line(tmp_path):
