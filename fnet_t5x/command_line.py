@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags
 from absl import logging as absl_logging
 
-from fnet_t5x import checkpoint_flags, gin_check
+from fnet_t5x import checkpoint_flags, gin_check, number_ranges
 from fnet_t5x.gin_root import gin_root
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
@@ -42,6 +42,15 @@ _NO_GIN_FILE = {
   'run; or --gin_file, such as --gin_file=gin/runs/eval.gin',
   'infer': 'nothing to infer with: give --model_dir, the folder of a training '
   'run; or --gin_file, such as --gin_file=gin/runs/infer.gin',
+}
+# What both engines would otherwise take, and train badly or save nothing with.
+_RANGES = {
+  'LEARNING_RATE': {'minimum': 0},
+  'WARMUP_STEPS': {'minimum': 0},
+  'DROPOUT_RATE': {'minimum': 0, 'below': 1},
+  'LABEL_SMOOTHING': {'minimum': 0, 'below': 1},
+  'Z_LOSS': {'minimum': 0},
+  'KEEP_CHECKPOINTS': {'minimum': 1, 'whole': True},
 }
 _HELP = ('--help', '-h', '-help', '--helpfull')
 _WIDTH = 80
@@ -282,6 +291,10 @@ def read_run(argv: Sequence[str], run_mode: str, description: str) -> None:
   )
   if texts:
     checkpoint_flags.check_text_files(contents.macros)
+  for name, limits in _RANGES.items():
+    value = name in contents.macros and contents.macros[name].value
+    if type(value) in (int, float):
+      number_ranges.check(name, value, **limits)
 
 
 def read_planned_run(argv: Sequence[str], description: str) -> None:

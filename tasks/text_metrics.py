@@ -36,7 +36,8 @@ def squad(
   """SQuAD v1.1's metrics, in percent: the best over all answers to a question.
 
   Args:
-    targets: the answers to each question.
+    targets: the answers to each question; none where it has no answer, which
+      an empty output tells (SQuAD v2's rule).
     predictions: outputs.
 
   Returns:
@@ -46,6 +47,10 @@ def squad(
   for answers, output in zip(targets, predictions, strict=True):
     output = normalize_answer(output)
     answers = [normalize_answer(answer) for answer in answers]
+    if not answers:
+      exact.append(output == '')
+      f1.append(float(output == ''))
+      continue
     exact.append(output in answers)
     f1.append(max(_token_f1(answer, output) for answer in answers))
   return {'em': 100 * float(np.mean(exact)), 'f1': 100 * float(np.mean(f1))}

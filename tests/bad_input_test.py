@@ -16,6 +16,7 @@ from fnet_t5x.runtime import gin_utils, text_generation
 from fnet_t5x.runtime import train as train_lib
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+_QUICKSTART = ['--gin_file=gin/experiments/quickstart.gin']
 # A whole run on the made-up task, small enough for a test.
 RUN = """
 from __gin__ import dynamic_registration
@@ -105,6 +106,11 @@ def line_of(error) -> str:
     ("ENCODER_MIXING = 'wavelet'", r"mixing='wavelet' is not known; choose"),
     ('NUM_ATTENTION_LAYERS = 9', r'num_attention_layers=9 does not fit'),
     ("MODEL_DIR = ''", r"MODEL_DIR is ''; name a folder"),
+    ('KEEP_CHECKPOINTS = 0', r'KEEP_CHECKPOINTS is 0; it must be a whole'),
+    ('KEEP_CHECKPOINTS = -1', r'KEEP_CHECKPOINTS is -1; it must be a whole'),
+    ('LABEL_SMOOTHING = 1.0', r'LABEL_SMOOTHING is 1.0; it must be .* than 1'),
+    ('Z_LOSS = -1.0', r'Z_LOSS is -1.0; it must be a number, at least 0'),
+    ('DROPOUT_RATE = 1.0', r'DROPOUT_RATE is 1.0; it must be a number'),
     ('USE_HARDWARE_RNG = True', r'USE_HARDWARE_RNG is for T5X'),
   ],
 )
@@ -247,6 +253,24 @@ def endless():
       r'error: gin file gin/none.gin: in none',
     ),
     ([], {}, 1, r'error: no --gin_file given'),
+    (
+      [*_QUICKSTART, '--gin.LEARNING_RATE=1e999'],
+      {},
+      1,
+      r'error: LEARNING_RATE is inf; it must be a number, at least 0',
+    ),
+    (
+      [*_QUICKSTART, '--gin.WARMUP_STEPS=-1'],
+      {},
+      1,
+      r'error: WARMUP_STEPS is -1; it must be a number, at least 0',
+    ),
+    (
+      [*_QUICKSTART, '--gin.KEEP_CHECKPOINTS=0'],
+      {},
+      1,
+      r'error: KEEP_CHECKPOINTS is 0; it must be a whole number, at least 1',
+    ),
     (['--gin_fil=x'], {}, 2, r'error: .*gin_fil'),
     (
       ['--gin_file=gin/experiments/quickstart.gin'],

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
+from fnet_t5x import number_ranges
 from fnet_t5x.fourier import methods
 from fnet_t5x.layers.attention import MultiHeadDotProductAttention
 from fnet_t5x.layers.feed_forward import MlpBlock
@@ -68,6 +69,7 @@ class T5Config:
   relpos_bias_per_layer: bool = False
 
   def __post_init__(self):
+    number_ranges.check('DROPOUT_RATE', self.dropout_rate, 0, below=1)
     methods.check_choice('remat_policy', self.remat_policy, RematPolicy)
 
   @property

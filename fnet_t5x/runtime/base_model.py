@@ -10,6 +10,7 @@ import seqio
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Int, PyTree
 
+from fnet_t5x import number_ranges
 from fnet_t5x.runtime import losses
 from fnet_t5x.runtime.metrics import MetricsMap, compute_base_metrics
 
@@ -85,6 +86,8 @@ class BaseTransformerModel(BaseModel):
     z_loss: float = 0.0,
     loss_normalizing_factor: LossNormalizingFactor = None,
   ):
+    number_ranges.check('LABEL_SMOOTHING', label_smoothing, 0, below=1)
+    number_ranges.check('Z_LOSS', z_loss, 0)
     self.module = module
     self._input_vocabulary = input_vocabulary
     self._output_vocabulary = output_vocabulary

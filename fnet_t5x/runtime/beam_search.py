@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from fnet_t5x import number_ranges
 from fnet_t5x.runtime.beam_state import BeamState, beam_init, brevity_penalty
 from fnet_t5x.runtime.beam_utils import (
   NEG_INF,
@@ -25,6 +26,7 @@ from fnet_t5x.runtime.beam_utils import (
   top_k_two_stage,
   unflatten_beam_dim,
 )
+from fnet_t5x.runtime.token_choice import is_traced
 
 TokensToLogits = Callable[[DecodingState], tuple[jax.Array, Cache]]
 
@@ -229,8 +231,18 @@ def beam_search(
   Returns:
     Token ids without the first 0, and penalised log-probabilities in nats,
     both in increasing order of the latter.
+
+  Raises:
+    ValueError: alpha is below 0, or a number below 1.
   """
   del decode_rng
+  if not is_traced(alpha):
+    # Below 0 longer beams would score worse than the search takes as a bound:
+    # it would stop at once, with nothing.
+    number_ranges.check('alpha', alpha, 0)
+  number_ranges.check('num_decodes', num_decodes, 1, whole=True)
+  if max_decode_len is not None:
+    number_ranges.check('max_decode_len', max_decode_len, 1, whole=True)
   batch = inputs.shape[0]
   length = inputs.shape[1] if max_decode_len is None else max_decode_len
   inputs = jnp.asarray(inputs, jnp.int32)

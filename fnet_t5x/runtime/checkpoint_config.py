@@ -22,6 +22,12 @@ class SaveCheckpointConfig:
 
   def __post_init__(self):
     _check_dtype('SaveCheckpointConfig', self.dtype)
+    keep = self.keep
+    if keep is not None and (type(keep) is not int or keep < 1):
+      raise ValueError(
+        f'KEEP_CHECKPOINTS is {keep!r}; it must be a whole number, at least '
+        '1, or None to keep all (SAVE_PERIOD = None saves none)'
+      )
 
 
 @dataclasses.dataclass

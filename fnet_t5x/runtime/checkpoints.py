@@ -94,6 +94,8 @@ class CheckpointManager:
         create=create,
         cleanup_tmp_directories=create,
         enable_async_checkpointing=True,
+        # Or a folder that cannot be made is found out after 300 s of silence.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       ),
       item_handlers={
         STATE: ocp.PyTreeCheckpointHandler(use_ocdbt=True),
@@ -207,6 +209,10 @@ class CheckpointManager:
   def latest_step(self) -> int | None:
     """Returns the step of the last checkpoint, also one being written."""
     return self._manager.latest_step()
+
+  def check_for_errors(self) -> None:
+    """Raises what a save that is under way, or through, has failed with."""
+    self._manager.check_for_errors()
 
   def wait_until_finished(self) -> None:
     """Returns when what is being saved is whole on disk."""

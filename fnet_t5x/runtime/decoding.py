@@ -7,9 +7,11 @@ import flax.core
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from fnet_t5x import number_ranges
 from fnet_t5x.runtime.beam_search import TokensToLogits, beam_search
 from fnet_t5x.runtime.beam_state import BeamState, beam_init, brevity_penalty
 from fnet_t5x.runtime.beam_utils import (
@@ -147,12 +149,13 @@ def temperature_sample(
 
   Returns:
     Token ids without the first 0, and log-probabilities in nats, both in
-    increasing order of the latter.
+    increasing order of the latter: NaN where a logit was NaN.
 
   Raises:
-    ValueError: if both topk and topp are set, or max_decode_steps is more
-      than the inputs' length.
+    ValueError: if both topk and topp are set, max_decode_steps is more than
+      the inputs' length, or a number is out of range.
   """
+  _check_ranges(num_decodes, temperature, topk, topp, max_decode_steps)
   if decode_rng is None:
     decode_rng = jax.random.PRNGKey(0)
   if max_decode_steps is not None and (max_decode_steps_hard_limit or 0) > 0:
@@ -194,6 +197,23 @@ def temperature_sample(
     jnp.take_along_axis(decodes, order[:, :, None], axis=1),
     jnp.take_along_axis(log_prob, order, axis=-1),
   )
+
+
+def _check_ranges(
+  num_decodes, temperature, topk, topp, max_decode_steps
+) -> None:
+  """Refuses numbers that mean nothing; what is traced is not known yet."""
+  for name, value, options in (
+    ('num_decodes', num_decodes, {'minimum': 1, 'whole': True}),
+    ('topk', topk, {'minimum': 0, 'whole': True}),
+    ('topp', topp, {'minimum': 0, 'maximum': 1}),
+    ('max_decode_steps', max_decode_steps, {'minimum': 1, 'whole': True}),
+  ):
+    if value is not None and not is_traced(value):
+      number_ranges.check(name, value, **options)
+  if not is_traced(temperature):
+    for value in np.ravel(temperature).tolist():
+      number_ranges.check('temperature', value, 0)
 
 
 def _temperature_sample_single_trial(
@@ -269,6 +289,9 @@ def _temperature_sample_single_trial(
       topp=topp,
       rescale_log_probs=rescale_log_probs,
     )
+    # Without it a broken network's scores would be those of a uniform one.
+    broken = jnp.any(jnp.isnan(logits), axis=-1)
+    log_prob = jnp.where(broken, jnp.nan, log_prob)
 
     # Rows that are through stay where they are, one past their limit.
     index = jnp.minimum(state.cur_index, limits)

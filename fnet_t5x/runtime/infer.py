@@ -88,12 +88,16 @@ def infer(
   train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
   summarize_config_fn(output_dir, None, int(train_state.step))
   step = {
-    'predict': model.predict_batch,
+    'predict': model.predict_batch_with_aux,
     'predict_with_aux': model.predict_batch_with_aux,
     'score': model.score_batch,
   }[mode]
   infer_fn = inference.get_infer_fn(
-    step, dataset_cfg.batch_size, initializer.train_state_axes, partitioner
+    step,
+    dataset_cfg.batch_size,
+    initializer.train_state_axes,
+    partitioner,
+    drops_aux=mode == 'predict',
   )
 
   written = []

@@ -24,6 +24,7 @@ def get_infer_fn(
   batch_size: int,
   train_state_axes: Any,
   partitioner: partitioning.PjitPartitioner,
+  drops_aux: bool = False,
 ) -> Callable[..., Any]:
   """Returns a function that runs `infer_step` over an enumerated dataset.
 
@@ -34,11 +35,14 @@ def get_infer_fn(
     batch_size: examples a call.
     train_state_axes: partition specs of the train state.
     partitioner: lays the batches on the mesh.
+    drops_aux: whether the further arrays are not returned. Their scores are
+      checked all the same.
 
   Returns:
-    A function of (dataset of (index, example), train state, rng). It returns
-    pairs (index, output), and beside them, where `infer_step` gives a pair,
-    the dictionary of lists.
+    A function of (dataset of (index, example), train state, rng, should_stop).
+    It returns pairs (index, output), and beside them, where `infer_step` gives
+    a pair, the dictionary of lists. It raises ValueError where a score is NaN,
+    and StoppedError when `should_stop` says so between two batches.
   """
   partitioner.get_data_layout(batch_size)
   takes_rng = 'rng' in inspect.signature(infer_step).parameters
@@ -62,17 +66,24 @@ def get_infer_fn(
     dataset: tf.data.Dataset,
     train_state: train_state_lib.TrainState,
     rng: jax.Array | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
   ):
     indices, outputs = [], []
     for index, batch in dataset.batch(batch_size).as_numpy_iterator():
+      if should_stop():
+        raise StoppedError
       step_rng = None
       if rng is not None:
         step_rng, rng = jax.random.split(rng)
       # One compiled shape: the last batch is filled up, then cut.
       filled = jax.tree.map(lambda x: _fill(x, batch_size), batch)
       result = jax.device_get(partitioned(train_state.params, filled, step_rng))
+      result = _cut(result, len(index))
+      _check_scores(result)
+      if drops_aux:
+        result = result[0]
       indices.extend(index.tolist())
-      outputs.append(_cut(result, len(index)))
+      outputs.append(result)
     if not outputs:
       return []
     outputs = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
@@ -118,6 +129,10 @@ def padded_batches(
     }
 
 
+class StoppedError(Exception):
+  """A run over a dataset was told to stop."""
+
+
 class InferenceEvaluator:
   """SeqIO's evaluator over the tasks of a config, by this model."""
 
@@ -149,7 +164,7 @@ class InferenceEvaluator:
       train_state_axes=train_state_axes,
       partitioner=partitioner,
     )
-    self._predict = infer_fn(model.predict_batch)
+    self._predict = infer_fn(model.predict_batch_with_aux, drops_aux=True)
     self._predict_with_aux = infer_fn(model.predict_batch_with_aux)
     self._score = infer_fn(model.score_batch)
 
@@ -159,19 +174,31 @@ class InferenceEvaluator:
     return self._evaluator.eval_tasks
 
   def evaluate(
-    self, train_state: train_state_lib.TrainState
+    self,
+    train_state: train_state_lib.TrainState,
+    should_stop: Callable[[], bool] = lambda: False,
   ) -> Mapping[str, Mapping[str, float]]:
-    """Returns each task's metrics, and logs them."""
+    """Returns each task's metrics, and logs them.
+
+    Raises:
+      StoppedError: `should_stop`, asked before each batch, said so.
+    """
     if not self.tasks:
       return {}
+    score = functools.partial(
+      self._score, train_state=train_state, should_stop=should_stop
+    )
     bound = functools.partial(
-      functools.partial, train_state=train_state, rng=jax.random.PRNGKey(0)
+      functools.partial,
+      train_state=train_state,
+      rng=jax.random.PRNGKey(0),
+      should_stop=should_stop,
     )
     metrics, _ = self._evaluator.evaluate(
       compute_metrics=True,
       step=int(train_state.step),
       predict_fn=bound(self._predict),
-      score_fn=functools.partial(self._score, train_state=train_state),
+      score_fn=score,
       predict_with_aux_fn=bound(self._predict_with_aux),
     )
     return metrics.result() or {}
@@ -210,6 +237,16 @@ def evaluator(
     cfg, evaluator_cls, model, partitioner, train_state_axes, log_dir
   )
   return made if made.tasks else None
+
+
+def _check_scores(result: Any) -> None:
+  """Refuses scores that are no numbers; what goes with them is noise."""
+  scores = result[1].get('scores', ()) if isinstance(result, tuple) else result
+  if np.any(np.isnan(scores)):
+    raise ValueError(
+      'the model gives no numbers (NaN): its parameters are broken; take '
+      'another checkpoint'
+    )
 
 
 def _cut(outputs: Any, size: int) -> Any:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fnet_t5x import number_ranges
+
 LearningRateCallable = Callable[[Int[Array, '']], Float[Array, '']]
 
 
@@ -47,9 +49,12 @@ def create_learning_rate_scheduler(
     min_learning_rate: the product is never less than this.
 
   Raises:
-    ValueError: an unknown factor, or one that divides by `warmup_steps` while
+    ValueError: a rate or number of steps below 0, or no finite number; an
+      unknown factor, or one that divides by `warmup_steps` while
       that is less than 1.
   """
+  number_ranges.check('LEARNING_RATE', base_learning_rate, 0)
+  number_ranges.check('WARMUP_STEPS', warmup_steps, 0)
   warmup = float(warmup_steps)
 
   def linear_decay(step):

@@ -51,7 +51,9 @@ class Reporter:
     self._start: float | None = None
     self._writers: dict[str, metric_writers.MetricWriter] = {}
     self._model_dir = model_dir
-    rows = read_metrics(model_dir) if resumed else []
+    rows, skipped = _read(self._path) if resumed else ([], 0)
+    if skipped:
+      console.say(f'{self._path}: lines left out that are no row: {skipped}')
     rows = [row for row in rows if row['step'] <= first_step]
     self._reported = {(row['collection'], row['step']) for row in rows}
     trained = [row for row in rows if row['collection'] == TRAIN]
@@ -59,7 +61,7 @@ class Reporter:
     # Written anew even where no row goes: a line that a kill cut off must not
     # run into the next one.
     with tf.io.gfile.GFile(self._path + '.tmp', 'w') as f:
-      f.write(''.join(json.dumps(row) + '\n' for row in rows))
+      f.write(''.join(map(json_line, rows)))
     tf.io.gfile.rename(self._path + '.tmp', self._path, overwrite=True)
     self._bar: rich.progress.Progress | None = None
     self._wandb = wandb_writer.open_run(model_dir, resumed)
@@ -269,13 +271,16 @@ def json_line(row: Mapping[str, object]) -> str:
 def read_metrics(model_dir: str) -> list[dict]:
   """Returns the rows of a run's `metrics.jsonl`; none where it has none.
 
-  A line that a killed run left unfinished is skipped.
+  Lines that are no row are skipped, such as one that a kill cut off.
   """
-  path = os.path.join(model_dir, METRICS_FILE)
+  return _read(os.path.join(model_dir, METRICS_FILE)).rows
+
+
+def _read(path: str) -> run_metrics.Rows:
   if not tf.io.gfile.exists(path):
-    return []
+    return run_metrics.Rows([], 0)
   with tf.io.gfile.GFile(path, 'rb') as f:
-    return run_metrics.parse(f).rows
+    return run_metrics.parse(f)
 
 
 def check_writable(folder: str, name: str) -> None:

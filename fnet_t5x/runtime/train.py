@@ -19,6 +19,8 @@ from fnet_t5x.runtime import (
   closing_lines,
   console,
   datasets,
+  directory_lock,
+  disk_space,
   free_memory,
   inference,
   initialization,
@@ -91,8 +93,9 @@ def train(
     did: it has then saved.
 
   Raises:
-    ValueError: bad input, or a loss that is no number.
-    OSError: `model_dir` is not writable.
+    ValueError: bad input, a loss that is no number, or another run that has
+      `model_dir`.
+    OSError: `model_dir` is not writable, or its disk is full.
   """
   del concurrent_metrics
   start = time.perf_counter()
@@ -114,7 +117,6 @@ def train(
 
   save_cfg = checkpoint_cfg.save
   save_dataset = bool(save_cfg and save_cfg.save_dataset)
-  resume_step = checkpoints.latest_step(model_dir)
   datasets.get_mixture_or_task(train_dataset_cfg)
   partitioner.get_data_layout(train_dataset_cfg.batch_size)
   for cfg in (train_dataset_cfg, train_eval_dataset_cfg):
@@ -134,123 +136,128 @@ def train(
   )
   # After all that bad input can stop: such a run leaves no folder behind.
   reporting.check_writable(model_dir, 'MODEL_DIR')
-  console.say(f'model_dir: {model_dir}')
-  if resume_step is not None:
-    restore = checkpoints.RestoreCheckpointConfig(path=model_dir)
-    console.say(f'resuming from step {resume_step}')
-    with console.waiting('restoring the checkpoint'):
-      train_state = initializer.from_checkpoint(
-        restore, init_rng, train_iter if save_dataset else None
+  with directory_lock.held(model_dir), disk_space.exhaustion_named(model_dir):
+    # Read now: another run may have gone on until it let the directory go.
+    resume_step = checkpoints.latest_step(model_dir)
+    console.say(f'model_dir: {model_dir}')
+    if resume_step is not None:
+      restore = checkpoints.RestoreCheckpointConfig(path=model_dir)
+      console.say(f'resuming from step {resume_step}')
+      with console.waiting('restoring the checkpoint'):
+        train_state = initializer.from_checkpoint(
+          restore, init_rng, train_iter if save_dataset else None
+        )
+    elif checkpoint_cfg.restore and checkpoint_cfg.restore.path:
+      restore = checkpoint_cfg.restore
+      with console.waiting('restoring the checkpoint to start from'):
+        train_state = initializer.from_checkpoint(
+          restore, init_rng, train_iter if restore.restore_dataset else None
+        )
+      step = f'starting from step {int(train_state.step)} of'
+      console.say(console.wrapped([step, restore.path]))
+    else:
+      with console.waiting('initializing the parameters'):
+        train_state = initializer.from_scratch(init_rng)
+    first_step = int(train_state.step)
+    if relative_steps:
+      total_steps = first_step + relative_steps
+    if total_steps < first_step:
+      raise ValueError(
+        f'TRAIN_STEPS is {total_steps}, but the checkpoint is at step '
+        f'{first_step}; raise TRAIN_STEPS, or take another MODEL_DIR'
       )
-  elif checkpoint_cfg.restore and checkpoint_cfg.restore.path:
-    restore = checkpoint_cfg.restore
-    with console.waiting('restoring the checkpoint to start from'):
-      train_state = initializer.from_checkpoint(
-        restore, init_rng, train_iter if restore.restore_dataset else None
-      )
-    step = f'starting from step {int(train_state.step)} of'
-    console.say(console.wrapped([step, restore.path]))
-  else:
-    with console.waiting('initializing the parameters'):
-      train_state = initializer.from_scratch(init_rng)
-  first_step = int(train_state.step)
-  if relative_steps:
-    total_steps = first_step + relative_steps
-  if total_steps < first_step:
-    raise ValueError(
-      f'TRAIN_STEPS is {total_steps}, but the checkpoint is at step '
-      f'{first_step}; raise TRAIN_STEPS, or take another MODEL_DIR'
-    )
-  parameters = parameter_report.log_model_info(
-    os.path.join(model_dir, 'model-info.txt'),
-    initializer.global_train_state_shape,
-    partitioner,
-  )
-  devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
-  mesh = ', '.join(f'{n}={size}' for n, size in partitioner.mesh.shape.items())
-  console.say(
-    console.wrapped(
-      [f'{parameters:,} parameters', f'devices: {devices}', f'mesh: {mesh}']
-    )
-  )
-
-  trainer = trainer_cls(
-    model=model,
-    train_state=train_state,
-    partitioner=partitioner,
-    eval_names=(),
-    summary_dir=model_dir,
-    train_state_axes=initializer.train_state_axes,
-    rng=trainer_rng,
-  )
-  del train_state
-  reporter = reporting.Reporter(
-    model_dir, total_steps, first_step, resumed=resume_step is not None
-  )
-  summarize_config_fn(model_dir, reporter.summary_writer, first_step)
-  manager = None
-  if save_cfg and save_cfg.period:
-    manager = checkpoints.CheckpointManager(
-      model_dir, save_cfg.keep, create=True
-    )
-  run = train_loop.TrainLoop(
-    trainer=trainer,
-    reporter=reporter,
-    checkpoint_manager=manager,
-    save_cfg=save_cfg,
-    train_iter=train_iter,
-    eval_datasets=_eval_datasets(
-      train_eval_dataset_cfg, eval_steps, model, partitioner
-    ),
-    evaluator=inference.evaluator(
-      infer_eval_dataset_cfg,
-      inference_evaluator_cls,
-      model,
+    parameters = parameter_report.log_model_info(
+      os.path.join(model_dir, 'model-info.txt'),
+      initializer.global_train_state_shape,
       partitioner,
-      initializer.train_state_axes,
-      model_dir,
-    ),
-    total_steps=total_steps,
-    stats_period=stats_period or eval_period or total_steps,
-    eval_period=eval_period,
-    actions=actions,
-    target_text=target_text.TargetText(model.output_vocabulary),
-  )
+    )
+    devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+    mesh = ', '.join(
+      f'{n}={size}' for n, size in partitioner.mesh.shape.items()
+    )
+    console.say(
+      console.wrapped(
+        [f'{parameters:,} parameters', f'devices: {devices}', f'mesh: {mesh}']
+      )
+    )
 
-  def stop():
-    trainer.stop_training = True
+    trainer = trainer_cls(
+      model=model,
+      train_state=train_state,
+      partitioner=partitioner,
+      eval_names=(),
+      summary_dir=model_dir,
+      train_state_axes=initializer.train_state_axes,
+      rng=trainer_rng,
+    )
+    del train_state
+    reporter = reporting.Reporter(
+      model_dir, total_steps, first_step, resumed=resume_step is not None
+    )
+    summarize_config_fn(model_dir, reporter.summary_writer, first_step)
+    manager = None
+    if save_cfg and save_cfg.period:
+      manager = checkpoints.CheckpointManager(
+        model_dir, save_cfg.keep, create=True
+      )
+    run = train_loop.TrainLoop(
+      trainer=trainer,
+      reporter=reporter,
+      checkpoint_manager=manager,
+      save_cfg=save_cfg,
+      train_iter=train_iter,
+      eval_datasets=_eval_datasets(
+        train_eval_dataset_cfg, eval_steps, model, partitioner
+      ),
+      evaluator=inference.evaluator(
+        infer_eval_dataset_cfg,
+        inference_evaluator_cls,
+        model,
+        partitioner,
+        initializer.train_state_axes,
+        model_dir,
+      ),
+      total_steps=total_steps,
+      stats_period=stats_period or eval_period or total_steps,
+      eval_period=eval_period,
+      actions=actions,
+      target_text=target_text.TargetText(model.output_vocabulary),
+    )
 
-  with free_memory.exhaustion_named(), contextlib.closing(run):
-    run.make_up(run_eval_before_training)
-    if first_step == total_steps:
-      console.say(f'already at step {total_steps}: nothing to train')
-      _say_commands(model_dir)
-      return 0
-    run.save()
-    # Saved first: the position in the data must not count the batch taken.
-    with console.waiting('reading the first batch'):
-      first_batch = datasets.first_batch(train_iter, train_dataset_cfg)
-    _compile(trainer, first_batch, train_dataset_cfg.batch_size, partitioner)
-    # Before there is a step to save, a signal may end the process at once.
-    with stop_signals.deferred(stop, console.say) as received:
-      run.run(itertools.chain([first_batch], train_iter))
-  step = int(trainer.train_state.step)
-  if received.signal:
-    by = ' by SIGTERM' if received.signal == signal.SIGTERM else ''
-    after = 'the same command goes on'
-    if run.saved_step != step:
-      after = 'no checkpoint was saved (SAVE_PERIOD)'
-    console.say(f'stopped{by} at step {step}; {after}')
-    return received.exit_code
-  if trainer.stop_training:
-    console.say(f'stopped by an action at step {step}')
-  lines = closing_lines.results(
-    model_dir, step - first_step, time.perf_counter() - start, run.saved_step
-  )
-  for line in lines:
-    console.say(line)
-  _say_commands(model_dir)
-  return 0
+    def stop():
+      trainer.stop_training = True
+
+    with free_memory.exhaustion_named(), contextlib.closing(run):
+      run.make_up(run_eval_before_training)
+      if first_step == total_steps:
+        console.say(f'already at step {total_steps}: nothing to train')
+        _say_commands(model_dir)
+        return 0
+      run.save()
+      # Saved first: the position in the data must not count the batch taken.
+      with console.waiting('reading the first batch'):
+        first_batch = datasets.first_batch(train_iter, train_dataset_cfg)
+      _compile(trainer, first_batch, train_dataset_cfg.batch_size, partitioner)
+      # Before there is a step to save, a signal may end the process at once.
+      with stop_signals.deferred(stop, console.say) as received:
+        run.run(itertools.chain([first_batch], train_iter))
+    step = int(trainer.train_state.step)
+    if received.signal:
+      by = ' by SIGTERM' if received.signal == signal.SIGTERM else ''
+      after = 'the same command goes on'
+      if run.saved_step != step:
+        after = 'no checkpoint was saved (SAVE_PERIOD)'
+      console.say(f'stopped{by} at step {step}; {after}')
+      return received.exit_code
+    if trainer.stop_training:
+      console.say(f'stopped by an action at step {step}')
+    lines = closing_lines.results(
+      model_dir, step - first_step, time.perf_counter() - start, run.saved_step
+    )
+    for line in lines:
+      console.say(line)
+    _say_commands(model_dir)
+    return 0
 
 
 def _compile(

@@ -100,6 +100,8 @@ class TrainLoop:
       if self._act(ActionMode.TRAIN, {reporting.TRAIN: _values(metrics)}):
         break
       self._check_finite(values)
+      if self._manager:
+        self._manager.check_for_errors()
       if self._is_due(self._save_period):
         self.save()
       if self._is_due(self._eval_period):
@@ -193,7 +195,12 @@ class TrainLoop:
     if self._trainer.stop_training:
       return {}
     with self._reporter.busy('evaluating predictions'):
-      results = self._evaluator.evaluate(self._trainer.train_state)
+      try:
+        results = self._evaluator.evaluate(
+          self._trainer.train_state, lambda: self._trainer.stop_training
+        )
+      except inference.StoppedError:
+        return {}
     for task, values in results.items():
       self._reporter.inference_eval(
         self._step, f'inference_eval/{task}', values

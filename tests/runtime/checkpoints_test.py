@@ -365,6 +365,15 @@ def test_configs_refuse_what_they_do_not_know():
   assert RestoreCheckpointConfig(path=[]).path == ''
 
 
+@pytest.mark.parametrize('keep', [0, -1, 1.5, True, '3'])
+def test_number_of_checkpoints_to_keep_is_at_least_one(keep):
+  with pytest.raises(
+    ValueError, match=f'KEEP_CHECKPOINTS is {keep!r}; it must'
+  ):
+    SaveCheckpointConfig(keep=keep)
+  assert SaveCheckpointConfig(keep=None).keep is None
+
+
 def test_missing_position_in_the_data_is_one_line(saved, initializer):
   with pytest.raises(ValueError, match='holds no position in the training'):
     initializer.from_checkpoint(

@@ -281,3 +281,19 @@ def test_bad_input_is_one_line(
   with pytest.raises(error, match=message) as caught:
     infer.infer(checkpoint_period=1, **kwargs)
   assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('mode', ['predict', 'score', 'predict_with_aux'])
+def test_broken_parameters_are_one_line(model, params, tmp_path, mode):
+  broken = fresh_state(model).replace_params(
+    jax.tree.map(lambda x: np.full_like(x, np.nan), params)
+  )
+  checkpoint = save(broken, tmp_path / 'model')
+  with pytest.raises(ValueError, match=r'gives no numbers \(NaN\)') as error:
+    infer.infer(
+      mode=mode,
+      checkpoint_period=1,
+      **arguments(model, checkpoint, tmp_path / 'out'),
+    )
+  assert '\n' not in str(error.value)
+  assert not list((tmp_path / 'out').glob('*.jsonl*'))

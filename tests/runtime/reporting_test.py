@@ -67,6 +67,18 @@ def test_torn_line_harms_no_other(tmp_path, kept):
   ]
 
 
+def test_lines_that_are_no_row_are_left_out_with_a_word(tmp_path, capfd):
+  path = tmp_path / 'metrics.jsonl'
+  bad = [b'[1, 2]', b'\xff\xfe', b'{"step": "1", "collection": "train"}', b'7']
+  good = json.dumps(row(1)).encode()
+  path.write_bytes(b'\n'.join([*bad, good, b'{"step": 1, ']))
+  reporter = reporting.Reporter(tmp_path, 10, first_step=1, resumed=True)
+  reporter.close()
+  assert path.read_bytes() == good + b'\n'
+  out = capfd.readouterr().out
+  assert out == f'{path}: lines left out that are no row: 5\n'
+
+
 def test_last_line_without_its_end_counts(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(json.dumps(row(1)))
   reporter = reporting.Reporter(tmp_path, 10, first_step=1, resumed=True)

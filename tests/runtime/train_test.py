@@ -1,14 +1,18 @@
 """Runs from start to end: what they leave, how they stop and go on."""
 
+import errno
 import json
 import math
 import os
 import re
 import signal
+import time
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seqio
 import small_runs
 
 from fnet_t5x import command_line
@@ -57,6 +61,30 @@ class InterruptedEvaluation(trainer.Trainer):
     return super().eval(interrupted())
 
 
+class InterruptedPredictions(seqio.Evaluator):
+  """Receives SIGTERM before the second batch of the evaluation after step 6."""
+
+  def evaluate(self, *, score_fn, step, **arguments):
+    class Watched:
+      def __init__(self, dataset):
+        self._dataset = dataset
+
+      def batch(self, size):
+        return Watched(self._dataset.batch(size))
+
+      def as_numpy_iterator(self):
+        for number, batch in enumerate(self._dataset.as_numpy_iterator()):
+          assert number < 2 or step != 6
+          if number == 1 and step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+          yield batch
+
+    def interrupted(dataset):
+      return score_fn(Watched(dataset))
+
+    return super().evaluate(score_fn=interrupted, step=step, **arguments)
+
+
 class KilledError(Exception):
   pass
 
@@ -68,6 +96,24 @@ class KilledTrainer(trainer.Trainer):
     if int(self.train_state.step) == 6:
       raise KilledError
     return super().eval(batches)
+
+
+class SharedTrainer(trainer.Trainer):
+  """Meets five other runs in its directory, each at a step of its own."""
+
+  MODEL_DIR = None
+  met: ClassVar = []
+
+  def train(self, batches, num_steps):
+    def met():
+      for batch in batches:
+        if int(self.train_state.step) in (1, 4, 5, 9, 11):
+          with pytest.raises(ValueError) as error:
+            run(self.MODEL_DIR)
+          self.met.append(str(error.value))
+        yield batch
+
+    return super().train(met(), num_steps)
 
 
 def run(model_dir, **changes) -> int:
@@ -174,6 +220,24 @@ def test_stopped_run_saves_and_goes_on_bit_for_bit(
   assert without_times(rows[0]) == without_times(rows[1])
 
 
+def test_second_run_in_a_directory_ends_and_leaves_the_first_alone(
+  whole, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(SharedTrainer, 'MODEL_DIR', tmp_path)
+  monkeypatch.setattr(SharedTrainer, 'met', [])
+  assert run(tmp_path, trainer_cls=SharedTrainer) == 0
+  assert len(SharedTrainer.met) == 5
+  for line in SharedTrainer.met:
+    assert re.fullmatch(
+      rf'MODEL_DIR {tmp_path} is in use by another run \(host .*, process '
+      rf'{os.getpid()}, since .*\): .*',
+      line,
+    )
+  rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
+  assert without_times(rows[0]) == without_times(rows[1])
+  assert saved_steps(tmp_path) == saved_steps(whole)
+
+
 def test_interrupted_evaluation_is_made_up_for(whole, tmp_path):
   assert run(tmp_path, trainer_cls=InterruptedEvaluation) == 130
   assert saved_steps(tmp_path)[-1] == 6
@@ -181,6 +245,26 @@ def test_interrupted_evaluation_is_made_up_for(whole, tmp_path):
   assert run(tmp_path) == 0
   rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
   assert without_times(rows[0]) == without_times(rows[1])
+
+
+def test_interrupted_predictions_are_made_up_for(tmp_path):
+  changes = {'infer_eval_dataset_cfg': small_runs.dataset_config('validation')}
+  folders = [tmp_path / name for name in ('whole', 'stopped')]
+  assert run(folders[0], **changes) == 0
+  code = run(
+    folders[1], inference_evaluator_cls=InterruptedPredictions, **changes
+  )
+  assert code == 143
+  # Loss and predictions of step 6 are due; the signal came amid the latter.
+  last = reporting.read_metrics(folders[1])[-1]
+  assert (last['step'], last['collection']) == (
+    6,
+    f'training_eval/{small_runs.TASK}',
+  )
+  assert run(folders[1], **changes) == 0
+  rows = [reporting.read_metrics(folder) for folder in folders]
+  assert without_times(rows[0]) == without_times(rows[1])
+  assert sum(r['collection'].startswith('inference') for r in rows[1]) == 2
 
 
 def test_stopped_run_says_that_nothing_is_saved(tmp_path, capfd):
@@ -282,6 +366,36 @@ def test_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
       train_dataset_cfg=small_runs.dataset_config(batch_size=12),
       partitioner=partitioning.PjitPartitioner(num_partitions=1),
     )
+
+
+@pytest.mark.parametrize('part', ['', 'state.orbax'])
+def test_folder_that_a_full_disk_has_no_room_for_ends_the_run(
+  whole, tmp_path, monkeypatch, capfd, part
+):
+  make = os.mkdir
+
+  def mkdir(path, *args, **kwargs):
+    if 'checkpoint_5.orbax' in str(path) and part in str(path):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return make(path, *args, **kwargs)
+
+  start = time.monotonic()
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'mkdir', mkdir)
+    with pytest.raises(OSError) as error:
+      run(tmp_path)
+  # Orbax's own wait for such a folder is 300 s.
+  assert time.monotonic() - start < 100
+  assert re.fullmatch(
+    rf'the disk of {tmp_path} is full \(\S+ .B free\), or your quota there: '
+    r'stopped; the checkpoint of step 0 is kept\. Free some space, or .*',
+    str(error.value),
+  )
+  assert 'Traceback' not in capfd.readouterr().err
+  assert checkpoints.steps(str(tmp_path)) == [0]
+  assert run(tmp_path) == 0
+  rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
+  assert without_times(rows[0]) == without_times(rows[1])
 
 
 def test_unwritable_model_dir_is_one_line(tmp_path):

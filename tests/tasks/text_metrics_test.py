@@ -24,6 +24,11 @@ def test_normal_answers(text, normal):
   assert text_metrics.normalize_answer(text) == normal
 
 
+def test_squad_without_an_answer_wants_none():
+  assert text_metrics.squad([[], []], ['', 'the']) == {'em': 100, 'f1': 100}
+  assert text_metrics.squad([[], []], ['', 'cat']) == {'em': 50, 'f1': 50}
+
+
 def test_squad_takes_the_best_answer_to_each_question():
   answers = [
     ['The Denver Broncos', 'Denver Broncos', 'Broncos'],

@@ -1,0 +1,89 @@
+"""A full disk, said in one line."""
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+
+from fnet_t5x import command_line
+from fnet_t5x.runtime import checkpoints, free_memory
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# The same in what TensorFlow and TensorStore raise, which have no `errno`.
+_FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)
+
+
+@contextlib.contextmanager
+def exhaustion_named(model_dir: str) -> Iterator[None]:
+  """Turns the block's lack of disk space into an error that names remedies.
+
+  What Orbax's threads print beside the error that arrives here is left out,
+  also when the process ends, unless `FNET_T5X_TRACEBACK` asks for it.
+
+  Args:
+    model_dir: what the block writes.
+
+  Raises:
+    OSError: no space is left there, or of the user's quota.
+  """
+  if not os.environ.get(command_line.TRACEBACK_VARIABLE):
+    for name in ('absl', 'asyncio'):
+      logging.getLogger(name).addFilter(_is_no_echo)
+  hook = sys.unraisablehook
+  sys.unraisablehook = functools.partial(_without_echoes, hook)
+  try:
+    yield
+  except Exception as error:
+    if not _is_full(error):
+      raise
+    raise OSError(_line(model_dir)) from error
+  else:
+    # Not after an error: threads of Orbax may go on for a while.
+    sys.unraisablehook = hook
+
+
+def _line(model_dir: str) -> str:
+  free = ''
+  with contextlib.suppress(OSError):
+    size = shutil.disk_usage(model_dir).free
+    free = f' ({free_memory.size_text(size)} free)'
+  step = checkpoints.latest_step(model_dir)
+  kept = 'no checkpoint was saved'
+  if step is not None:
+    kept = f'the checkpoint of step {step} is kept'
+  return (
+    f'the disk of {model_dir} is full{free}, or your quota there: stopped; '
+    f'{kept}. Free some space, or lower KEEP_CHECKPOINTS; the same command '
+    'then goes on'
+  )
+
+
+def _is_full(error: BaseException | None) -> bool:
+  """Whether a full disk is the cause: of it, or of what it came after."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in _FULL:
+      return True
+    if any(text in str(error) for text in _FULL_TEXTS):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def _is_no_echo(record: logging.LogRecord) -> bool:
+  """Whether a log record is no traceback that a thread's error left."""
+  if not record.exc_info:
+    return True
+  of_orbax = f'{os.sep}orbax{os.sep}' in record.pathname
+  return not of_orbax and not _is_full(record.exc_info[1])
+
+
+def _without_echoes(hook, unraisable) -> None:
+  """Drops what TensorStore says when Orbax no longer waits for it."""
+  # It has no caller to raise this to, so it prints it.
+  error = unraisable.exc_value
+  if type(error) is not RuntimeError or str(error) != 'Event loop is closed':
+    hook(unraisable)

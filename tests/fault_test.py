@@ -1,0 +1,161 @@
+"""Runs that are killed, or find the disk full, at any call: no bit is lost."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from faults import compile_library
+
+import fnet_t5x
+from fnet_t5x.runtime import reporting
+
+_TESTS = pathlib.Path(__file__).parent
+_LAST = 'checkpoint_8'
+
+
+class Runs:
+  """Starts runs, each in a process of its own."""
+
+  def __init__(self, library: pathlib.Path | None):
+    root = pathlib.Path(fnet_t5x.__file__).parents[1]
+    environment = {
+      **os.environ,
+      'PYTHONPATH': os.pathsep.join([str(_TESTS), str(root)]),
+      'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    }
+    if library:
+      environment['LD_PRELOAD'] = str(library)
+    self._library = library and str(library)
+    self._server = subprocess.Popen(
+      [sys.executable, _TESTS / 'faulty_runs.py'],
+      env=environment,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+    )
+
+  def run(self, model_dir, number=0, kill=False) -> tuple[int, str]:
+    """Trains in `model_dir`, and returns the exit code and what was said.
+
+    Args:
+      model_dir: a new folder, or that of a run to go on with.
+      number: of the call that the fault hits; 0 for none.
+      kill: the process dies of it; else the disk is full from there on.
+    """
+    log = model_dir.with_suffix('.log')
+    log.unlink(missing_ok=True)
+    request = {
+      'model_dir': str(model_dir),
+      'log': str(log),
+      'number': number,
+      'kill': kill,
+      'library': self._library,
+    }
+    self._server.stdin.write(json.dumps(request) + '\n')
+    self._server.stdin.flush()
+    return json.loads(self._server.stdout.readline()), log.read_text()
+
+  def close(self):
+    self._server.stdin.close()
+    self._server.wait(timeout=60)
+
+
+class Chains:
+  """Runs that faults hit, beside one that no fault hits."""
+
+  def __init__(self, runs, folder):
+    self._runs = runs
+    self._folder = folder
+    self._whole = folder / 'whole'
+    code, log = runs.run(self._whole)
+    assert code == 0, log
+    self.calls = int(re.search(r'calls: (\d+)', log)[1])
+
+  def check(self, seed: int, kill: bool, faults: int = 2) -> None:
+    """Hits a run, goes on with it, and compares what it left."""
+    rng = random.Random(seed)
+    model_dir = self._folder / f'{"kill" if kill else "full"}_{seed}'
+    for _ in range(faults):
+      number = rng.randint(1, self.calls)
+      code, log = self._runs.run(model_dir, number, kill)
+      if kill:
+        assert code in (-9, 0), log
+      else:
+        assert code in (1, 0), log
+        assert code == 0 or is_one_line(log), (number, log)
+    code, log = self._runs.run(model_dir)
+    assert code == 0, log
+    rows = [reporting.read_metrics(d) for d in (model_dir, self._whole)]
+    assert without_times(rows[0]) == without_times(rows[1])
+    states = [state(d / _LAST) for d in (model_dir, self._whole)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert not list(model_dir.glob('*tmp*'))
+
+
+def is_one_line(log) -> bool:
+  """Whether a full disk is told in one line, and nothing else is."""
+  said = [line for line in log.splitlines() if not line.startswith('WARNING')]
+  errors = [line for line in said if line.startswith('error: ')]
+  return (
+    len(errors) == 1
+    and bool(re.search(r' is full|cannot be written', errors[0]))
+    and 'Traceback' not in log
+    and 'ERROR:' not in log
+  )
+
+
+def state(checkpoint):
+  return ocp.PyTreeCheckpointer().restore(checkpoint / 'state')
+
+
+def without_times(rows):
+  return [
+    {k: v for k, v in row.items() if not k.startswith('timing/')}
+    for row in rows
+  ]
+
+
+@pytest.fixture(scope='module')
+def in_python(tmp_path_factory):
+  runs = Runs(None)
+  yield Chains(runs, tmp_path_factory.mktemp('in_python'))
+  runs.close()
+
+
+@pytest.fixture(scope='module')
+def in_c(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('in_c')
+  library = compile_library(folder)
+  if library is None:
+    pytest.skip('no C compiler')
+  runs = Runs(library)
+  yield Chains(runs, folder)
+  runs.close()
+
+
+@pytest.mark.parametrize(('seed', 'kill'), [(0, True), (1, False)])
+def test_fault_in_python_costs_nothing(in_python, seed, kill):
+  in_python.check(seed, kill, faults=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kill', [True, False])
+@pytest.mark.parametrize('seed', range(2, 12))
+def test_any_fault_in_python_costs_nothing(in_python, seed, kill):
+  in_python.check(seed, kill)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kill', [True, False])
+@pytest.mark.parametrize('seed', range(10))
+def test_any_fault_in_any_library_costs_nothing(in_c, seed, kill):
+  in_c.check(seed, kill)
