@@ -351,8 +351,11 @@ def start(argv: Sequence[str], run_mode: str, description: str) -> None:
 
   if flags.FLAGS.multiprocess_gpu:
     join_processes(engine.USES_T5X)
-  print(f'engine: {engine.engine_name()}', flush=True)
-  print('importing TensorFlow and JAX ...', flush=True)
+  # At once: a signal must not find half a line.
+  sys.stdout.write(
+    f'engine: {engine.engine_name()}\nimporting TensorFlow and JAX ...\n'
+  )
+  sys.stdout.flush()
   import_tensorflow()
   if engine.USES_T5X:
     # T5X tells how a run goes by its log alone.
