@@ -252,3 +252,19 @@ def _run(command: Sequence[str], folder: pathlib.Path) -> str:
 def test_documents_hold_commands():
   """Whatever finds them finds them: a count that only an edit changes."""
   assert len(_all_commands()) > 40
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_a_document_names_are_there(document):
+  # Patterns, such as gin/models/t5_*.gin, are no names of files.
+  named = re.findall(
+    r'`((?:tests|gin|docs|tasks|xm_launch|fnet_t5x)/[\w./]+)`',
+    document.read_text(),
+  )
+  named += re.findall(r'\]\((?!http)([^)#]+)\)', document.read_text())
+  missing = [
+    name
+    for name in named
+    if not (ROOT / name).exists() and not (document.parent / name).exists()
+  ]
+  assert not missing
