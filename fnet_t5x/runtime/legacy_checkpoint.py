@@ -5,6 +5,7 @@ Layout: `<directory>/checkpoint` is a msgpack of `{'version', 'optimizer':
 array that is the folder `<directory>/<names joined by dots>`.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -57,15 +58,50 @@ class LegacyCheckpoint:
   def read(
     self, name: str, dtype: Any, sharding: jax.sharding.Sharding
   ) -> jax.Array:
-    """Returns one leaf on the mesh."""
+    """Returns one leaf on the mesh.
+
+    Raises:
+      ValueError: its array is not all there, or of another shape than the
+        checkpoint says, as after a broken download.
+    """
     leaf = self.leaves[name]
     if isinstance(leaf, jax.ShapeDtypeStruct):
-      folder = os.fspath(self._directory / name.replace('/', '.'))
-      if '://' not in folder:
-        folder = f'file://{os.path.abspath(folder)}'
-      array = tensorstore.open({'driver': 'zarr', 'kvstore': folder}).result()
-      leaf = array.read().result()
+      leaf = self._read_array(name, leaf.shape)
     return jax.device_put(np.asarray(leaf).astype(dtype), sharding)
+
+  def _read_array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    folder = os.fspath(self._directory / name.replace('/', '.'))
+    url = folder
+    if '://' not in folder:
+      url = f'file://{os.path.abspath(folder)}'
+    remedy = 'fetch the checkpoint again'
+    try:
+      array = tensorstore.open({'driver': 'zarr', 'kvstore': url}).result()
+    except ValueError as error:
+      raise ValueError(
+        f'{folder}: missing or damaged ({str(error).splitlines()[0]}); {remedy}'
+      ) from error
+    if array.shape != shape:
+      raise ValueError(
+        f'{folder}: an array of shape {array.shape}, where the checkpoint '
+        f'says {shape}; {remedy}'
+      )
+    chunk = array.chunk_layout.read_chunk.shape
+    count = math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
+    keys = array.kvstore.list().result()
+    stored = sum(not key.startswith(b'.') for key in keys)
+    # Without a fill value every chunk is stored; one that is not there would
+    # be read as zeros.
+    if array.fill_value is None and stored < count:
+      raise ValueError(
+        f'{folder}: {count - stored} of {count} chunks are missing; {remedy}'
+      )
+    try:
+      return array.read().result()
+    except ValueError as error:
+      raise ValueError(
+        f'{folder}: damaged ({str(error).splitlines()[0]}); {remedy}'
+      ) from error
 
 
 def _is_description(leaf: Any) -> bool:

@@ -1,5 +1,8 @@
 """T5X's older checkpoints, its public ones, fill our T5 and our hybrid."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,6 +165,48 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
     make_initializer(t5_model()).from_checkpoint(
       RestoreCheckpointConfig(path=str(directory), mode='specific')
     )
+
+
+EMBEDDING = 'target.token_embedder.embedding'
+
+
+def _of_another_shape(folder):
+  path = folder / '.zarray'
+  described = json.loads(path.read_text())
+  described['shape'][0] *= 2
+  path.write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (lambda f: (f / '0.1').unlink(), '1 of 4 chunks are missing'),
+    (
+      lambda f: [(f / f'{i}.{j}').unlink() for i in '01' for j in '01'],
+      '4 of 4 chunks are missing',
+    ),
+    (lambda f: (f / '.zarray').unlink(), 'missing or damaged'),
+    (lambda f: (f / '.zarray').write_text(''), 'missing or damaged'),
+    (lambda f: (f / '1.0').write_bytes(b''), 'damaged'),
+    (
+      lambda f: (f / '1.0').write_bytes((f / '1.0').read_bytes()[:-20]),
+      'damaged',
+    ),
+    (_of_another_shape, r'of shape \(\d+, \d+\), where the checkpoint says'),
+    (shutil.rmtree, 'missing or damaged'),
+  ],
+)
+def test_a_broken_download_is_one_line(checkpoint, tmp_path, damage, message):
+  copy = tmp_path / f'checkpoint_{STEP}'
+  shutil.copytree(checkpoint, copy)
+  damage(copy / EMBEDDING)
+  with pytest.raises(ValueError, match=message) as error:
+    make_initializer(t5_model()).from_checkpoint(
+      RestoreCheckpointConfig(path=str(copy), mode='specific')
+    )
+  assert '\n' not in str(error.value)
+  assert f'{copy}/{EMBEDDING}: ' in str(error.value)
+  assert str(error.value).endswith('fetch the checkpoint again')
 
 
 def test_layers_are_told_together():
