@@ -19,7 +19,11 @@ from clu.data import dataset_iterator
 from etils import epath
 from flax import traverse_util
 
-from fnet_t5x.runtime import checkpoint_names, legacy_checkpoint
+from fnet_t5x.runtime import (
+  checkpoint_names,
+  damaged_checkpoints,
+  legacy_checkpoint,
+)
 from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime.checkpoint_config import (
   CheckpointConfig,
@@ -157,6 +161,7 @@ class CheckpointManager:
     Raises:
       ValueError: the checkpoint is of another architecture, or lacks the
         position in the data.
+      DamagedError: it cannot be read.
     """
     where = self._directory / f'{PREFIX}_{step}'
     legacy = None
@@ -164,7 +169,8 @@ class CheckpointManager:
       legacy = legacy_checkpoint.LegacyCheckpoint(where)
       saved = legacy.leaves
     else:
-      saved = _flat(self._manager.item_metadata(step)[STATE].tree)
+      with damaged_checkpoints.reading(where):
+        saved = _flat(self._manager.item_metadata(step)[STATE].tree)
     wanted = _flat(shapes.state_dict())
     placed = _flat(shardings.state_dict())
     sources = checkpoint_names.find_sources(wanted, saved, cfg)
@@ -201,9 +207,10 @@ class CheckpointManager:
     }
     if iterator is not None:
       args[DATASET] = DatasetArgs(iterator)
-    restored = _flat(
-      self._manager.restore(step, args=ocp.args.Composite(**args))[STATE]
-    )
+    with damaged_checkpoints.reading(where):
+      restored = _flat(
+        self._manager.restore(step, args=ocp.args.Composite(**args))[STATE]
+      )
     return _nested({n: restored[s] for n, s in sources.items()})
 
   def latest_step(self) -> int | None:

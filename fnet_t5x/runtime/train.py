@@ -18,6 +18,7 @@ from fnet_t5x.runtime import (
   checkpoints,
   closing_lines,
   console,
+  damaged_checkpoints,
   datasets,
   directory_lock,
   disk_space,
@@ -31,6 +32,7 @@ from fnet_t5x.runtime import (
   target_text,
   train_loop,
 )
+from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime import trainer as trainer_lib
 
 
@@ -141,12 +143,11 @@ def train(
     resume_step = checkpoints.latest_step(model_dir)
     console.say(f'model_dir: {model_dir}')
     if resume_step is not None:
-      restore = checkpoints.RestoreCheckpointConfig(path=model_dir)
-      console.say(f'resuming from step {resume_step}')
       with console.waiting('restoring the checkpoint'):
-        train_state = initializer.from_checkpoint(
-          restore, init_rng, train_iter if save_dataset else None
+        train_state = _last_whole_state(
+          model_dir, initializer, init_rng, train_iter if save_dataset else None
         )
+      console.say(f'resuming from step {int(train_state.step)}')
     elif checkpoint_cfg.restore and checkpoint_cfg.restore.path:
       restore = checkpoint_cfg.restore
       with console.waiting('restoring the checkpoint to start from'):
@@ -290,6 +291,28 @@ def _say_commands(model_dir: str) -> None:
     console.say('continue a text with it, or evaluate it:')
     for line in closing_lines.commands(model_dir):
       console.say(line)
+
+
+def _last_whole_state(
+  model_dir: str,
+  initializer: initialization.TrainStateInitializer,
+  init_rng: jax.Array,
+  iterator: datasets.DeviceIterator | None,
+) -> train_state_lib.TrainState:
+  """Restores the last checkpoint that can be read; sets later ones aside."""
+
+  def checkpoint(step: int) -> str:
+    return os.path.join(model_dir, f'{checkpoints.PREFIX}_{step}')
+
+  def restore(step: int) -> train_state_lib.TrainState:
+    cfg = checkpoints.RestoreCheckpointConfig(
+      path=checkpoint(step), mode='specific'
+    )
+    return initializer.from_checkpoint(cfg, init_rng, iterator)
+
+  return damaged_checkpoints.restored(
+    checkpoints.steps(model_dir), checkpoint, restore, console.say
+  )
 
 
 def _check_numbers(**values: int | None) -> None:
