@@ -1,11 +1,12 @@
 """The training run: data, state, steps, reports, checkpoints, evaluation."""
 
 import contextlib
+import functools
 import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import seqio
@@ -125,10 +126,15 @@ def train(
     if cfg:
       datasets.verify_matching_vocabs(cfg, model)
 
-  train_iter = datasets.DeviceIterator(
-    datasets.get_dataset(train_dataset_cfg, 0, 1, model.FEATURE_CONVERTER_CLS),
-    partitioner.get_shardings(partitioner.data_partition_spec),
-  )
+  def make_train_iter() -> datasets.DeviceIterator:
+    return datasets.DeviceIterator(
+      datasets.get_dataset(
+        train_dataset_cfg, 0, 1, model.FEATURE_CONVERTER_CLS
+      ),
+      partitioner.get_shardings(partitioner.data_partition_spec),
+    )
+
+  train_iter = make_train_iter()
   initializer = initialization.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
@@ -144,8 +150,11 @@ def train(
     console.say(f'model_dir: {model_dir}')
     if resume_step is not None:
       with console.waiting('restoring the checkpoint'):
-        train_state = _last_whole_state(
-          model_dir, initializer, init_rng, train_iter if save_dataset else None
+        train_state, train_iter = _last_whole_state(
+          model_dir,
+          functools.partial(initializer.from_checkpoint, init_rng=init_rng),
+          itertools.chain([train_iter], iter(make_train_iter, None)),
+          save_dataset,
         )
       console.say(f'resuming from step {int(train_state.step)}')
     elif checkpoint_cfg.restore and checkpoint_cfg.restore.path:
@@ -295,20 +304,35 @@ def _say_commands(model_dir: str) -> None:
 
 def _last_whole_state(
   model_dir: str,
-  initializer: initialization.TrainStateInitializer,
-  init_rng: jax.Array,
-  iterator: datasets.DeviceIterator | None,
-) -> train_state_lib.TrainState:
-  """Restores the last checkpoint that can be read; sets later ones aside."""
+  from_checkpoint: Callable[..., train_state_lib.TrainState],
+  iterators: Iterator[datasets.DeviceIterator],
+  save_dataset: bool,
+) -> tuple[train_state_lib.TrainState, datasets.DeviceIterator]:
+  """Restores the last checkpoint that can be read; sets later ones aside.
+
+  Args:
+    model_dir: where they are.
+    from_checkpoint: the initializer's.
+    iterators: over the training data, from its start, as many as it takes: a
+      restore that failed may have moved the one that it was given.
+    save_dataset: whether checkpoints hold the position in the data.
+
+  Returns:
+    The state, and the iterator that stands where it did then.
+  """
 
   def checkpoint(step: int) -> str:
     return os.path.join(model_dir, f'{checkpoints.PREFIX}_{step}')
 
-  def restore(step: int) -> train_state_lib.TrainState:
+  def restore(
+    step: int,
+  ) -> tuple[train_state_lib.TrainState, datasets.DeviceIterator]:
+    iterator = next(iterators)
     cfg = checkpoints.RestoreCheckpointConfig(
       path=checkpoint(step), mode='specific'
     )
-    return initializer.from_checkpoint(cfg, init_rng, iterator)
+    state = from_checkpoint(cfg, iterator=iterator if save_dataset else None)
+    return state, iterator
 
   return damaged_checkpoints.restored(
     checkpoints.steps(model_dir), checkpoint, restore, console.say

@@ -238,6 +238,28 @@ def test_second_run_in_a_directory_ends_and_leaves_the_first_alone(
   assert saved_steps(tmp_path) == saved_steps(whole)
 
 
+@pytest.mark.parametrize('file', ['state/_METADATA', 'state/d', 'dataset'])
+def test_damaged_checkpoint_costs_its_steps_alone(whole, tmp_path, capfd, file):
+  assert run(tmp_path, trainer_cls=StoppedTrainer) == 143
+  last = saved_steps(tmp_path)[-1]
+  path = tmp_path / f'checkpoint_{last}' / file
+  if file == 'dataset':
+    for part in path.iterdir():
+      part.write_bytes(part.read_bytes()[:10])
+  elif path.is_dir():
+    # In one process or in several, the data are files of folders called `d`.
+    for part in (tmp_path / f'checkpoint_{last}/state').rglob('d/*'):
+      part.write_bytes(b'')
+  else:
+    path.unlink()
+  assert run(tmp_path) == 0
+  out = capfd.readouterr().out
+  assert f'checkpoint_{last} is damaged: ' in out
+  assert f'set aside as damaged_checkpoint_{last}' in out
+  rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
+  assert without_times(rows[0]) == without_times(rows[1])
+
+
 def test_interrupted_evaluation_is_made_up_for(whole, tmp_path):
   assert run(tmp_path, trainer_cls=InterruptedEvaluation) == 130
   assert saved_steps(tmp_path)[-1] == 6
