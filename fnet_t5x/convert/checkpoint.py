@@ -1,8 +1,11 @@
 """Checkpoints written anew, their layers scanned or not."""
 
+import contextlib
+import math
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,16 @@ from etils import epath
 from flax import traverse_util
 
 from fnet_t5x.convert import scanned_layers
-from fnet_t5x.runtime import checkpoints, console, model_directory
+from fnet_t5x.runtime import (
+  checkpoints,
+  console,
+  damaged_checkpoints,
+  model_directory,
+)
 
+# Zeros take next to nothing; parameters are none.
+_MOST_COMPRESSED = 1000
+_SMALL = 1 << 30
 LAYOUTS = ('scanned', 'unscanned')
 
 
@@ -35,6 +46,7 @@ def convert(
     What was written.
 
   Raises:
+    DamagedError: it is damaged.
     FileNotFoundError: there is no such checkpoint.
     FileExistsError: there is one where this would be written, or the
       configuration or vocabulary of another run.
@@ -47,7 +59,7 @@ def convert(
   target = epath.Path(os.path.abspath(output)) / source.name
   if target.exists():
     raise FileExistsError(f'{target} exists; choose another --output')
-  leaves = _read(source)
+  leaves = _read(source, lambda: checkpoints.steps(directory))
   try:
     scanned = scanned_layers.is_scanned(leaves)
     to = to or LAYOUTS[scanned]
@@ -114,18 +126,41 @@ def _beside(
   return contents
 
 
-def _read(source: epath.Path) -> dict[str, np.ndarray]:
+def _read(
+  source: epath.Path, steps: damaged_checkpoints.Steps
+) -> dict[str, np.ndarray]:
+  reading = contextlib.nullcontext()
+  if not damaged_checkpoints.check(source, steps):
+    reading = damaged_checkpoints.reading(source, steps)
   state = source / checkpoints.STATE
   if not state.is_dir():
     raise ValueError(f'{source} holds no {checkpoints.STATE!r} of Orbax')
-  with ocp.PyTreeCheckpointer() as reader:
+  with reading, ocp.PyTreeCheckpointer() as reader:
     tree = reader.metadata(state).item_metadata.tree
     as_numpy = traverse_util.flatten_dict(tree, sep='/')
+    _check_size(source, state, as_numpy.values())
     arrays = {n: ocp.RestoreArgs(restore_type=np.ndarray) for n in as_numpy}
     restored = reader.restore(
       state, restore_args=traverse_util.unflatten_dict(arrays, sep='/')
     )
   return traverse_util.flatten_dict(restored, sep='/')
+
+
+def _check_size(
+  source: epath.Path, state: epath.Path, arrays: Iterable[Any]
+) -> None:
+  """Refuses arrays of a size that such files cannot be meant to have.
+
+  Nothing else here knows how large they ought to be.
+  """
+  claimed = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays)
+  files = (path for path in state.rglob('*') if not path.is_dir())
+  stored = sum(path.stat().length for path in files)
+  if claimed > _MOST_COMPRESSED * stored + _SMALL:
+    raise damaged_checkpoints.DamagedError(
+      f'{source} claims arrays of {claimed:,} bytes in files of {stored:,}',
+      'restore it from a copy',
+    )
 
 
 class _State:

@@ -2,14 +2,17 @@
 
 Layout, T5X's: `<model_dir>/checkpoint_<step>/state` holds
 `{'target': params, 'state': {'step', 'param_states'}}`, and
-`checkpoint_<step>/dataset` the position in the training data. Checkpoints of
-T5X's older layout are read too (`legacy_checkpoint.py`).
+`checkpoint_<step>/dataset` the position in the training data. Ours have
+checksums besides (`checksums.py`), which are compared before anything is
+restored. Checkpoints of T5X's older layout are read too
+(`legacy_checkpoint.py`).
 """
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,8 +24,11 @@ from flax import traverse_util
 
 from fnet_t5x.runtime import (
   checkpoint_names,
+  checksums,
+  console,
   damaged_checkpoints,
   legacy_checkpoint,
+  retention,
 )
 from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime.checkpoint_config import (
@@ -45,6 +51,7 @@ PREFIX = 'checkpoint'
 STATE = 'state'
 DATASET = 'dataset'
 _DATASET_FILE = 'train_ds-000-of-001'
+_TEMPORARY = ocp.path.atomicity.TMP_DIR_SUFFIX
 # Knows, on every file system, which checkpoints are whole.
 _STEPS = ocp.path.step.standard_name_format(step_prefix=PREFIX)
 
@@ -77,7 +84,11 @@ class CheckpointManager:
   """The checkpoints of one model directory."""
 
   def __init__(
-    self, directory: str, keep: int | None = None, create: bool = False
+    self,
+    directory: str,
+    keep: int | None = None,
+    create: bool = False,
+    losses: Mapping[int, float] | None = None,
   ):
     """Opens a directory.
 
@@ -86,20 +97,30 @@ class CheckpointManager:
       keep: the number of latest checkpoints to keep; None keeps all.
       create: make the directory, and remove what a stopped run left half
         written: for writers only.
+      losses: the training loss by step, where it is known: the last
+        checkpoint with a sound one is kept too (`retention.Retention`).
     """
     if '://' not in directory:
       directory = os.path.abspath(directory)
     self._directory = epath.Path(directory)
+    self._retention = retention.Retention(keep, dict(losses or {}))
+    self._saving: int | None = None
+    self._kept: int | None = None
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        preservation_policy=self._retention,
         step_prefix=PREFIX,
         create=create,
         cleanup_tmp_directories=create,
         enable_async_checkpointing=True,
         # Or a folder that cannot be made is found out after 300 s of silence.
-        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+        async_options=ocp.AsyncOptions(
+          create_directories_asynchronously=False,
+          post_finalization_callback=self._write_checksums,
+        ),
+        # Nothing of other checkpoints is read: they may be damaged.
+        lightweight_initialize=True,
       ),
       item_handlers={
         STATE: ocp.PyTreeCheckpointHandler(use_ocdbt=True),
@@ -112,6 +133,7 @@ class CheckpointManager:
     train_state: train_state_lib.TrainState,
     dtype: str | None,
     iterator: dataset_iterator.DatasetIterator | None = None,
+    loss: float | None = None,
   ) -> None:
     """Starts to save; does nothing where the step is already saved.
 
@@ -123,6 +145,7 @@ class CheckpointManager:
       train_state: what to save.
       dtype: of the saved parameters; None for theirs.
       iterator: the dataset iterator whose position to save.
+      loss: the last one reported; None where none was.
     """
     step = int(train_state.step)
     if step in self._manager.all_steps():
@@ -135,7 +158,18 @@ class CheckpointManager:
     items = {STATE: ocp.args.PyTreeSave(state, save_args=save_args)}
     if iterator is not None:
       items[DATASET] = DatasetArgs(iterator)
-    self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+    # Until then the step that is being saved is the one before.
+    self._manager.wait_until_finished()
+    self._saving = step
+    if loss is not None:
+      self._retention.losses[step] = loss
+    self._say_kept([*self._manager.all_steps(), step])
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(**items),
+      force=True,
+      custom_metadata=checksums.CUSTOM_METADATA,
+    )
 
   def restore(
     self,
@@ -161,16 +195,28 @@ class CheckpointManager:
     Raises:
       ValueError: the checkpoint is of another architecture, or lacks the
         position in the data.
-      DamagedError: it cannot be read.
+      DamagedError: a file of it is not what was saved, or cannot be read.
     """
     where = self._directory / f'{PREFIX}_{step}'
     legacy = None
+    checked = damaged_checkpoints.check(
+      where, self._steps, position=iterator is not None
+    )
+
+    def reading() -> contextlib.AbstractContextManager[None]:
+      # Where all files are as saved an error has another cause.
+      if checked:
+        return contextlib.nullcontext()
+      return damaged_checkpoints.reading(where, self._steps)
+
     if legacy_checkpoint.is_legacy(where):
       legacy = legacy_checkpoint.LegacyCheckpoint(where)
       saved = legacy.leaves
     else:
-      with damaged_checkpoints.reading(where):
+      with reading():
         saved = _flat(self._manager.item_metadata(step)[STATE].tree)
+      if not checked:
+        console.say(f'{where}: no {checksums.FILE}; taken unchecked')
     wanted = _flat(shapes.state_dict())
     placed = _flat(shardings.state_dict())
     sources = checkpoint_names.find_sources(wanted, saved, cfg)
@@ -207,11 +253,31 @@ class CheckpointManager:
     }
     if iterator is not None:
       args[DATASET] = DatasetArgs(iterator)
-    with damaged_checkpoints.reading(where):
+    with reading():
       restored = _flat(
         self._manager.restore(step, args=ocp.args.Composite(**args))[STATE]
       )
     return _nested({n: restored[s] for n, s in sources.items()})
+
+  def _steps(self) -> list[int]:
+    return steps(os.fspath(self._directory))
+
+  def _write_checksums(self) -> None:
+    """Orbax's hook: all files are written, and the folder has no name yet."""
+    name = f'{PREFIX}_{self._saving}'
+    for folder in self._directory.iterdir():
+      # Where none can be renamed, it has one; a marker is written last there.
+      if folder.name == name or folder.name.startswith(name + _TEMPORARY):
+        checksums.write(folder)
+
+  def _say_kept(self, saved: Sequence[int]) -> None:
+    kept = self._retention.kept_besides(saved)
+    if kept is not None and kept != self._kept:
+      console.say(
+        f'the loss is far above that of {PREFIX}_{kept}, which is kept: '
+        'delete it where that is as it should be'
+      )
+    self._kept = kept
 
   def latest_step(self) -> int | None:
     """Returns the step of the last checkpoint, also one being written."""

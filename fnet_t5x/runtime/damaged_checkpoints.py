@@ -1,4 +1,7 @@
-"""Checkpoints that cannot be read: named, and set aside by a resuming run."""
+"""Damaged checkpoints: named, and set aside by a resuming run.
+
+Checksums tell of damage where there are any; else what a reader raises does.
+"""
 
 import contextlib
 import functools
@@ -13,6 +16,7 @@ from typing import TypeVar
 from etils import epath
 
 from fnet_t5x import command_line
+from fnet_t5x.runtime import checksums
 
 _ASIDE = 'damaged_'
 # Without these no checkpoint of Orbax's is read; the first two are JSON.
@@ -21,16 +25,75 @@ _MAX_DETAIL = 160
 T = TypeVar('T')
 
 
+Steps = Callable[[], Sequence[int]]
+
+
 class DamagedError(ValueError):
-  """A checkpoint cannot be read: one line that names it."""
+  """A checkpoint cannot be read, or is not what was saved, in one line.
+
+  Attributes:
+    what: the line without the remedy: the checkpoint, the file, the damage.
+  """
+
+  def __init__(self, what: str, remedy: str = ''):
+    super().__init__(f'{what}; {remedy}' if remedy else what)
+    self.what = what
+
+
+def check(
+  checkpoint: str | os.PathLike,
+  steps: Steps,
+  contents: bool = True,
+  position: bool = True,
+) -> bool:
+  """Compares a checkpoint with its checksums.
+
+  Args:
+    checkpoint: its folder, local or remote.
+    steps: returns those of the checkpoints beside it, for the remedy.
+    contents: also read all files; else only their sizes are compared.
+    position: whether the position in the training data is going to be read.
+      Where it is not, damage to it is said, and is no error.
+
+  Returns:
+    Whether there are checksums. T5X's checkpoints have none.
+
+  Raises:
+    DamagedError: a file is not what was saved.
+  """
+  path = os.fspath(checkpoint)
+  if not checksums.is_recorded(path):
+    return False
+  damages = checksums.damages(path, contents)
+  of_position = [d for d in damages if d.file.split('/')[0] == 'dataset']
+  of_state = [d for d in damages if d not in of_position]
+  if of_state or (position and of_position):
+    first, *others = of_state or of_position
+    more = f' (and {len(others)} more)' if others else ''
+    raise DamagedError(
+      f'{path} is damaged: {first.file} {first.reason}{more}',
+      _remedy(path, steps(), parameters=not of_state),
+    )
+  if of_position and contents:
+    from fnet_t5x.runtime import console
+
+    first = of_position[0]
+    console.say(f'{path}: {first.file} {first.reason}; not needed here')
+  return True
 
 
 @contextlib.contextmanager
-def reading(checkpoint: str | os.PathLike) -> Iterator[None]:
+def reading(
+  checkpoint: str | os.PathLike, steps: Steps = lambda: ()
+) -> Iterator[None]:
   """Turns what the block cannot read of a checkpoint into one line.
+
+  For a checkpoint without checksums: where they are as saved, an error has
+  another cause.
 
   Args:
     checkpoint: its folder.
+    steps: as for `check`.
 
   Raises:
     DamagedError: the block raised what a damaged file makes a reader raise.
@@ -43,8 +106,10 @@ def reading(checkpoint: str | os.PathLike) -> Iterator[None]:
     if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
       raise
     _silence_echoes()
+    path = os.fspath(checkpoint)
     raise DamagedError(
-      f'{os.fspath(checkpoint)} is damaged: {_detail(checkpoint, error)}'
+      f'{path} is damaged: {_detail(checkpoint, error)}',
+      _remedy(path, steps()),
     ) from error
 
 
@@ -77,15 +142,45 @@ def restored(
       errors[step] = error
       continue
     for damaged, error in errors.items():
-      say(str(error))
+      say(error.what)
       say(f'  set aside as {_set_aside(checkpoint(damaged))}')
     return result
   last = errors[steps[-1]]
   if len(errors) == 1:
     raise last
   raise DamagedError(
-    f'{last}; none of the {len(errors)} checkpoints beside it can be read'
+    f'{last.what}; none of the {len(errors)} checkpoints beside it can be read'
   )
+
+
+def _remedy(path: str, steps: Sequence[int], parameters: bool = False) -> str:
+  """Returns what to do without a checkpoint.
+
+  Args:
+    path: its folder.
+    steps: of the checkpoints beside it.
+    parameters: whether its parameters are whole.
+  """
+  folder, _, name = path.rpartition('/')
+  own = int(re.sub(r'\D', '', name) or -1)
+  # The last one before it, else the first one after it.
+  for step in sorted(steps, key=lambda s: (s > own, abs(s - own))):
+    other = f'{folder}/checkpoint_{step}'
+    if step != own and _seems_whole(other):
+      return f'take {other} (--checkpoint_step={step})'
+  if parameters:
+    return (
+      'its parameters are whole: start from them in another MODEL_DIR '
+      '(INITIAL_CHECKPOINT_PATH in gin/runs/start_from_t5.gin)'
+    )
+  return 'no whole checkpoint is beside it: restore it from a copy'
+
+
+def _seems_whole(checkpoint: str) -> bool:
+  """Whether the files are there, by their names and sizes."""
+  if checksums.is_recorded(checkpoint):
+    return not checksums.damages(checkpoint, contents=False)
+  return (epath.Path(checkpoint) / 'state').is_dir()
 
 
 def _silence_echoes() -> None:

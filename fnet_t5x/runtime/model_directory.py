@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fnet_t5x import saved_config
+from fnet_t5x.runtime import damaged_checkpoints
 
 CONFIG_FILE = 'config.gin'
 VOCABULARY_FILE = 'vocabulary.model'
@@ -66,6 +67,7 @@ def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
     step: which checkpoint; None for the last whole one.
 
   Raises:
+    DamagedError: a file of the checkpoint is gone, or cut.
     FileNotFoundError: no such folder, checkpoint or configuration.
     ValueError: `path` and `step` name different checkpoints.
   """
@@ -98,6 +100,11 @@ def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
     raise FileNotFoundError(
       f'{folder} holds no checkpoint of step {step}: there '
       f'{"are" if len(steps) > 1 else "is"} {", ".join(map(str, steps))}'
+    )
+  if not _is_remote(folder):
+    # As far as it takes no time; who restores it reads all of it.
+    damaged_checkpoints.check(
+      f'{folder}/{_PREFIX}{step}', lambda: steps, contents=False, position=False
     )
   vocabulary_file = f'{folder}/{VOCABULARY_FILE}'
   return ModelDirectory(

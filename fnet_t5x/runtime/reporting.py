@@ -276,6 +276,15 @@ def read_metrics(model_dir: str) -> list[dict]:
   return _read(os.path.join(model_dir, METRICS_FILE)).rows
 
 
+def train_losses(model_dir: str) -> dict[int, float]:
+  """Returns a run's training loss by step, as far as it is reported."""
+  return {
+    row['step']: row['loss']
+    for row in read_metrics(model_dir)
+    if row['collection'] == TRAIN and isinstance(row.get('loss'), (int, float))
+  }
+
+
 def _read(path: str) -> run_metrics.Rows:
   if not tf.io.gfile.exists(path):
     return run_metrics.Rows([], 0)

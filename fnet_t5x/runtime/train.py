@@ -208,7 +208,10 @@ def train(
     manager = None
     if save_cfg and save_cfg.period:
       manager = checkpoints.CheckpointManager(
-        model_dir, save_cfg.keep, create=True
+        model_dir,
+        save_cfg.keep,
+        create=True,
+        losses=reporting.train_losses(model_dir),
       )
     run = train_loop.TrainLoop(
       trainer=trainer,

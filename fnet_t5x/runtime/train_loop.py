@@ -64,6 +64,7 @@ class TrainLoop:
     self._actions = actions
     self._target_text = target_text
     self._eval_compiled = False
+    self._loss: float | None = None
     self._stopped_by_action = False
     self._save_period = save_cfg.period if checkpoint_manager else 0
     self._step = int(trainer.train_state.step)
@@ -100,6 +101,7 @@ class TrainLoop:
       if self._act(ActionMode.TRAIN, {reporting.TRAIN: _values(metrics)}):
         break
       self._check_finite(values)
+      self._loss = values['loss']
       if self._manager:
         self._manager.check_for_errors()
       if self._is_due(self._save_period):
@@ -144,6 +146,7 @@ class TrainLoop:
       self._trainer.train_state,
       self._save_cfg.dtype,
       self._train_iter if self._save_cfg.save_dataset else None,
+      self._loss,
     )
 
   def evaluate(self) -> None:

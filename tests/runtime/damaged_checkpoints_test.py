@@ -1,6 +1,10 @@
-"""A damaged checkpoint is never taken for whole, nor ends a run for good."""
+"""A damaged checkpoint is never taken for whole, nor ends a run for good.
+
+Those of T5X, which have no checksums; `checksums_test.py` has those of ours.
+"""
 
 import contextlib
+import json
 import pathlib
 import shutil
 
@@ -57,7 +61,17 @@ def saved(states, tmp_path_factory):
     for state in states.values():
       manager.save(state, 'float32')
       manager.wait_until_finished()
+  for step in states:
+    forget_checksums(folder / f'checkpoint_{step}')
   return folder
+
+
+def forget_checksums(checkpoint):
+  """Makes one of T5X's of a checkpoint of ours."""
+  (checkpoint / 'checksums.json').unlink()
+  metadata = checkpoint / '_CHECKPOINT_METADATA'
+  content = json.loads(metadata.read_text())
+  metadata.write_text(json.dumps(content | {'custom_metadata': {}}))
 
 
 def restore(initializer, folder, said=None):
