@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from etils import epath
 
-from fnet_t5x import command_line
 from fnet_t5x.runtime import checksums
 
 _ASIDE = 'damaged_'
@@ -190,6 +189,9 @@ def _silence_echoes() -> None:
   are printed, one by one, when they are forgotten. `FNET_T5X_TRACEBACK` shows
   them.
   """
+  # Commands import what imports this.
+  from fnet_t5x import command_line
+
   if os.environ.get(command_line.TRACEBACK_VARIABLE):
     return
   logging.getLogger('asyncio').addFilter(_is_no_echo)
