@@ -12,8 +12,6 @@ from typing import TypeVar
 
 from etils import epath
 
-from fnet_t5x import command_line
-
 _ASIDE = 'damaged_'
 # Without these no checkpoint of Orbax's is read; the first two are JSON.
 _FILES = ('_CHECKPOINT_METADATA', 'state/_METADATA', 'state/manifest.ocdbt')
@@ -95,6 +93,9 @@ def _silence_echoes() -> None:
   are printed, one by one, when they are forgotten. `FNET_T5X_TRACEBACK` shows
   them.
   """
+  # Commands import what imports this.
+  from fnet_t5x import command_line
+
   if os.environ.get(command_line.TRACEBACK_VARIABLE):
     return
   logging.getLogger('asyncio').addFilter(_is_no_echo)
