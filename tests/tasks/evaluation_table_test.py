@@ -42,6 +42,8 @@ def test_import_reads_downloads_and_trains_nothing(tmp_path):
       'HOME': str(tmp_path),
       'FNET_T5X_CACHE_DIR': str(tmp_path / 'cache'),
       'TFDS_DATA_DIR': str(tmp_path / 'tfds'),
+      # matplotlib, which TFDS imports where it is installed, makes folders.
+      'MPLCONFIGDIR': str(tmp_path / '.keras'),
     },
     stderr=subprocess.PIPE,
     text=True,
