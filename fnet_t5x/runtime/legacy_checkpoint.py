@@ -7,16 +7,19 @@ array that is the folder `<directory>/<names joined by dots>`.
 
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorstore
 from etils import epath
 from flax import serialization, traverse_util
 
 _FILE = 'checkpoint'
+_REMEDY = 'fetch the checkpoint again'
 
 
 def is_legacy(directory: str | os.PathLike) -> bool:
@@ -36,24 +39,33 @@ class LegacyCheckpoint:
     """Reads what there is.
 
     Raises:
-      ValueError: the file is of a version before 2, or no T5X checkpoint.
+      ValueError: the file is of a version before 2, or no T5X checkpoint, or
+        is cut.
     """
     self._directory = epath.Path(directory)
-    content = serialization.msgpack_restore(
-      (self._directory / _FILE).read_bytes()
-    )
-    if not isinstance(content, Mapping) or content.get('version', 0) < 2:
-      raise ValueError(
-        f'{self._directory}: its file {_FILE!r} is no T5X checkpoint of '
-        'version 2 or 3'
+    try:
+      content = serialization.msgpack_restore(
+        (self._directory / _FILE).read_bytes()
       )
-    flat = traverse_util.flatten_dict(
-      content['optimizer'], is_leaf=lambda _, leaf: _is_description(leaf)
+      version = content['version']
+      flat = traverse_util.flatten_dict(
+        content['optimizer'], is_leaf=lambda _, leaf: _is_description(leaf)
+      )
+      self.leaves = {
+        '/'.join(path): _shape(leaf) if _is_description(leaf) else leaf
+        for path, leaf in flat.items()
+      }
+    # What msgpack and content of another form raise.
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+      raise self._no_checkpoint() from error
+    if not isinstance(version, int) or version < 2:
+      raise self._no_checkpoint()
+
+  def _no_checkpoint(self) -> ValueError:
+    return ValueError(
+      f'{self._directory}: its file {_FILE!r} is no T5X checkpoint of version '
+      f'2 or 3, or is cut; {_REMEDY}'
     )
-    self.leaves = {
-      '/'.join(path): _shape(leaf) if _is_description(leaf) else leaf
-      for path, leaf in flat.items()
-    }
 
   def read(
     self, name: str, dtype: Any, sharding: jax.sharding.Sharding
@@ -66,42 +78,64 @@ class LegacyCheckpoint:
     """
     leaf = self.leaves[name]
     if isinstance(leaf, jax.ShapeDtypeStruct):
-      leaf = self._read_array(name, leaf.shape)
+      leaf = self._read_array(name, leaf)
     return jax.device_put(np.asarray(leaf).astype(dtype), sharding)
 
-  def _read_array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+  def _read_array(
+    self, name: str, described: jax.ShapeDtypeStruct
+  ) -> np.ndarray:
+    shape = described.shape
     folder = os.fspath(self._directory / name.replace('/', '.'))
     url = folder
     if '://' not in folder:
       url = f'file://{os.path.abspath(folder)}'
-    remedy = 'fetch the checkpoint again'
     try:
       array = tensorstore.open({'driver': 'zarr', 'kvstore': url}).result()
     except ValueError as error:
       raise ValueError(
-        f'{folder}: missing or damaged ({str(error).splitlines()[0]}); {remedy}'
+        f'{folder}: missing or damaged ({str(error).splitlines()[0]}); '
+        f'{_REMEDY}'
       ) from error
     if array.shape != shape:
       raise ValueError(
         f'{folder}: an array of shape {array.shape}, where the checkpoint '
-        f'says {shape}; {remedy}'
+        f'says {shape}; {_REMEDY}'
+      )
+    if array.dtype.name != described.dtype.name:
+      raise ValueError(
+        f'{folder}: an array of {array.dtype.name}, where the checkpoint says '
+        f'{described.dtype.name}; {_REMEDY}'
       )
     chunk = array.chunk_layout.read_chunk.shape
-    count = math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
+    counts = [-(-n // c) for n, c in zip(shape, chunk, strict=True)]
+    count = math.prod(counts)
     keys = array.kvstore.list().result()
-    stored = sum(not key.startswith(b'.') for key in keys)
+    stored = sum(
+      _is_chunk(key.decode('utf-8', 'replace'), counts) for key in keys
+    )
     # Without a fill value every chunk is stored; one that is not there would
     # be read as zeros.
     if array.fill_value is None and stored < count:
       raise ValueError(
-        f'{folder}: {count - stored} of {count} chunks are missing; {remedy}'
+        f'{folder}: {count - stored} of {count} chunks are missing; {_REMEDY}'
       )
     try:
       return array.read().result()
     except ValueError as error:
       raise ValueError(
-        f'{folder}: damaged ({str(error).splitlines()[0]}); {remedy}'
+        f'{folder}: damaged ({str(error).splitlines()[0]}); {_REMEDY}'
       ) from error
+
+
+def _is_chunk(key: str, counts: Sequence[int]) -> bool:
+  """Whether a file is a chunk of an array with so many along each axis."""
+  if not counts:
+    return key == '0'
+  indices = re.split(r'[./]', key)
+  return len(indices) == len(counts) and all(
+    index.isdecimal() and int(index) < count
+    for index, count in zip(indices, counts, strict=True)
+  )
 
 
 def _is_description(leaf: Any) -> bool:
@@ -113,4 +147,5 @@ def _shape(description: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
   shape = description['metadata']['shape']
   if isinstance(shape, Mapping):  # msgpack keeps a list as {'0': ..., ...}
     shape = [shape[str(i)] for i in range(len(shape))]
-  return jax.ShapeDtypeStruct(tuple(int(n) for n in shape), np.float32)
+  dtype = jnp.dtype(description.get('dtype', 'float32'))
+  return jax.ShapeDtypeStruct(tuple(int(n) for n in shape), dtype)

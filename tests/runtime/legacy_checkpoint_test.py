@@ -177,9 +177,21 @@ def _of_another_shape(folder):
   path.write_text(json.dumps(described))
 
 
+def _of_another_type(folder):
+  path = folder / '.zarray'
+  path.write_text(path.read_text().replace('<f4', '<f8'))
+
+
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
+    # What is no chunk of the array does not make up for one.
+    (lambda f: (f / '0.1').rename(f / '0.7'), '1 of 4 chunks are missing'),
+    (lambda f: (f / '0.1').rename(f / '0.1.tmp'), '1 of 4 chunks are missing'),
+    (
+      _of_another_type,
+      'an array of float64, where the checkpoint says float32',
+    ),
     (lambda f: (f / '0.1').unlink(), '1 of 4 chunks are missing'),
     (
       lambda f: [(f / f'{i}.{j}').unlink() for i in '01' for j in '01'],
@@ -207,6 +219,19 @@ def test_a_broken_download_is_one_line(checkpoint, tmp_path, damage, message):
   assert '\n' not in str(error.value)
   assert f'{copy}/{EMBEDDING}: ' in str(error.value)
   assert str(error.value).endswith('fetch the checkpoint again')
+
+
+@pytest.mark.parametrize('length', [0, 1, 700])
+def test_a_cut_file_is_one_line(checkpoint, tmp_path, length):
+  copy = tmp_path / f'checkpoint_{STEP}'
+  shutil.copytree(checkpoint, copy)
+  content = (copy / 'checkpoint').read_bytes()
+  (copy / 'checkpoint').write_bytes(content[:length])
+  with pytest.raises(ValueError, match='or is cut; fetch') as error:
+    make_initializer(t5_model()).from_checkpoint(
+      RestoreCheckpointConfig(path=str(copy), mode='specific')
+    )
+  assert '\n' not in str(error.value)
 
 
 def test_layers_are_told_together():
