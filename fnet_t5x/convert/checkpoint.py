@@ -16,6 +16,7 @@ from flax import traverse_util
 from fnet_t5x.convert import scanned_layers
 from fnet_t5x.runtime import (
   checkpoints,
+  checksums,
   console,
   damaged_checkpoints,
   model_directory,
@@ -154,8 +155,7 @@ def _check_size(
   Nothing else here knows how large they ought to be.
   """
   claimed = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays)
-  files = (path for path in state.rglob('*') if not path.is_dir())
-  stored = sum(path.stat().length for path in files)
+  stored = sum((state / name).stat().length for name in checksums.names(state))
   if claimed > _MOST_COMPRESSED * stored + _SMALL:
     raise damaged_checkpoints.DamagedError(
       f'{source} claims arrays of {claimed:,} bytes in files of {stored:,}',

@@ -48,9 +48,9 @@ def write(directory: str | os.PathLike) -> None:
     directory: the folder, whole but for its name; local or remote.
   """
   root = _path(directory)
-  names = sorted(n for n in _walk(root) if n not in (FILE, _MARKER))
-  found = _parallel(lambda name: _entry(root / name), names)
-  (root / FILE).write_bytes(_text(dict(zip(names, found, strict=True))))
+  files = sorted(n for n in names(root) if n not in (FILE, _MARKER))
+  found = _parallel(lambda name: _entry(root / name), files)
+  (root / FILE).write_bytes(_text(dict(zip(files, found, strict=True))))
 
 
 def is_recorded(directory: str | os.PathLike) -> bool:
@@ -187,11 +187,12 @@ def _small(path: Any) -> bytes:
   return content
 
 
-def _walk(root: Any, prefix: str = '') -> Iterable[str]:
+def names(root: Any, prefix: str = '') -> Iterable[str]:
+  """Yields the names of all files below a folder, a path of any kind."""
   for path in (root / prefix).iterdir():
     name = f'{prefix}/{path.name}' if prefix else path.name
     if path.is_dir():
-      yield from _walk(root, name)
+      yield from names(root, name)
     else:
       yield name
 
