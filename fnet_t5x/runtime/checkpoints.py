@@ -103,7 +103,7 @@ class CheckpointManager:
     if '://' not in directory:
       directory = os.path.abspath(directory)
     self._directory = epath.Path(directory)
-    self._retention = retention.Retention(keep, dict(losses or {}))
+    self._retention = retention.Retention(keep, {})
     self._saving: int | None = None
     self._kept: int | None = None
     self._manager = ocp.CheckpointManager(
@@ -127,6 +127,9 @@ class CheckpointManager:
         DATASET: _DatasetHandler(),
       },
     )
+    if losses:
+      saved = [step for step in self._manager.all_steps() if step in losses]
+      self._retention.losses.update({step: losses[step] for step in saved})
 
   def save(
     self,

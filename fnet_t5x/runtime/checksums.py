@@ -23,9 +23,10 @@ ORBAX_FILE = '_CHECKPOINT_METADATA'
 CUSTOM_METADATA = {'checksums': FILE}
 # Orbax writes it last; it says nothing.
 _MARKER = 'commit_success.txt'
-_CHUNK = 1 << 24
-_LARGEST_JSON = 1 << 26
+# In memory at once: the two multiplied.
+_CHUNK = 1 << 22
 _THREADS = 16
+_LARGEST_JSON = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
