@@ -1,6 +1,7 @@
 """Damaged checkpoints: named, and set aside by a resuming run.
 
 Checksums tell of damage where there are any; else what a reader raises does.
+Nothing heavy is imported: commands look at a folder before all else.
 """
 
 import contextlib
@@ -13,8 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from etils import epath
-
 from fnet_t5x.runtime import checksums
 
 _ASIDE = 'damaged_'
@@ -22,8 +21,6 @@ _ASIDE = 'damaged_'
 _FILES = ('_CHECKPOINT_METADATA', 'state/_METADATA', 'state/manifest.ocdbt')
 _MAX_DETAIL = 160
 T = TypeVar('T')
-
-
 Steps = Callable[[], Sequence[int]]
 
 
@@ -179,6 +176,8 @@ def _seems_whole(checkpoint: str) -> bool:
   """Whether the files are there, by their names and sizes."""
   if checksums.is_recorded(checkpoint):
     return not checksums.damages(checkpoint, contents=False)
+  from etils import epath
+
   return (epath.Path(checkpoint) / 'state').is_dir()
 
 
@@ -210,6 +209,8 @@ def _unless_echo(hook, unraisable) -> None:
 
 def _set_aside(checkpoint: str) -> str:
   """Renames a checkpoint so that nothing takes it for one; returns its name."""
+  from etils import epath
+
   path = epath.Path(checkpoint)
   target = path.parent / f'{_ASIDE}{path.name}'
   number = 2
@@ -222,6 +223,8 @@ def _set_aside(checkpoint: str) -> str:
 
 def _detail(checkpoint: str | os.PathLike, error: BaseException) -> str:
   """Says which file, as far as the files or the error tell."""
+  from etils import epath
+
   folder = epath.Path(checkpoint)
   for name in _FILES:
     path = folder / name
