@@ -1,6 +1,7 @@
 """Checkpoints converted between scanned layers and layers one by one."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import small_runs
+from etils import epath
 from flax.traverse_util import flatten_dict
 
 from fnet_t5x.convert import checkpoint, scanned_layers
@@ -285,3 +287,22 @@ def test_the_command_says_one_line(tmp_path):
   assert done.returncode == 1
   (line, _) = done.stderr.strip().split('\n')
   assert line.startswith('error: ') and 'checkpoint_1' in line
+
+
+def test_a_damaged_checkpoint_is_not_converted(unscanned, tmp_path):
+  _, path = unscanned
+  copy = tmp_path / path.name
+  shutil.copytree(path, copy)
+  (copy / 'state/_METADATA').unlink()
+  with pytest.raises(ValueError, match='state/_METADATA is missing') as error:
+    checkpoint.convert(copy, tmp_path / 'out')
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_arrays_that_files_cannot_hold_are_refused(unscanned):
+  """Their size is what a file says; it takes no memory to be refused."""
+  source = epath.Path(unscanned[1])
+  claimed = jax.ShapeDtypeStruct((10**6, 10**6), np.float32)
+  with pytest.raises(ValueError, match='claims arrays of 4,000,000,000,000 by'):
+    checkpoint._check_size(source, source / 'state', [claimed])
