@@ -5,16 +5,14 @@ Nothing heavy is imported: commands look at a folder before all else.
 """
 
 import contextlib
-import functools
 import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from fnet_t5x.runtime import checksums
+from fnet_t5x.runtime import checksums, echoes
 
 _ASIDE = 'damaged_'
 # Without these no checkpoint of Orbax's is read; the first two are JSON.
@@ -194,17 +192,15 @@ def _silence_echoes() -> None:
   if os.environ.get(command_line.TRACEBACK_VARIABLE):
     return
   logging.getLogger('asyncio').addFilter(_is_no_echo)
-  if not isinstance(sys.unraisablehook, functools.partial):
-    sys.unraisablehook = functools.partial(_unless_echo, sys.unraisablehook)
+  echoes.drop_unraisable(_is_other_read)
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:
   return 'never retrieved' not in record.getMessage()
 
 
-def _unless_echo(hook, unraisable) -> None:
-  if 'reading array index' not in str(unraisable.exc_value):
-    hook(unraisable)
+def _is_other_read(error: BaseException) -> bool:
+  return 'reading array index' in str(error)
 
 
 def _set_aside(checkpoint: str) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import functools
 import logging
 import os
 import shutil
@@ -10,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from fnet_t5x import command_line
-from fnet_t5x.runtime import checkpoints, free_memory
+from fnet_t5x.runtime import checkpoints, echoes, free_memory
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # The same in what TensorFlow and TensorStore raise, which have no `errno`.
@@ -34,7 +33,7 @@ def exhaustion_named(model_dir: str) -> Iterator[None]:
     for name in ('absl', 'asyncio'):
       logging.getLogger(name).addFilter(_is_no_echo)
   hook = sys.unraisablehook
-  sys.unraisablehook = functools.partial(_without_echoes, hook)
+  echoes.drop_unraisable(_is_of_tensorstore)
   try:
     yield
   except Exception as error:
@@ -81,9 +80,6 @@ def _is_no_echo(record: logging.LogRecord) -> bool:
   return not of_orbax and not _is_full(record.exc_info[1])
 
 
-def _without_echoes(hook, unraisable) -> None:
-  """Drops what TensorStore says when Orbax no longer waits for it."""
-  # It has no caller to raise this to, so it prints it.
-  error = unraisable.exc_value
-  if type(error) is not RuntimeError or str(error) != 'Event loop is closed':
-    hook(unraisable)
+def _is_of_tensorstore(error: BaseException) -> bool:
+  """Whether it is what TensorStore says when Orbax no longer waits for it."""
+  return type(error) is RuntimeError and str(error) == 'Event loop is closed'
