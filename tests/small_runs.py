@@ -208,17 +208,27 @@ def packed_batch(seed: int, rows: int = 8) -> dict[str, np.ndarray]:
   return batch
 
 
+def make_initializer(
+  model: models.BaseModel,
+  partitioner: partitioning.PjitPartitioner | None = None,
+  batch: dict[str, np.ndarray] | None = None,
+) -> initialization.TrainStateInitializer:
+  """Makes states of a model: by default on one device, for `packed_batch`."""
+  batch = batch or packed_batch(seed=0)
+  return initialization.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    {name: x.shape for name, x in batch.items()},
+    partitioner or one_device(),
+    {name: x.dtype for name, x in batch.items()},
+  )
+
+
 def make_trainer(
   model, partitioner, batch, num_microbatches=None, learning_rate_fn=None
 ) -> trainer.Trainer:
   """A trainer with a fresh state, for batches like this one."""
-  initializer = initialization.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    {name: x.shape for name, x in batch.items()},
-    partitioner,
-    {name: x.dtype for name, x in batch.items()},
-  )
+  initializer = make_initializer(model, partitioner, batch)
   return trainer.Trainer(
     model=model,
     train_state=initializer.from_scratch(jax.random.PRNGKey(0)),

@@ -74,12 +74,13 @@ def _losses(rows: Iterable[Mapping]) -> list[str]:
   """The last loss of training, and of each evaluation."""
   last = {row['collection']: row for row in rows}
   lines = []
-  if (train := last.get(reporting.TRAIN)) and train['loss'] is not None:
-    lines.append(f'  train loss {reporting.loss_text(train["loss"])}')
+  train_loss = last.get(reporting.TRAIN, {}).get('loss')
+  if isinstance(train_loss, (int, float)):
+    lines.append(f'  train loss {reporting.loss_text(train_loss)}')
   evaluations = {
     os.path.basename(collection): row
     for collection, row in last.items()
-    if collection.startswith('training_eval/') and None not in row.values()
+    if collection.startswith('training_eval/') and _is_readable(row)
   }
   for task, row in evaluations.items():
     first, *rest = reporting.evaluation_fields(row)
@@ -87,3 +88,13 @@ def _losses(rows: Iterable[Mapping]) -> list[str]:
       rest.append(task)
     lines.append(console.wrapped([f'  {first}', *rest]))
   return lines
+
+
+def _is_readable(row: Mapping) -> bool:
+  """Whether a row has the numbers that are shown; rows of others may not."""
+  shown = [row.get(n) for n in ('cross_ent_per_target_token', 'accuracy')]
+  if 'bits_per_byte' in row:
+    shown.append(row['bits_per_byte'])
+  are_numbers = all(isinstance(value, (int, float)) for value in shown)
+  # NaN is null there.
+  return are_numbers and None not in row.values()

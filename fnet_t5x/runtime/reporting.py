@@ -26,6 +26,7 @@ class Reporter:
   """Writes each report to the model directory and to the terminal.
 
   Attributes:
+    losses: the training loss by step, as reported before the run went on.
     summary_writer: TensorBoard's, for texts and timings.
   """
 
@@ -58,6 +59,11 @@ class Reporter:
     self._reported = {(row['collection'], row['step']) for row in rows}
     trained = [row for row in rows if row['collection'] == TRAIN]
     data_counters.restore(trained[-1] if trained else {})
+    self.losses = {
+      row['step']: row['loss']
+      for row in trained
+      if isinstance(row.get('loss'), (int, float))
+    }
     # Written anew even where no row goes: a line that a kill cut off must not
     # run into the next one.
     with tf.io.gfile.GFile(self._path + '.tmp', 'w') as f:
@@ -274,15 +280,6 @@ def read_metrics(model_dir: str) -> list[dict]:
   Lines that are no row are skipped, such as one that a kill cut off.
   """
   return _read(os.path.join(model_dir, METRICS_FILE)).rows
-
-
-def train_losses(model_dir: str) -> dict[int, float]:
-  """Returns a run's training loss by step, as far as it is reported."""
-  return {
-    row['step']: row['loss']
-    for row in read_metrics(model_dir)
-    if row['collection'] == TRAIN and isinstance(row.get('loss'), (int, float))
-  }
 
 
 def _read(path: str) -> run_metrics.Rows:

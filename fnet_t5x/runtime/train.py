@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 from clu import metric_writers
 
-from fnet_t5x import stop_signals
+from fnet_t5x import number_ranges, stop_signals
 from fnet_t5x.runtime import actions as actions_lib
 from fnet_t5x.runtime import (
   checkpoints,
@@ -211,7 +211,7 @@ def train(
         model_dir,
         save_cfg.keep,
         create=True,
-        losses=reporting.train_losses(model_dir),
+        losses=reporter.losses,
       )
     run = train_loop.TrainLoop(
       trainer=trainer,
@@ -344,10 +344,8 @@ def _last_whole_state(
 
 def _check_numbers(**values: int | None) -> None:
   for name, value in values.items():
-    if value is not None and (not isinstance(value, int) or value < 0):
-      raise ValueError(
-        f'{name} is {value!r}; it must be a whole number, at least 0'
-      )
+    if value is not None:
+      number_ranges.check(name, value, minimum=0, whole=True)
 
 
 def _eval_datasets(

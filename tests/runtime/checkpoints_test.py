@@ -13,7 +13,6 @@ from flax import traverse_util
 
 from fnet_t5x.runtime import (
   checkpoints,
-  initialization,
   optimizers,
   partitioning,
 )
@@ -21,17 +20,6 @@ from fnet_t5x.runtime.checkpoints import (
   RestoreCheckpointConfig,
   SaveCheckpointConfig,
 )
-
-
-def make_initializer(model, partitioner=None):
-  batch = small_runs.packed_batch(seed=0)
-  return initialization.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    {name: x.shape for name, x in batch.items()},
-    partitioner or small_runs.one_device(),
-    {name: x.dtype for name, x in batch.items()},
-  )
 
 
 def save(directory, *states, dtype='float32', keep=None):
@@ -53,7 +41,7 @@ def assert_equal(actual, expected):
 
 @pytest.fixture(scope='module')
 def initializer():
-  return make_initializer(small_runs.make_model())
+  return small_runs.make_initializer(small_runs.make_model())
 
 
 @pytest.fixture(scope='module')
@@ -72,7 +60,9 @@ def saved(state, tmp_path_factory):
 @pytest.mark.parametrize('num_partitions', [1, 2, 8])
 def test_checkpoint_restores_on_any_mesh(saved, state, num_partitions):
   partitioner = partitioning.PjitPartitioner(num_partitions)
-  initializer = make_initializer(small_runs.make_model(), partitioner)
+  initializer = small_runs.make_initializer(
+    small_runs.make_model(), partitioner
+  )
   restored = initializer.from_checkpoint(
     RestoreCheckpointConfig(path=str(saved))
   )
@@ -87,7 +77,7 @@ def test_checkpoint_restores_on_any_mesh(saved, state, num_partitions):
 def test_inference_takes_parameters_alone(saved, state):
   model = small_runs.make_model()
   model.optimizer_def = None
-  restored = make_initializer(model).from_checkpoint(
+  restored = small_runs.make_initializer(model).from_checkpoint(
     RestoreCheckpointConfig(path=f'{saved}/checkpoint_7', mode='specific')
   )
   assert int(restored.step) == 7
@@ -233,7 +223,7 @@ def test_parameters_are_saved_and_restored_in_a_dtype(
   ],
 )
 def test_another_architecture_is_one_line(saved, network, first):
-  initializer = make_initializer(small_runs.make_model(**network))
+  initializer = small_runs.make_initializer(small_runs.make_model(**network))
   with pytest.raises(ValueError, match='another architecture') as error:
     initializer.from_checkpoint(RestoreCheckpointConfig(path=str(saved)))
   assert re.fullmatch(
@@ -249,7 +239,7 @@ def test_another_optimizer_is_one_line(saved):
   with pytest.raises(
     ValueError, match=r'by another optimizer: it lacks state/param_states/'
   ):
-    make_initializer(model).from_checkpoint(
+    small_runs.make_initializer(model).from_checkpoint(
       RestoreCheckpointConfig(path=str(saved))
     )
 
@@ -259,7 +249,7 @@ TURNED = {'encoder_mixing': ('attention', 'fourier')}
 
 
 def test_assignment_map_renames_and_drops(saved, state):
-  initializer = make_initializer(small_runs.make_model(**TURNED))
+  initializer = small_runs.make_initializer(small_runs.make_model(**TURNED))
   cfg = RestoreCheckpointConfig(
     path=str(saved),
     assignment_map=[
@@ -325,7 +315,7 @@ def test_assignment_map_that_does_nothing_is_refused(
 
 
 def test_fallback_to_scratch_initialises_what_is_lacking(saved, state):
-  initializer = make_initializer(small_runs.make_model(**TURNED))
+  initializer = small_runs.make_initializer(small_runs.make_model(**TURNED))
   cfg = RestoreCheckpointConfig(path=str(saved), fallback_to_scratch=True)
   rng = jax.random.PRNGKey(2)
   restored = flat(initializer.from_checkpoint(cfg, rng))

@@ -18,7 +18,6 @@ from fnet_t5x.runtime import (
   checkpoints,
   checksums,
   damaged_checkpoints,
-  initialization,
   model_directory,
 )
 from fnet_t5x.runtime.checkpoints import RestoreCheckpointConfig
@@ -40,20 +39,9 @@ class Iterator:
     self.position = int(pathlib.Path(filename).read_text().split()[1])
 
 
-def initializer_of(model):
-  batch = small_runs.packed_batch(seed=0)
-  return initialization.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    {name: x.shape for name, x in batch.items()},
-    small_runs.one_device(),
-    {name: x.dtype for name, x in batch.items()},
-  )
-
-
 @pytest.fixture(scope='module')
 def initializer():
-  return initializer_of(small_runs.bigram_model())
+  return small_runs.make_initializer(small_runs.bigram_model())
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +49,7 @@ def reader():
   """Of generation and evaluation: parameters alone."""
   model = small_runs.bigram_model()
   model.optimizer_def = None
-  return initializer_of(model)
+  return small_runs.make_initializer(model)
 
 
 @pytest.fixture(scope='module')

@@ -64,6 +64,18 @@ def test_several_tasks_are_named_and_what_is_missing_left_out(tmp_path):
   ]
 
 
+def test_rows_of_others_do_not_end_a_run(tmp_path):
+  write(
+    tmp_path,
+    {'step': 1, 'collection': 'train'},
+    {'step': 1, 'collection': 'training_eval/a'},
+    evaluation(1, 'low', 'b'),
+    evaluation(1, 3.0, 'c', bits_per_byte='few'),
+  )
+  _, *rest = closing_lines.results(str(tmp_path), 10, 5.0, saved_step=None)
+  assert rest == []
+
+
 @pytest.mark.parametrize('folder', ['runs/mine', "my runs/it's $HOME; x"])
 def test_commands_can_be_pasted(folder):
   generate, evaluate = closing_lines.commands(folder)

@@ -17,20 +17,7 @@ from flax import traverse_util
 from fnet_t5x.runtime import (
   checkpoints,
   damaged_checkpoints,
-  initialization,
 )
-
-
-def make_initializer():
-  batch = small_runs.packed_batch(seed=0)
-  model = small_runs.make_model()
-  return initialization.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    {name: x.shape for name, x in batch.items()},
-    small_runs.one_device(),
-    {name: x.dtype for name, x in batch.items()},
-  )
 
 
 def flat(state):
@@ -39,7 +26,7 @@ def flat(state):
 
 @pytest.fixture(scope='module')
 def initializer():
-  return make_initializer()
+  return small_runs.make_initializer(small_runs.make_model())
 
 
 @pytest.fixture(scope='module')

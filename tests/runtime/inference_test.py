@@ -16,7 +16,6 @@ from fnet_t5x.runtime import (
   checkpoints,
   infer,
   inference,
-  initialization,
   train_loop,
 )
 from fnet_t5x.runtime import (
@@ -33,14 +32,7 @@ def model():
 
 
 def fresh_state(model):
-  batch = small_runs.packed_batch(seed=0)
-  return initialization.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    {name: x.shape for name, x in batch.items()},
-    small_runs.one_device(),
-    {name: x.dtype for name, x in batch.items()},
-  ).from_scratch(jax.random.PRNGKey(1))
+  return small_runs.make_initializer(model).from_scratch(jax.random.PRNGKey(1))
 
 
 def save(state, directory):

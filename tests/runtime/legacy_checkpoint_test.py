@@ -12,7 +12,7 @@ import tensorstore
 from flax import serialization, traverse_util
 
 from fnet_t5x.networks import t5
-from fnet_t5x.runtime import checkpoint_names, initialization, models
+from fnet_t5x.runtime import checkpoint_names, models
 from fnet_t5x.runtime.checkpoints import RestoreCheckpointConfig
 
 STEP = 1_000_000
@@ -29,17 +29,6 @@ def t5_model():
     input_vocabulary=small_runs.VOCABULARY,
     output_vocabulary=small_runs.VOCABULARY,
     optimizer_def=hybrid.optimizer_def,
-  )
-
-
-def make_initializer(model):
-  batch = small_runs.packed_batch(seed=0)
-  return initialization.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    {name: x.shape for name, x in batch.items()},
-    small_runs.one_device(),
-    {name: x.dtype for name, x in batch.items()},
   )
 
 
@@ -86,7 +75,9 @@ def write(directory, state_dict):
 
 @pytest.fixture(scope='module')
 def state():
-  state = make_initializer(t5_model()).from_scratch(jax.random.PRNGKey(3))
+  state = small_runs.make_initializer(t5_model()).from_scratch(
+    jax.random.PRNGKey(3)
+  )
   return state.replace_step(jnp.asarray(STEP, jnp.int32))
 
 
@@ -98,7 +89,7 @@ def checkpoint(state, tmp_path_factory):
 
 
 def test_the_baseline_restores_whole(checkpoint, state):
-  restored = make_initializer(t5_model()).from_checkpoint(
+  restored = small_runs.make_initializer(t5_model()).from_checkpoint(
     RestoreCheckpointConfig(path=checkpoint, mode='specific')
   )
   got, want = flat(restored), flat(state)
@@ -110,7 +101,7 @@ def test_the_baseline_restores_whole(checkpoint, state):
 def test_the_hybrid_takes_decoder_embeddings_and_what_else_fits(
   checkpoint, state, capsys
 ):
-  initializer = make_initializer(small_runs.make_model())
+  initializer = small_runs.make_initializer(small_runs.make_model())
   rng = jax.random.PRNGKey(4)
   restored = initializer.from_checkpoint(
     RestoreCheckpointConfig(
@@ -151,7 +142,7 @@ def test_the_hybrid_takes_decoder_embeddings_and_what_else_fits(
 
 def test_without_leave_to_start_anew_the_hybrid_refuses(checkpoint):
   with pytest.raises(ValueError, match='another architecture') as error:
-    make_initializer(small_runs.make_model()).from_checkpoint(
+    small_runs.make_initializer(small_runs.make_model()).from_checkpoint(
       RestoreCheckpointConfig(path=checkpoint, mode='specific')
     )
   assert '\n' not in str(error.value)
@@ -162,7 +153,7 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
   directory.mkdir()
   (directory / 'checkpoint').write_bytes(serialization.to_bytes({'a': 1}))
   with pytest.raises(ValueError, match='no T5X checkpoint of version 2 or 3'):
-    make_initializer(t5_model()).from_checkpoint(
+    small_runs.make_initializer(t5_model()).from_checkpoint(
       RestoreCheckpointConfig(path=str(directory), mode='specific')
     )
 
@@ -213,7 +204,7 @@ def test_a_broken_download_is_one_line(checkpoint, tmp_path, damage, message):
   shutil.copytree(checkpoint, copy)
   damage(copy / EMBEDDING)
   with pytest.raises(ValueError, match=message) as error:
-    make_initializer(t5_model()).from_checkpoint(
+    small_runs.make_initializer(t5_model()).from_checkpoint(
       RestoreCheckpointConfig(path=str(copy), mode='specific')
     )
   assert '\n' not in str(error.value)
@@ -228,7 +219,7 @@ def test_a_cut_file_is_one_line(checkpoint, tmp_path, length):
   content = (copy / 'checkpoint').read_bytes()
   (copy / 'checkpoint').write_bytes(content[:length])
   with pytest.raises(ValueError, match='or is cut; fetch') as error:
-    make_initializer(t5_model()).from_checkpoint(
+    small_runs.make_initializer(t5_model()).from_checkpoint(
       RestoreCheckpointConfig(path=str(copy), mode='specific')
     )
   assert '\n' not in str(error.value)
