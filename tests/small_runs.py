@@ -5,6 +5,8 @@ vocabulary is bytes.
 """
 
 import functools
+import json
+import pathlib
 import random
 
 import flax.linen as nn
@@ -206,6 +208,14 @@ def packed_batch(seed: int, rows: int = 8) -> dict[str, np.ndarray]:
   )
   batch['decoder_loss_weights'] = (targets != 0).astype(np.int32)
   return batch
+
+
+def forget_checksums(checkpoint: pathlib.Path) -> None:
+  """Makes one of T5X's of a checkpoint of ours."""
+  (checkpoint / 'checksums.json').unlink()
+  metadata = checkpoint / '_CHECKPOINT_METADATA'
+  content = json.loads(metadata.read_text())
+  metadata.write_text(json.dumps(content | {'custom_metadata': {}}))
 
 
 def make_initializer(

@@ -4,7 +4,6 @@ Those of T5X, which have no checksums; `checksums_test.py` has those of ours.
 """
 
 import contextlib
-import json
 import pathlib
 import shutil
 
@@ -49,16 +48,8 @@ def saved(states, tmp_path_factory):
       manager.save(state, 'float32')
       manager.wait_until_finished()
   for step in states:
-    forget_checksums(folder / f'checkpoint_{step}')
+    small_runs.forget_checksums(folder / f'checkpoint_{step}')
   return folder
-
-
-def forget_checksums(checkpoint):
-  """Makes one of T5X's of a checkpoint of ours."""
-  (checkpoint / 'checksums.json').unlink()
-  metadata = checkpoint / '_CHECKPOINT_METADATA'
-  content = json.loads(metadata.read_text())
-  metadata.write_text(json.dumps(content | {'custom_metadata': {}}))
 
 
 def restore(initializer, folder, said=None):

@@ -18,6 +18,7 @@ import small_runs
 from fnet_t5x import command_line
 from fnet_t5x.runtime import (
   checkpoints,
+  damaged_checkpoints,
   datasets,
   models,
   partitioning,
@@ -238,11 +239,18 @@ def test_second_run_in_a_directory_ends_and_leaves_the_first_alone(
   assert saved_steps(tmp_path) == saved_steps(whole)
 
 
+@pytest.mark.parametrize('checksums', [True, False])
 @pytest.mark.parametrize('file', ['state/_METADATA', 'state/d', 'dataset'])
-def test_damaged_checkpoint_costs_its_steps_alone(whole, tmp_path, capfd, file):
+def test_damaged_checkpoint_costs_its_steps_alone(
+  whole, tmp_path, capfd, file, checksums
+):
   assert run(tmp_path, trainer_cls=StoppedTrainer) == 143
   last = saved_steps(tmp_path)[-1]
   path = tmp_path / f'checkpoint_{last}' / file
+  if not checksums:
+    # The damage is then found by a reader, in the middle of a restore.
+    for step in saved_steps(tmp_path):
+      small_runs.forget_checksums(tmp_path / f'checkpoint_{step}')
   if file == 'dataset':
     for part in path.iterdir():
       part.write_bytes(part.read_bytes()[:10])
@@ -258,6 +266,27 @@ def test_damaged_checkpoint_costs_its_steps_alone(whole, tmp_path, capfd, file):
   assert f'set aside as damaged_checkpoint_{last}' in out
   rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
   assert without_times(rows[0]) == without_times(rows[1])
+
+
+def test_each_restore_has_an_iterator_of_its_own(tmp_path):
+  # A shuffled pipeline that a failed restore has moved is not where an earlier
+  # checkpoint says, even after that is restored.
+  for step in (2, 4):
+    (tmp_path / f'checkpoint_{step}').mkdir()
+  given = []
+
+  def from_checkpoint(cfg, iterator):
+    given.append(iterator)
+    if cfg.path.endswith('_4'):
+      raise damaged_checkpoints.DamagedError(f'{cfg.path} is damaged')
+    return 'state'
+
+  found = train._last_whole_state(
+    str(tmp_path), from_checkpoint, iter(['first', 'second']), True
+  )
+  assert given == ['first', 'second']
+  assert found == ('state', 'second')
+  assert (tmp_path / 'damaged_checkpoint_4').is_dir()
 
 
 def test_interrupted_evaluation_is_made_up_for(whole, tmp_path):
