@@ -98,14 +98,14 @@ class CheckpointManager:
       create: make the directory, and remove what a stopped run left half
         written: for writers only.
       losses: the training loss by step, where it is known: the last
-        checkpoint with a sound one is kept too (`retention.Retention`).
+        checkpoints with a sound one are kept too (`retention.Retention`).
     """
     if '://' not in directory:
       directory = os.path.abspath(directory)
     self._directory = epath.Path(directory)
     self._retention = retention.Retention(keep, {})
     self._saving: int | None = None
-    self._kept: int | None = None
+    self._kept: list[int] = []
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
@@ -275,10 +275,11 @@ class CheckpointManager:
 
   def _say_kept(self, saved: Sequence[int]) -> None:
     kept = self._retention.kept_besides(saved)
-    if kept is not None and kept != self._kept:
+    if kept and kept != self._kept:
+      names = ' and '.join(f'{PREFIX}_{step}' for step in kept)
       console.say(
-        f'the loss is far above that of {PREFIX}_{kept}, which is kept: '
-        'delete it where that is as it should be'
+        f'the loss is far above that of {names}, kept for that reason: delete '
+        'what is not needed'
       )
     self._kept = kept
 

@@ -1,14 +1,17 @@
 """Runs from start to end: what they leave, how they stop and go on."""
 
+import contextlib
 import errno
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import time
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -266,6 +269,35 @@ def test_damaged_checkpoint_costs_its_steps_alone(
   assert f'set aside as damaged_checkpoint_{last}' in out
   rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
   assert without_times(rows[0]) == without_times(rows[1])
+
+
+def test_damage_that_nothing_shows_leaves_the_last_good_checkpoint(
+  tmp_path, capfd
+):
+  """As flipped bits of weights do, where there are no checksums."""
+  save = checkpoints.SaveCheckpointConfig(period=2, keep=2, save_dataset=True)
+  assert run(tmp_path, save=save, total_steps=8) == 0
+  assert saved_steps(tmp_path) == [6, 8]
+  damaged = tmp_path / 'checkpoint_8'
+  state = small_runs.make_initializer(
+    small_runs.bigram_model()
+  ).from_checkpoint(
+    checkpoints.RestoreCheckpointConfig(path=str(damaged), mode='specific'),
+    jax.random.PRNGKey(0),
+  )
+  params = jax.tree.map(lambda x: 1e4 * x, state.params)
+  with contextlib.closing(
+    checkpoints.CheckpointManager(str(tmp_path / 'other'), create=True)
+  ) as manager:
+    manager.save(state.replace_params(params), None)
+  shutil.rmtree(damaged / 'state')
+  (tmp_path / 'other/checkpoint_8/state').rename(damaged / 'state')
+  small_runs.forget_checksums(damaged)
+  assert run(tmp_path, save=save, total_steps=14) == 0
+  losses = {r['step']: r['loss'] for r in reporting.read_metrics(tmp_path)}
+  assert losses[9] > 100 * losses[8]
+  assert saved_steps(tmp_path) == [6, 8, 12, 14]
+  assert 'far above that of checkpoint_6' in capfd.readouterr().out
 
 
 def test_each_restore_has_an_iterator_of_its_own(tmp_path):
