@@ -29,6 +29,7 @@ from fnet_t5x.runtime import (
   damaged_checkpoints,
   legacy_checkpoint,
   retention,
+  tensorstore_metrics,
 )
 from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime.checkpoint_config import (
@@ -102,6 +103,7 @@ class CheckpointManager:
     """
     if '://' not in directory:
       directory = os.path.abspath(directory)
+    tensorstore_metrics.read_as_text()
     self._directory = epath.Path(directory)
     self._retention = retention.Retention(keep, {})
     self._saving: int | None = None
@@ -164,9 +166,14 @@ class CheckpointManager:
     # Until then the step that is being saved is the one before.
     self._manager.wait_until_finished()
     self._saving = step
+    saved = [*self._manager.all_steps(), step]
+    losses = self._retention.losses
+    # Those of checkpoints that went have no use, and would pile up.
+    for gone in losses.keys() - set(saved):
+      del losses[gone]
     if loss is not None:
-      self._retention.losses[step] = loss
-    self._say_kept([*self._manager.all_steps(), step])
+      losses[step] = loss
+    self._say_kept(saved)
     self._manager.save(
       step,
       args=ocp.args.Composite(**items),
