@@ -29,7 +29,7 @@ from fnet_t5x.runtime import (
   damaged_checkpoints,
   legacy_checkpoint,
   retention,
-  tensorstore_metrics,
+  tensorstore_json,
 )
 from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime.checkpoint_config import (
@@ -103,7 +103,7 @@ class CheckpointManager:
     """
     if '://' not in directory:
       directory = os.path.abspath(directory)
-    tensorstore_metrics.read_as_text()
+    tensorstore_json.avoid_leaks()
     self._directory = epath.Path(directory)
     self._retention = retention.Retention(keep, {})
     self._saving: int | None = None
