@@ -90,6 +90,7 @@ class CheckpointManager:
     keep: int | None = None,
     create: bool = False,
     losses: Mapping[int, float] | None = None,
+    with_checksums: bool = True,
   ):
     """Opens a directory.
 
@@ -100,12 +101,14 @@ class CheckpointManager:
         written: for writers only.
       losses: the training loss by step, where it is known: the last
         checkpoint with a sound one is kept too (`retention.Retention`).
+      with_checksums: save them; False is for comparisons.
     """
     if '://' not in directory:
       directory = os.path.abspath(directory)
     tensorstore_json.avoid_leaks()
     self._directory = epath.Path(directory)
     self._retention = retention.Retention(keep, {})
+    self._custom_metadata = checksums.CUSTOM_METADATA if with_checksums else {}
     self._saving: int | None = None
     self._kept: int | None = None
     self._manager = ocp.CheckpointManager(
@@ -119,7 +122,9 @@ class CheckpointManager:
         # Or a folder that cannot be made is found out after 300 s of silence.
         async_options=ocp.AsyncOptions(
           create_directories_asynchronously=False,
-          post_finalization_callback=self._write_checksums,
+          post_finalization_callback=(
+            self._write_checksums if with_checksums else None
+          ),
         ),
         # Nothing of other checkpoints is read: they may be damaged.
         lightweight_initialize=True,
@@ -178,7 +183,7 @@ class CheckpointManager:
       step,
       args=ocp.args.Composite(**items),
       force=True,
-      custom_metadata=checksums.CUSTOM_METADATA,
+      custom_metadata=self._custom_metadata,
     )
 
   def restore(
