@@ -1,0 +1,69 @@
+"""The soak: what it reads, and that a run which saves often stays small."""
+
+import json
+import sys
+
+import pytest
+
+from fnet_t5x.benchmarks import resident_memory
+
+# With TensorStore's and TensorFlow's leaks, which `tensorstore_json.py` and
+# `reporting.py` avoid, this model took 60 KiB and more per save. What is left
+# is the heap of C, which still settles in a run as short as this.
+_KIB_PER_SAVE = 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_memory_hardly_grows_with_saves(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
+  path = tmp_path / 'memory.json'
+  resident_memory.main(
+    [
+      *('--steps', '400', '--save_period', '1', '--eval_period', '40'),
+      *('--json', str(path)),
+    ]
+  )
+  assert 'KiB per save' in capsys.readouterr().out
+  content = json.loads(path.read_text())
+  assert content['settings']['bytes_per_save'] < _KIB_PER_SAVE * 1024
+  rows = content['rows']
+  assert rows[-1]['step'] > 300
+  for row in rows:
+    assert row['saves'] == row['step']
+    assert row['resident_bytes'] > 2**27
+
+
+def test_growth_is_that_of_the_warm_part():
+  warming = [(step, 1000 * step) for step in range(1, 100)]
+  flat = [(step, 10**5 + 7 * step) for step in range(100, 301)]
+  assert resident_memory.growth(warming + flat) == pytest.approx(7)
+  assert resident_memory.growth(flat) == pytest.approx(7)
+  with pytest.raises(ValueError, match='--steps'):
+    resident_memory.growth(flat[:2])
+  with pytest.raises(ValueError, match='--steps'):
+    resident_memory.growth([])
+
+
+def test_points_are_spread_and_have_the_last():
+  readings = [(step, -step) for step in (1, 2, 3, 50, 98, 99, 100)]
+  assert resident_memory.points(readings, 3) == [
+    (1, -1),
+    (50, -50),
+    (100, -100),
+  ]
+  assert resident_memory.points(readings[:1], 3) == readings[:1]
+
+
+def test_failed_run_is_told(monkeypatch):
+  monkeypatch.setattr(resident_memory, 'GIN_FILE', 'no/such.gin')
+  with pytest.raises(RuntimeError, match=r'(?s)the run failed:.*no/such.gin'):
+    resident_memory.measure(4, 4, 4)
+
+
+@pytest.mark.parametrize('flag', ['--steps', '--save_period', '--eval_period'])
+def test_bad_input_is_one_line(capsys, flag):
+  with pytest.raises(SystemExit) as error:
+    resident_memory.main([flag, '0'])
+  assert error.value.code == 2
+  assert 'at least 1' in capsys.readouterr().err.splitlines()[-1]
