@@ -4,8 +4,9 @@
 
 Trains a tiny hybrid by gin/experiments/quickstart.gin in a process of its own,
 saves and evaluates often, and reads from outside how much memory is resident.
-Growth is the slope of a line through all readings after the first third of the
-run, in which the allocator reaches its size, divided by the saves. Linux only.
+The first third of the run, in which the allocator reaches its size, is left
+out. What is being written comes and goes, so that growth is the slope of a line
+through the lowest readings of ten parts of the rest. Linux only.
 """
 
 import argparse
@@ -39,6 +40,7 @@ _TINY = {
   'vocabularies.default_vocabulary.vocab_size': 160,
 }
 _WARM = 1 / 3
+_PARTS = 10
 _POLL_SECONDS = 0.1
 _POINTS = 11
 
@@ -108,7 +110,9 @@ def growth(readings: Sequence[Reading]) -> float:
   warm = np.array([each for each in readings if each[0] >= last * _WARM])
   if len(warm) < 3:
     raise ValueError('the run was too short to read its memory; more --steps')
-  return float(np.polyfit(warm[:, 0], warm[:, 1], 1)[0])
+  parts = np.array_split(warm, min(_PARTS, len(warm)))
+  lowest = np.array([part[part[:, 1].argmin()] for part in parts])
+  return float(np.polyfit(lowest[:, 0], lowest[:, 1], 1)[0])
 
 
 def points(readings: Sequence[Reading], count: int) -> list[Reading]:
