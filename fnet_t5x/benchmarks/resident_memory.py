@@ -3,7 +3,8 @@
   python -m fnet_t5x.benchmarks.resident_memory --steps=5000 --save_period=4
 
 Trains a tiny hybrid by gin/experiments/quickstart.gin in a process of its own,
-saves and evaluates often, and reads from outside how much memory is resident.
+saves and evaluates often, and reads from outside how much memory it has that is
+resident and of no file.
 The first third of the run, in which the allocator reaches its size, is left
 out. What is being written comes and goes, so that growth is the slope of a line
 through the lowest readings of ten parts of the rest. Linux only.
@@ -136,10 +137,12 @@ def _last_step(path: pathlib.Path) -> int:
 def _read(pid: int, step: int) -> list[Reading]:
   """Returns a reading; none where the process has just ended."""
   try:
-    pages = int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1])
+    words = pathlib.Path(f'/proc/{pid}/statm').read_text().split()
+    # Without pages of files, which the kernel takes and gives as it likes.
+    pages = int(words[1]) - int(words[2])
   except (OSError, IndexError):
     return []
-  return [(step, pages * os.sysconf('SC_PAGE_SIZE'))]
+  return [(step, pages * os.sysconf('SC_PAGE_SIZE'))] if pages else []
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
