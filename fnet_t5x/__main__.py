@@ -38,6 +38,8 @@ _FOLDERS = {
     'input_pipeline',
     'collectives',
     'host_memory',
+    'resident_memory',
+    'checkpoints',
   ),
 }
 

@@ -15,7 +15,8 @@ from fnet_t5x import __main__ as console
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FOLDERS = {
   'benchmarks': (
-    *('collectives', 'engines', 'host_memory', 'input_pipeline', 'mixing'),
+    *('checkpoints', 'collectives', 'engines', 'host_memory'),
+    *('input_pipeline', 'mixing', 'resident_memory'),
   ),
   'convert': ('scan',),
   'planning': ('matched', 'measured_memory', 'parameters', 'scaling'),

@@ -29,6 +29,7 @@ from fnet_t5x.runtime import (
   damaged_checkpoints,
   legacy_checkpoint,
   retention,
+  tensorstore_json,
 )
 from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime.checkpoint_config import (
@@ -89,6 +90,7 @@ class CheckpointManager:
     keep: int | None = None,
     create: bool = False,
     losses: Mapping[int, float] | None = None,
+    with_checksums: bool = True,
   ):
     """Opens a directory.
 
@@ -99,11 +101,14 @@ class CheckpointManager:
         written: for writers only.
       losses: the training loss by step, where it is known: the last
         checkpoints with a sound one are kept too (`retention.Retention`).
+      with_checksums: save them; False is for comparisons.
     """
     if '://' not in directory:
       directory = os.path.abspath(directory)
+    tensorstore_json.avoid_leaks()
     self._directory = epath.Path(directory)
     self._retention = retention.Retention(keep, {})
+    self._custom_metadata = checksums.CUSTOM_METADATA if with_checksums else {}
     self._saving: int | None = None
     self._kept: list[int] = []
     self._manager = ocp.CheckpointManager(
@@ -117,7 +122,9 @@ class CheckpointManager:
         # Or a folder that cannot be made is found out after 300 s of silence.
         async_options=ocp.AsyncOptions(
           create_directories_asynchronously=False,
-          post_finalization_callback=self._write_checksums,
+          post_finalization_callback=(
+            self._write_checksums if with_checksums else None
+          ),
         ),
         # Nothing of other checkpoints is read: they may be damaged.
         lightweight_initialize=True,
@@ -164,14 +171,19 @@ class CheckpointManager:
     # Until then the step that is being saved is the one before.
     self._manager.wait_until_finished()
     self._saving = step
+    saved = [*self._manager.all_steps(), step]
+    losses = self._retention.losses
+    # Those of checkpoints that went have no use, and would pile up.
+    for gone in losses.keys() - set(saved):
+      del losses[gone]
     if loss is not None:
-      self._retention.losses[step] = loss
-    self._say_kept([*self._manager.all_steps(), step])
+      losses[step] = loss
+    self._say_kept(saved)
     self._manager.save(
       step,
       args=ocp.args.Composite(**items),
       force=True,
-      custom_metadata=checksums.CUSTOM_METADATA,
+      custom_metadata=self._custom_metadata,
     )
 
   def restore(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import jax
+import numpy as np
 import rich.progress
 import tensorflow as tf
 from clu import metric_writers
@@ -215,7 +216,11 @@ class Reporter:
   def _write(
     self, collection: str, step: int, values: Mapping[str, float]
   ) -> None:
-    self._writer(collection).write_scalars(step, values)
+    # TensorFlow keeps a tensor for each Python number that it ever saw, 9 KB
+    # per report, and none for arrays of NumPy.
+    self._writer(collection).write_scalars(
+      np.asarray(step), {name: np.asarray(x) for name, x in values.items()}
+    )
     self._writer(collection).flush()
     with tf.io.gfile.GFile(self._path, 'a') as f:
       f.write(json_line({'step': step, 'collection': collection, **values}))

@@ -1,0 +1,202 @@
+"""A run's memory over many saves: `fnet_t5x.benchmarks.resident_memory`.
+
+  python -m fnet_t5x.benchmarks.resident_memory --steps=5000 --save_period=4
+
+Trains a tiny hybrid by gin/experiments/quickstart.gin in a process of its own,
+saves and evaluates often, and reads from outside how much memory it has that is
+resident and of no file.
+The first third of the run, in which the allocator reaches its size, is left
+out. What is being written comes and goes, so that growth is the slope of a line
+through the lowest readings of ten parts of the rest. Linux only.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fnet_t5x import argument_parser, command_line, run_metrics
+from fnet_t5x.benchmarks import report
+
+GIN_FILE = 'gin/experiments/quickstart.gin'
+_TINY = {
+  'BATCH_SIZE': 4,
+  'TASK_FEATURE_LENGTHS': {'inputs': 16, 'targets': 16},
+  'VOCAB_SIZE': 384,
+  'EMBED_DIM': 8,
+  'HEAD_DIM': 4,
+  'NUM_HEADS': 2,
+  'MLP_DIM': 16,
+  'NUM_ENCODER_LAYERS': 2,
+  'NUM_ATTENTION_LAYERS': 1,
+  'NUM_DECODER_LAYERS': 1,
+  'EVAL_STEPS': 1,
+  'vocabularies.default_vocabulary.vocab_size': 160,
+}
+_WARM = 1 / 3
+_PARTS = 10
+_POLL_SECONDS = 0.1
+_POINTS = 11
+
+Reading = tuple[int, int]
+
+
+def measure(
+  steps: int, save_period: int, eval_period: int
+) -> tuple[list[Reading], float]:
+  """Trains, and reads the memory whenever a step is reported.
+
+  Args:
+    steps: to train.
+    save_period: steps between checkpoints, and between reports.
+    eval_period: steps between evaluations.
+
+  Returns:
+    Steps with the bytes that were resident then, and the growth in bytes per
+    save.
+
+  Raises:
+    RuntimeError: the run failed; its last lines are the message.
+  """
+  periods = {
+    'TRAIN_STEPS': steps,
+    'SAVE_PERIOD': save_period,
+    'STATS_PERIOD': save_period,
+    'EVAL_PERIOD': eval_period,
+  }
+  readings: list[Reading] = []
+  with tempfile.TemporaryDirectory() as folder:
+    model_dir = pathlib.Path(folder, 'model')
+    bindings = {'MODEL_DIR': str(model_dir), **_TINY, **periods}
+    log = pathlib.Path(folder, 'log')
+    with log.open('w') as f:
+      process = subprocess.Popen(
+        [
+          *(sys.executable, '-m', 'fnet_t5x.train', f'--gin_file={GIN_FILE}'),
+          *(f'--gin.{name}={value!r}' for name, value in bindings.items()),
+        ],
+        env={**os.environ, command_line.COMMANDS_VARIABLE: '0'},
+        stdout=f,
+        stderr=subprocess.STDOUT,
+      )
+    try:
+      while process.poll() is None:
+        time.sleep(_POLL_SECONDS)
+        step = _last_step(model_dir / run_metrics.FILE)
+        if step > (readings[-1][0] if readings else 0):
+          readings += _read(process.pid, step)
+    finally:
+      process.terminate()
+      process.wait()
+    if process.returncode:
+      last = log.read_text(errors='replace').splitlines()[-5:]
+      raise RuntimeError('\n'.join(['the run failed:', *last]))
+  return readings, growth(readings) * save_period
+
+
+def growth(readings: Sequence[Reading]) -> float:
+  """Returns the bytes per step by which memory grows once it is warm.
+
+  Raises:
+    ValueError: fewer than three readings are left.
+  """
+  last = readings[-1][0] if readings else 0
+  warm = np.array([each for each in readings if each[0] >= last * _WARM])
+  if len(warm) < 3:
+    raise ValueError('the run was too short to read its memory; more --steps')
+  parts = np.array_split(warm, min(_PARTS, len(warm)))
+  lowest = np.array([part[part[:, 1].argmin()] for part in parts])
+  return float(np.polyfit(lowest[:, 0], lowest[:, 1], 1)[0])
+
+
+def points(readings: Sequence[Reading], count: int) -> list[Reading]:
+  """Returns the readings nearest to evenly spaced steps, the last too."""
+  wanted = np.linspace(readings[0][0], readings[-1][0], count)
+  steps = np.array([step for step, _ in readings])
+  nearest = {int(np.abs(steps - step).argmin()) for step in wanted}
+  return [readings[index] for index in sorted(nearest)]
+
+
+def _last_step(path: pathlib.Path) -> int:
+  try:
+    with path.open('rb') as f:
+      f.seek(max(0, path.stat().st_size - 4096))
+      rows = run_metrics.parse(f).rows
+  except FileNotFoundError:
+    return 0
+  return max((row['step'] for row in rows), default=0)
+
+
+def _read(pid: int, step: int) -> list[Reading]:
+  """Returns a reading; none where the process has just ended."""
+  try:
+    words = pathlib.Path(f'/proc/{pid}/statm').read_text().split()
+    # Without pages of files, which the kernel takes and gives as it likes.
+    pages = int(words[1]) - int(words[2])
+  except (OSError, IndexError):
+    return []
+  return [(step, pages * os.sysconf('SC_PAGE_SIZE'))] if pages else []
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  """Reads the command line; ends the program on bad input."""
+  parser = argument_parser.ArgumentParser(
+    'fnet_t5x.benchmarks.resident_memory', __doc__
+  )
+  parser.add_argument('--steps', type=int, default=5000, help='to train')
+  parser.add_argument(
+    '--save_period', type=int, default=4, help='steps between checkpoints'
+  )
+  parser.add_argument(
+    '--eval_period', type=int, default=100, help='steps between evaluations'
+  )
+  options = report.parse(parser, arguments)
+  if min(options.steps, options.save_period, options.eval_period) < 1:
+    parser.error('--steps, --save_period and --eval_period: at least 1')
+  if sys.platform != 'linux':
+    parser.error('memory is read from /proc: on Linux only')
+  return options
+
+
+def rows(readings: Sequence[Reading], save_period: int) -> list[dict[str, Any]]:
+  """Returns some readings as records."""
+  return [
+    {'step': step, 'saves': step // save_period, 'resident_bytes': resident}
+    for step, resident in points(readings, _POINTS)
+  ]
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+  resident = f'{row["resident_bytes"] / 2**20:,.1f}'
+  return [f'{row["step"]:,}', f'{row["saves"]:,}', resident]
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Trains, prints a table, and writes the JSON file."""
+  options = parse(arguments)
+  names = ('steps', 'save_period', 'eval_period')
+  settings = {name: getattr(options, name) for name in names}
+  readings, per_save = measure(**settings)
+  found = rows(readings, options.save_period)
+  report.print_table(
+    f'a save every {options.save_period} steps, an evaluation every '
+    f'{options.eval_period}',
+    ['step', 'saves', 'resident MiB'],
+    [[_cells(row) for row in found]],
+  )
+  print(f'growth, warm: {per_save / 1024:.1f} KiB per save')
+  if options.json:
+    settings['bytes_per_save'] = per_save
+    report.write_json(options.json, 'resident_memory', settings, found)
+
+
+if __name__ == '__main__':
+  with command_line.one_line_errors():
+    main()

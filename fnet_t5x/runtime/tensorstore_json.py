@@ -1,0 +1,78 @@
+"""What Orbax takes from TensorStore as JSON, without TensorStore's leak.
+
+TensorStore 0.1.86 turns JSON into dictionaries of which every key and value
+has a reference too many (`JsonToPyObject` of its
+`python/tensorstore/json_type_caster.cc`), so that they stay for good. Orbax
+asks for such dictionaries twice at each save and restore for `jax.monitoring`,
+16 KB a save, and once for each array, half a KB each, the same for all arrays.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import tensorstore as ts
+from orbax.checkpoint._src.serialization import tensorstore_utils
+
+_RAW_BYTES = 'get_tensorstore_raw_bytes'
+_PREFIX = '/tensorstore/kvstore/'
+_WRITE = 'write'
+_MOST_SPECS = 16
+# What is replaced; None where another version of Orbax has no such function.
+orbax_raw_bytes = getattr(tensorstore_utils, _RAW_BYTES, None)
+spec_to_json = inspect.getattr_static(ts.KvStore.Spec, 'to_json')
+_specs: dict[str, Any] = {}
+
+
+def avoid_leaks() -> None:
+  """Has this process ask TensorStore in ways that leave nothing behind.
+
+  What is answered stays the same.
+  """
+  if orbax_raw_bytes is not None:
+    setattr(tensorstore_utils, _RAW_BYTES, raw_bytes)
+  ts.KvStore.Spec.to_json = remembered_json
+
+
+def raw_bytes(direction: Any = None) -> int:
+  """Returns the bytes written or read by all drivers of this process.
+
+  They are read as text, in Prometheus' format, which does not leak.
+
+  Args:
+    direction: Orbax's `IoDirection`; None for written.
+  """
+  value = getattr(direction, 'value', _WRITE)
+  suffix = '_bytes_written' if value == _WRITE else '_bytes_read'
+  lines = ts.experimental_collect_prometheus_format_metrics(_PREFIX)
+  return total(lines, suffix)
+
+
+def total(lines: Iterable[str], suffix: str) -> int:
+  """Returns the sum of the samples whose names end so.
+
+  Args:
+    lines: Prometheus' text format: `name{labels} value`, and comments.
+    suffix: of the names to take.
+  """
+  found = 0
+  for line in lines:
+    name, _, value = line.rpartition(' ')
+    if name.partition('{')[0].endswith(suffix) and not name.startswith('#'):
+      found += int(float(value))
+  return found
+
+
+def remembered_json(spec: ts.KvStore.Spec, *args: Any, **kwargs: Any) -> Any:
+  """Returns `spec.to_json(...)`, computed once for equal specs of late."""
+  if args or kwargs:
+    return spec_to_json(spec, *args, **kwargs)
+  # All of the JSON, as text.
+  key = repr(spec)
+  found = _specs.get(key)
+  if found is None:
+    if len(_specs) >= _MOST_SPECS:
+      _specs.clear()
+    found = _specs[key] = spec_to_json(spec)
+  return copy.deepcopy(found)
