@@ -28,13 +28,14 @@ def make_folded_matrices(
     lengths: real tokens L of each row, 0 <= L <= length.
     length: tokens a row holds, padding included; half is length // 2 + 1.
   """
-  index = jnp.arange(length // 2 + 1, dtype=jnp.int32)
+  index = jnp.arange(length // 2 + 1, dtype=jnp.int32)[None, :]
   period = jnp.maximum(lengths, 1)[:, None, None]
-  angles = reduced_angles(index[:, None] * index[None, :], period)
+  products = index[:, :, None] * index[:, None, :]
+  angles = reduced_angles(products, period)
   inside = (2 * index <= lengths[:, None]) & (index < lengths[:, None])
+  both = inside[:, :, None] & inside[:, None, :]
   own_mirror = (index == 0) | (2 * index == lengths[:, None])
   weights = jnp.where(own_mirror, 0.5, 1.0)[:, None, :]
-  both = inside[:, :, None] & inside[:, None, :]
   cosine = jnp.where(both, jnp.cos(angles) * weights, 0)
   sine = jnp.where(both, jnp.sin(angles), 0)
   return jnp.stack([cosine, sine], axis=1)

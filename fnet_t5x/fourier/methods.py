@@ -20,7 +20,7 @@ Kind = Literal['whole', 'rows', 'features']
 # it is not given.
 _MATMUL_MAX = {
   'whole': {'tpu': 4096},
-  'rows': {'cpu': 512, 'gpu': 4096, 'tpu': 4096},
+  'rows': {'cpu': 1024, 'gpu': 4096, 'tpu': 4096},
   'features': {'gpu': 4096, 'tpu': 4096},
 }
 
@@ -65,12 +65,13 @@ def choose_method(
 ) -> Literal['fft', 'matmul']:
   """Resolves 'auto' for a transform of `points` points.
 
-  CPU: the FFT, but matrices for rows of their own length up to 256 tokens
-  (measured: `python -m fnet_t5x.benchmarks.mixing`). TPU: matrices up to 4096
-  points, where FNet's authors drew the line (arXiv 2105.03824, section 3). GPU:
-  the FFT, in float32 since cuFFT has no bfloat16; matrices for rows of their
-  own length up to 512 tokens, by counting operations, not yet measured. Any
-  other backend is treated as a GPU.
+  CPU: the FFT, but folded matrices (`folded.py`) for rows of their own length
+  up to 1024 tokens (measured: `python -m fnet_t5x.benchmarks.mixing`). TPU:
+  matrices up to 4096 points, where FNet's authors drew the line (arXiv
+  2105.03824, section 3). GPU: the FFT, in float32 since cuFFT has no bfloat16;
+  for rows of their own length matrices over both axes, up to 4096 points
+  (measured on an H200 with up to 2048 tokens; above, by counting operations).
+  Any other backend is treated as a GPU.
 
   Args:
     method: 'fft' and 'matmul' are returned as they are.

@@ -11,7 +11,7 @@ from fnet_t5x.fourier.methods import choose_method
 # axes (measured on an H200, bfloat16, 512 and 2048 tokens).
 CHOICES = {
   ('cpu', 'whole'): {64: 'fft', 512: 'fft', 4096: 'fft'},
-  ('cpu', 'rows'): {128: 'matmul', 512: 'matmul', 4096: 'fft'},
+  ('cpu', 'rows'): {128: 'matmul', 1024: 'matmul', 2048: 'fft'},
   ('cpu', 'features'): {512: 'fft', 768: 'fft', 4096: 'fft'},
   ('gpu', 'whole'): {512: 'fft', 2048: 'fft', 8192: 'fft'},
   ('gpu', 'rows'): {512: 'matmul', 4096: 'matmul', 8192: 'fft'},
