@@ -83,9 +83,13 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
   batch, length = x.shape[:2]
   rows = ragged_lengths(batch, length)
   ragged = jnp.asarray(np.arange(length)[None, :] < rows[:, None])
+  # Rows of one segment: what packed rows cost, whatever they hold.
+  positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
+  packed = (ragged.astype(jnp.int32), positions)
   plan_of = functools.partial(make_mixing_plan, dtype=x.dtype)
   bluestein = functools.partial(plan_of, length_method='fft')
   matrices = functools.partial(plan_of, length_method='matmul')
+  all_matrices = functools.partial(plan_of, method='matmul')
 
   def make_plan(way):
     return Case(lambda x, mask: way(mask), (ragged,), mixes=False)
@@ -98,6 +102,8 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
     'ours, exact, full rows': Case(mix, (plan_of(jnp.ones_like(ragged)),)),
     'ours, exact, Bluestein': Case(mix, (bluestein(ragged),)),
     'ours, exact, matrices': Case(mix, (matrices(ragged),)),
+    'ours, exact, all matrices': Case(mix, (all_matrices(ragged),)),
+    'ours, packed': Case(mix, (plan_of(*packed),)),
     "a batch's chirps": make_plan(bluestein),
     "a batch's matrices": make_plan(matrices),
     BASELINE: Case(

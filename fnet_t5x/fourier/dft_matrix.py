@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 MAX_LENGTH = 46340
 
 
-def _angles(
+def reduced_angles(
   products: Int[Array, '...'], period: Int[Array, '...'] | int
 ) -> Float[Array, '...']:
   """Returns 2 pi (products mod period) / period, in [-pi, pi)."""
@@ -43,7 +43,7 @@ def dft_matrices(
     )
   i = jax.lax.broadcasted_iota(jnp.int32, (rows, columns), 0)
   j = jax.lax.broadcasted_iota(jnp.int32, (rows, columns), 1)
-  angles = _angles(i * j, period)
+  angles = reduced_angles(i * j, period)
   return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
 
 
@@ -84,7 +84,21 @@ def segment_dft_matrices(
   """
   same = _same_segment(segment_ids)
   period = jnp.maximum(segment_lengths(segment_ids), 1)[:, :, None]
-  angles = _angles(positions[:, :, None] * positions[:, None, :], period)
+  angles = reduced_angles(positions[:, :, None] * positions[:, None, :], period)
   cosine = jnp.where(same, jnp.cos(angles), 0).astype(dtype)
   sine = jnp.where(same, jnp.sin(angles), 0).astype(dtype)
   return cosine, sine
+
+
+def matmul(subscripts: str, matrix: Array, x: Array) -> Array:
+  """Multiplies in the matrix's type, adds in at least float32."""
+  total = jnp.promote_types(matrix.dtype, jnp.float32)
+  # TPUs and GPUs would otherwise round float32 operands to bfloat16 or TF32.
+  precision = 'highest' if matrix.dtype == total else 'default'
+  return jnp.einsum(
+    subscripts,
+    matrix,
+    x.astype(matrix.dtype),
+    precision=precision,
+    preferred_element_type=total,
+  )

@@ -11,13 +11,17 @@ Method = Literal['auto', 'fft', 'matmul']
 Scale = Literal['ortho', 'none']
 Lengths = Literal['exact', 'padded']
 
-# Where a matrix is the faster way, in points, by kind of transform and backend;
-# the FFT is faster above. 'whole' is one transform for all rows, 'rows' one of
-# its own length for each row, where the FFT is Bluestein's and costs four
-# times as much.
+# What is transformed: 'whole' rows of tokens, all alike, or features; 'rows' of
+# tokens, each over its own length, where the FFT is Bluestein's; the 'features'
+# of rows whose tokens take matrices.
+Kind = Literal['whole', 'rows', 'features']
+
+# Up to how many points a matrix is the faster way, by kind and backend; 0 where
+# it is not given.
 _MATMUL_MAX = {
   'whole': {'tpu': 4096},
-  'rows': {'cpu': 256, 'gpu': 512, 'tpu': 4096},
+  'rows': {'cpu': 1024, 'gpu': 4096, 'tpu': 4096},
+  'features': {'gpu': 4096, 'tpu': 4096},
 }
 
 
@@ -55,29 +59,30 @@ def check_choice(name: str, value: str, choices) -> None:
 def choose_method(
   method: Method,
   points: int,
+  kind: Kind = 'whole',
   *,
-  own_lengths: bool = False,
   backend: str | None = None,
 ) -> Literal['fft', 'matmul']:
   """Resolves 'auto' for a transform of `points` points.
 
-  CPU: the FFT, but matrices for rows of their own length up to 256 tokens
-  (measured: `python -m fnet_t5x.benchmarks.mixing`). TPU: matrices up to 4096
-  points, where FNet's authors drew the line (arXiv 2105.03824, section 3). GPU:
-  the FFT, in float32 since cuFFT has no bfloat16; matrices for rows of their
-  own length up to 512 tokens, by counting operations, not yet measured. Any
-  other backend is treated as a GPU.
+  CPU: the FFT, but folded matrices (`folded.py`) for rows of their own length
+  up to 1024 tokens (measured: `python -m fnet_t5x.benchmarks.mixing`). TPU:
+  matrices up to 4096 points, where FNet's authors drew the line (arXiv
+  2105.03824, section 3). GPU: the FFT, in float32 since cuFFT has no bfloat16;
+  for rows of their own length matrices over both axes, up to 4096 points
+  (measured on an H200 with up to 2048 tokens; above, by counting operations).
+  Any other backend is treated as a GPU.
 
   Args:
     method: 'fft' and 'matmul' are returned as they are.
     points: the transform's length.
-    own_lengths: True where each row has its own length.
+    kind: what is transformed.
     backend: JAX's name of the platform; by default `current_backend()`.
   """
   check_choice('method', method, Method)
   if method != 'auto':
     return method
-  limits = _MATMUL_MAX['rows' if own_lengths else 'whole']
+  limits = _MATMUL_MAX[kind]
   backend = backend or current_backend()
   if backend not in ('cpu', 'tpu'):
     backend = 'gpu'

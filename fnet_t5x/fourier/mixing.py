@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 from fnet_t5x.fourier import half_spectrum
 from fnet_t5x.fourier.bluestein import bluestein_real
 from fnet_t5x.fourier.data_parallel import map_rows, map_shards, splits
+from fnet_t5x.fourier.dft_matrix import matmul
+from fnet_t5x.fourier.folded import folded_real
 from fnet_t5x.fourier.methods import Method, Scale, choose_method
 from fnet_t5x.fourier.plan import MixingPlan, make_mixing_plan, padded_plan
 from fnet_t5x.fourier.sharded_mixing import (
@@ -28,7 +30,6 @@ from fnet_t5x.fourier.transforms import (
   by_plan,
   embed_matrices,
   length_matrices,
-  matmul,
   sums_over_length,
   transform_embed,
   widen,
@@ -129,7 +130,12 @@ def _mix_shards(x, plan, length_axis, embed_axis):
 def _mix_rows(x, plan):
   """The map itself, on the rows of one device."""
   return by_plan(
-    plan, x, fft=_mix_fft, matrices=_mix_matrices, bluestein=_mix_bluestein
+    plan,
+    x,
+    fft=_mix_fft,
+    matrices=_mix_matrices,
+    folded=_mix_folded,
+    bluestein=_mix_bluestein,
   )
 
 
@@ -148,7 +154,8 @@ def _mix_fft(x, plan):
 def _mix_matrices(x, plan):
   """Takes matrices over length."""
   embed = x.shape[-1]
-  if choose_method(plan.method, embed) == 'fft':
+  kind = 'whole' if plan.matrices is None else 'features'
+  if choose_method(plan.method, embed, kind) == 'fft':
     a, b = transform_embed(x, plan)
     even, odd = sums_over_length(a, b, plan)
     factor = _factor(embed, plan)
@@ -163,6 +170,15 @@ def _mix_matrices(x, plan):
   # XLA would compute the first product inside of the second, again and again.
   pair = jax.lax.optimization_barrier(pair)
   y = matmul('ckd,bcnk->bnd', embed_matrices(plan, embed, x.dtype), pair)
+  return (y * _factor(embed, plan)).astype(x.dtype)
+
+
+def _mix_folded(x, plan):
+  """Takes matrices over half of each row's own length."""
+  embed = x.shape[-1]
+  a, b = transform_embed(x, plan)
+  y, opposite = folded_real(a, b, plan.folded, plan.lengths)
+  y = half_spectrum.join(y, opposite, embed)
   return (y * _factor(embed, plan)).astype(x.dtype)
 
 

@@ -15,6 +15,7 @@ from fnet_t5x.fourier.dft_matrix import (
   segment_dft_matrices,
   segment_lengths,
 )
+from fnet_t5x.fourier.folded import make_folded_matrices
 from fnet_t5x.fourier.methods import (
   Lengths,
   Method,
@@ -29,7 +30,7 @@ _SHARED = ('over_length', 'over_embed')
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=('lengths', 'matrices', 'chirp', 'kernel', *_SHARED),
+  data_fields=('lengths', 'matrices', 'folded', 'chirp', 'kernel', *_SHARED),
   meta_fields=('tokens', 'method', 'scale'),
 )
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,8 @@ class MixingPlan:
       if rows are packed.
     matrices: each row's cos and -sin over its tokens, None unless matrices are
       used for exact lengths.
+    folded: the same for half of each row's length (`folded.py`), None unless
+      they are used.
     chirp: of `bluestein`, None unless it is used; kernel likewise.
     over_length: the cos and -sin that all rows share, None if they do not.
     over_embed: cos and sin over the features, None if they are not made
@@ -55,6 +58,7 @@ class MixingPlan:
   scale: Scale
   lengths: Int[Array, ' batch'] | None = None
   matrices: Float[Array, 'batch 2 length length'] | None = None
+  folded: Float[Array, 'batch 2 half half'] | None = None
   chirp: Complex[Array, 'batch length'] | None = None
   kernel: Complex[Array, 'batch size'] | None = None
   over_length: Float[Array, '2 length length'] | None = None
@@ -161,18 +165,19 @@ def make_mixing_plan(
         "make_mixing_plan: length_method='fft' takes one segment a row; packed "
         "rows need 'matmul' or 'auto'"
       )
-    return _with_matrices(plan, segment_ids.astype(jnp.int32), positions, dtype)
+    return _with_matrices(
+      plan, segment_ids.astype(jnp.int32), positions, embed, dtype
+    )
   real = segment_ids.astype(bool)
   index = jnp.arange(tokens, dtype=jnp.int32)[None, :]
   row_lengths = jnp.max(jnp.where(real, index + 1, 0), axis=1)
   plan = dataclasses.replace(plan, lengths=row_lengths)
-  length_method = choose_method(
-    length_method or method, tokens, own_lengths=True
-  )
-  if length_method == 'matmul':
+  if choose_method(length_method or method, tokens, 'rows') == 'matmul':
+    if choose_method(method, embed or 1, 'features') == 'fft':
+      return _with_folded_matrices(plan, dtype)
     mask = (index < row_lengths[:, None]).astype(jnp.int32)
     index = jnp.broadcast_to(index, mask.shape)
-    return _with_matrices(plan, mask, index, dtype)
+    return _with_matrices(plan, mask, index, embed, dtype)
   chirp, kernel = map_rows(
     functools.partial(make_chirp, length=tokens), row_lengths
   )
@@ -186,13 +191,27 @@ def _empty_plan(tokens, method, scale, embed, dtype):
   check_choice('method', method, Method)
   check_choice('scale', scale, Scale)
   plan = MixingPlan(tokens, method, scale)
-  if embed is None or choose_method(method, embed) == 'fft':
+  return _with_over_embed(plan, embed, 'whole', dtype)
+
+
+def _with_over_embed(plan, embed, kind, dtype):
+  if embed is None or choose_method(plan.method, embed, kind) == 'fft':
     return plan
   matrices = jnp.stack(dft_matrices(embed, embed, embed))
   return dataclasses.replace(plan, over_embed=_made(matrices, dtype))
 
 
-def _with_matrices(plan, segment_ids, positions, dtype):
+def _with_folded_matrices(plan, dtype):
+  lengths = plan.lengths
+  matrices = make_folded_matrices(lengths, plan.tokens)
+  if plan.scale == 'ortho':
+    norm = jax.lax.rsqrt(jnp.maximum(lengths, 1).astype(jnp.float32))
+    matrices = matrices * norm[:, None, None, None]
+  return dataclasses.replace(plan, folded=_made(matrices, dtype))
+
+
+def _with_matrices(plan, segment_ids, positions, embed, dtype):
+  plan = _with_over_embed(plan, embed, 'features', dtype)
   cosine, sine = segment_dft_matrices(segment_ids, positions)
   matrices = jnp.stack([cosine, -sine], axis=1)
   if plan.scale == 'ortho':

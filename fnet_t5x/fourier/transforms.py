@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from fnet_t5x.fourier import half_spectrum
 from fnet_t5x.fourier.bluestein import bluestein_real
-from fnet_t5x.fourier.dft_matrix import dft_matrices
+from fnet_t5x.fourier.dft_matrix import dft_matrices, matmul
+from fnet_t5x.fourier.folded import folded_real
 from fnet_t5x.fourier.methods import choose_method
 from fnet_t5x.fourier.plan import MixingPlan
 
@@ -51,7 +52,15 @@ def real_over_length(
   Of columns k of `transform_embed` these are the mixed features k and
   embed - k. With scale 'ortho' they are divided by sqrt(length).
   """
-  return by_plan(plan, a, b, fft=_fft, matrices=_matrices, bluestein=_bluestein)
+  return by_plan(
+    plan,
+    a,
+    b,
+    fft=_fft,
+    matrices=_matrices,
+    folded=_folded,
+    bluestein=_bluestein,
+  )
 
 
 def by_plan(
@@ -59,6 +68,7 @@ def by_plan(
   *x: Array,
   fft: Callable[..., Any],
   matrices: Callable[..., Any],
+  folded: Callable[..., Any],
   bluestein: Callable[..., Any],
 ) -> Any:
   """Returns function(*x, plan), of the function that the plan asks for.
@@ -68,10 +78,13 @@ def by_plan(
     *x: arrays of its rows.
     fft: takes the FFT over the whole length.
     matrices: takes the plan's matrices, the rows' own or those they share.
+    folded: takes each row's matrices of half its length.
     bluestein: takes each row over its own length.
   """
   if plan.chirp is not None:
     exact = bluestein
+  elif plan.folded is not None:
+    exact = folded
   elif plan.matrices is not None or plan.over_length is not None:
     exact = matrices
   else:
@@ -121,24 +134,14 @@ def _matrices(a, b, plan):
   return even - odd, even + odd
 
 
+def _folded(a, b, plan):
+  return folded_real(a, b, plan.folded, plan.lengths)
+
+
 def _bluestein(a, b, plan):
   x = jax.lax.complex(widen(a), -widen(b))
   y = bluestein_real(x, plan.chirp, plan.kernel)
   return y, half_spectrum.turn_rows(y, plan.lengths)
-
-
-def matmul(subscripts: str, matrix: Array, x: Array) -> Array:
-  """Multiplies in the matrix's type, adds in at least float32."""
-  total = jnp.promote_types(matrix.dtype, jnp.float32)
-  # TPUs and GPUs would otherwise round float32 operands to bfloat16 or TF32.
-  precision = 'highest' if matrix.dtype == total else 'default'
-  return jnp.einsum(
-    subscripts,
-    matrix,
-    x.astype(matrix.dtype),
-    precision=precision,
-    preferred_element_type=total,
-  )
 
 
 def widen(x: Array) -> Array:

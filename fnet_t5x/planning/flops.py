@@ -14,7 +14,8 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
     Fourier mixing (Lee-Thorp et al. 2021, arXiv 2105.03824), with f = D
     features after matrices over both axes, else f = D / 2 + 1, half of them:
       over features      4 n D f by matrices,  5/2 n D log2 D by the FFT
-      over tokens        4 n^2 f by matrices,  5 f n log2 n   by the FFT
+      over tokens        4 n^2 f by matrices,  5 f n log2 n   by the FFT,
+                         n^2 f by folded ones (rows that are not packed)
 
 The backward pass takes each product twice, once for either factor's gradient:
 three times the forward pass in all. Fourier mixing has one factor only, and is
@@ -160,14 +161,13 @@ def _fourier(config, inputs, packed, backend):
   method = getattr(config, 'fourier_method', 'auto')
   exact = getattr(config, 'fourier_lengths', 'exact') == 'exact'
 
-  def by_matrices(points, own_lengths=False):
-    chosen = methods.choose_method(
-      method, points, own_lengths=own_lengths, backend=backend
-    )
+  def by_matrices(points, kind='whole'):
+    chosen = methods.choose_method(method, points, kind, backend=backend)
     return chosen == 'matmul'
 
-  features = by_matrices(embed)
-  tokens = (exact and packed) or by_matrices(inputs, own_lengths=exact)
+  rows = exact and (packed or by_matrices(inputs, 'rows'))
+  tokens = rows or (not exact and by_matrices(inputs))
+  features = by_matrices(embed, 'features' if rows else 'whole')
   kept = embed if features and tokens else embed // 2 + 1
   over_features = 2.5 * inputs * embed * math.log2(embed)
   if features:
@@ -175,4 +175,6 @@ def _fourier(config, inputs, packed, backend):
   over_tokens = 5.0 * kept * inputs * math.log2(max(inputs, 2))
   if tokens:
     over_tokens = 4.0 * inputs**2 * kept
+  if rows and not packed and not features:
+    over_tokens /= 4  # Folded: half of the tokens, from half of them.
   return over_features + over_tokens

@@ -100,9 +100,15 @@ def test_the_backend_decides_how_features_are_transformed():
     backend: flops.example_flops(
       config, INPUTS, TARGETS, backend=backend
     ).mixing
-    for backend in ('tpu', 'gpu')
+    for backend in ('tpu', 'gpu', 'cpu')
   }
-  # Tokens go by matrices on both: on TPU for all features, on GPU for half.
+  # Tokens go by matrices on all, on CPU for half of the features.
   by_matrices = 4 * INPUTS * 64 * 64 + 4 * INPUTS**2 * 64
   by_fft = 2.5 * INPUTS * 64 * 6 + 4 * INPUTS**2 * 33
-  assert on['tpu'] - on['gpu'] == by_matrices - by_fft
+  assert on['gpu'] == on['tpu']
+  assert on['tpu'] - on['cpu'] == by_matrices - by_fft
+  # Folded matrices, where rows are not packed.
+  one_a_row = flops.example_flops(
+    config, INPUTS, TARGETS, packed=False, backend='cpu'
+  )
+  assert on['cpu'] - one_a_row.mixing == 3 * INPUTS**2 * 33

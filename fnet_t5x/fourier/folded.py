@@ -1,0 +1,80 @@
+"""Transforms of each row's own length, by matrices of half that length.
+
+Of a transform over L tokens, cos(2 pi n m / L) is the same for m and L - m, and
+for n and L - n; the sine changes its sign. So inputs m and L - m are added (for
+the cosines) or subtracted (for the sines), and outputs are computed for
+n <= L / 2 alone: a quarter of the products, and matrices of a quarter of the
+size.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fnet_t5x.fourier import half_spectrum
+from fnet_t5x.fourier.dft_matrix import matmul, reduced_angles
+
+Columns = Float[Array, 'batch length columns']
+
+
+def make_folded_matrices(
+  lengths: Int[Array, ' batch'], length: int
+) -> Float[Array, 'batch 2 half half']:
+  """Returns cos and sin of 2 pi n m / L for n, m <= L / 2; zero elsewhere.
+
+  Where m is its own mirror image, 0 or L / 2, the cosine is halved: folding
+  adds that token to itself. All layers share the result.
+
+  Args:
+    lengths: real tokens L of each row, 0 <= L <= length.
+    length: tokens a row holds, padding included; half is length // 2 + 1.
+  """
+  index = jnp.arange(length // 2 + 1, dtype=jnp.int32)[None, :]
+  period = jnp.maximum(lengths, 1)[:, None, None]
+  products = index[:, :, None] * index[:, None, :]
+  angles = reduced_angles(products, period)
+  inside = (2 * index <= lengths[:, None]) & (index < lengths[:, None])
+  both = inside[:, :, None] & inside[:, None, :]
+  own_mirror = (index == 0) | (2 * index == lengths[:, None])
+  weights = jnp.where(own_mirror, 0.5, 1.0)[:, None, :]
+  cosine = jnp.where(both, jnp.cos(angles) * weights, 0)
+  sine = jnp.where(both, jnp.sin(angles), 0)
+  return jnp.stack([cosine, sine], axis=1)
+
+
+def folded_real(
+  a: Columns,
+  b: Columns,
+  matrices: Float[Array, 'batch 2 half half'],
+  lengths: Int[Array, ' batch'],
+) -> tuple[Columns, Columns]:
+  """Returns Re(F_L (a - i b)) and Re(F_L (a + i b)) of each column.
+
+  On padding both are zero, whatever finite a and b are there.
+
+  Args:
+    a: real parts, of any features.
+    b: negative imaginary parts.
+    matrices: `make_folded_matrices`', scaled or not.
+    lengths: the L of each row.
+  """
+  tokens, half = a.shape[1], matrices.shape[-1]
+  real = jnp.arange(tokens)[None, :] < lengths[:, None]
+  a, b = (jnp.where(real[:, :, None], x, 0) for x in (a, b))
+  sums = (a + half_spectrum.turn_rows(a, lengths))[:, :half]
+  differences = (b - half_spectrum.turn_rows(b, lengths))[:, :half]
+  even = matmul('bnm,bmk->bnk', matrices[:, 0], sums)
+  odd = matmul('bnm,bmk->bnk', matrices[:, 1], differences)
+  return (
+    _unfold(even - odd, even + odd, tokens, lengths),
+    _unfold(even + odd, even - odd, tokens, lengths),
+  )
+
+
+def _unfold(first, mirrored, tokens, lengths):
+  """Joins tokens 0 .. L / 2 and the mirror images of those between."""
+  index = jnp.arange(first.shape[1])[None, :]
+  between = (index > 0) & (2 * index < lengths[:, None])
+  mirrored = jnp.where(between[:, :, None], mirrored, 0)
+  edges = ((0, 0), (0, tokens - first.shape[1]), (0, 0))
+  first, mirrored = jnp.pad(first, edges), jnp.pad(mirrored, edges)
+  return first + half_spectrum.turn_rows(mirrored, lengths)
