@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import gin
+import gin_commands
 import pytest
 import small_runs
 
@@ -42,13 +43,11 @@ EVAL_PERIOD = 0
 
 
 @pytest.fixture(autouse=True)
-def _clean_gin(monkeypatch):
-  monkeypatch.setattr(
-    sys.modules['__main__'], 'train', train_lib.train, raising=False
-  )
+def _clean_gin():
   small_runs.register()
   gin.clear_config()
-  yield
+  with gin_commands.of_main(train_lib.train):
+    yield
   gin.clear_config()
 
 

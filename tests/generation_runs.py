@@ -1,11 +1,10 @@
 """Runs small enough to train in a test, to generate texts with."""
 
 import pathlib
-import sys
 
 import bad_input_test
 import gin
-import pytest
+import gin_commands
 import small_runs
 
 from fnet_t5x.runtime import train as train_lib
@@ -22,9 +21,7 @@ def train(folder: pathlib.Path, *lines: str) -> str:
   steps = ('TRAIN_STEPS = 2', 'SAVE_PERIOD = 1')
   gin_file.write_text('\n'.join([bad_input_test.RUN, *steps, *lines]))
   small_runs.register()
-  with pytest.MonkeyPatch.context() as patch:
-    main = sys.modules['__main__']
-    patch.setattr(main, 'train', train_lib.train, raising=False)
+  with gin_commands.of_main(train_lib.train):
     gin.clear_config()
     bad_input_test.train(gin_file, folder / 'model')
     gin.clear_config()

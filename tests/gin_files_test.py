@@ -4,9 +4,9 @@ import importlib.util
 import math
 import pathlib
 import re
-import sys
 
 import gin
+import gin_commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,14 +54,12 @@ def value_of(macro):
 
 
 @pytest.fixture(autouse=True)
-def _clean_gin(monkeypatch):
-  main = sys.modules['__main__']
-  monkeypatch.setattr(main, 'train', train_lib.train, raising=False)
-  monkeypatch.setattr(main, 'evaluate', eval_lib.evaluate, raising=False)
-  monkeypatch.setattr(main, 'infer', infer_lib.infer, raising=False)
+def _clean_gin():
   gin.clear_config()
   gin.add_config_file_search_path(str(ROOT))
-  yield
+  commands = (train_lib.train, eval_lib.evaluate, infer_lib.infer)
+  with gin_commands.of_main(*commands):
+    yield
   gin.clear_config()
 
 

@@ -180,7 +180,10 @@ def configured(
     yield gin.get_configurable(train)()
   finally:
     gin.clear_config()
-    main.train = before
+    if before is None:
+      del main.train
+    else:
+      main.train = before
 
 
 def _check_configured():

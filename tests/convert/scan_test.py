@@ -7,6 +7,7 @@ import sys
 
 import bad_input_test
 import gin
+import gin_commands
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -131,16 +132,14 @@ def test_round_trip_is_exact_and_training_goes_on(unscanned, tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path):
   """The model directory of a run of one step, and gin as it was before."""
-  monkeypatch.setattr(
-    sys.modules['__main__'], 'train', train_lib.train, raising=False
-  )
   small_runs.register()
   gin_file = tmp_path / 'run.gin'
   gin_file.write_text(bad_input_test.RUN)
   gin.clear_config()
-  bad_input_test.train(gin_file, tmp_path / 'run', 'SAVE_PERIOD = 1')
+  with gin_commands.of_main(train_lib.train):
+    bad_input_test.train(gin_file, tmp_path / 'run', 'SAVE_PERIOD = 1')
   gin.clear_config()
   yield tmp_path / 'run'
   gin.clear_config()

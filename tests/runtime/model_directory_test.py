@@ -6,6 +6,7 @@ import sys
 
 import bad_input_test
 import gin
+import gin_commands
 import pytest
 import small_runs
 
@@ -27,9 +28,7 @@ def trained(tmp_path_factory):
   gin_file = folder / 'run.gin'
   gin_file.write_text(bad_input_test.RUN)
   small_runs.register()
-  with pytest.MonkeyPatch.context() as patch:
-    main = sys.modules['__main__']
-    patch.setattr(main, 'train', train_lib.train, raising=False)
+  with gin_commands.of_main(train_lib.train):
     gin.clear_config()
     bad_input_test.train(gin_file, folder / 'model', 'SAVE_PERIOD = 1')
     gin.clear_config()

@@ -6,9 +6,9 @@ and decodes. Numbers of T5X are recorded (`golden/runs.py`).
 
 import json
 import pathlib
-import sys
 
 import gin
+import gin_commands
 import numpy as np
 import pytest
 from golden import runs
@@ -24,16 +24,12 @@ RECORDED = json.loads(
 @pytest.fixture(scope='module', params=RECORDED)
 def results(request, tmp_path_factory):
   """What the runtime did in a case, and what T5X did."""
-  main = sys.modules['__main__']
-  main.train = train_lib.train  # the gin files' `__main__.train`
-  try:
+  with gin_commands.of_main(train_lib.train):
     yield (
       runs.run(request.param, str(tmp_path_factory.mktemp('run'))),
       RECORDED[request.param],
     )
-  finally:
-    del main.train
-    gin.clear_config()
+  gin.clear_config()
 
 
 def test_parameters_start_with_the_same_names_shapes_axes_and_values(results):

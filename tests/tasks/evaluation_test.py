@@ -4,9 +4,9 @@ import contextlib
 import json
 import math
 import pathlib
-import sys
 
 import gin
+import gin_commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,25 +61,18 @@ def configured_model(model=gin.REQUIRED):
 
 
 @pytest.fixture
-def run(small_vocabulary, tmp_path, monkeypatch):
+def run(small_vocabulary, tmp_path):
   """Parses the run's gin, and returns a function that evaluates a mixture.
 
   It returns what `eval.jsonl` says of each task.
   """
-  main = sys.modules['__main__']
-  monkeypatch.setattr(main, 'evaluate', eval_lib.evaluate, raising=False)
   (tmp_path / 'run.gin').write_text(RUN)
   output_dir = tmp_path / 'eval'
-  gin_utils.parse_gin_flags(
-    ['.', str(ROOT)],
-    [str(tmp_path / 'run.gin')],
-    [
-      "MIXTURE_OR_TASK_NAME = ''",
-      f'CHECKPOINT_PATH = {str(tmp_path / "checkpoint_3")!r}',
-      f'EVAL_OUTPUT_DIR = {str(output_dir)!r}',
-    ],
-    finalize_config=False,
-  )
+  bindings = [
+    "MIXTURE_OR_TASK_NAME = ''",
+    f'CHECKPOINT_PATH = {str(tmp_path / "checkpoint_3")!r}',
+    f'EVAL_OUTPUT_DIR = {str(output_dir)!r}',
+  ]
 
   def evaluate(name):
     gin.parse_config(f'MIXTURE_OR_TASK_NAME = {name!r}')
@@ -89,7 +82,14 @@ def run(small_vocabulary, tmp_path, monkeypatch):
     assert {row.pop('step') for row in rows} == {3}
     return {row.pop('task'): row for row in rows}
 
-  return evaluate
+  with gin_commands.of_main(eval_lib.evaluate):
+    gin_utils.parse_gin_flags(
+      ['.', str(ROOT)],
+      [str(tmp_path / 'run.gin')],
+      bindings,
+      finalize_config=False,
+    )
+    yield evaluate
 
 
 @pytest.fixture

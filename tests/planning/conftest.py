@@ -1,0 +1,12 @@
+"""The planner's command, whatever command another test has stood for."""
+
+import gin_commands
+import pytest
+
+from fnet_t5x.planning import gin_run
+
+
+@pytest.fixture(autouse=True)
+def _planner():
+  with gin_commands.of_main(gin_run.train):
+    yield
