@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
+import gin
 import seqio
 
 from fnet_t5x.tasks import objective_table, vocabularies
@@ -26,6 +27,17 @@ class Entry:
   feature_lengths: Mapping[str, int]
 
 
+@gin.configurable(module='registration')
+def task_name(objective: str, source: str = 'sotu') -> str:
+  """The name of the task of a source and an objective.
+
+  Args:
+    objective: a name of gin/objectives/ (OBJECTIVE).
+    source: a source's name (SOURCE); without one, the shipped corpus.
+  """
+  return f'fnet_{source}_{objective}'
+
+
 def register(
   source_name: str, summary: str, source: seqio.DataSource
 ) -> list[Entry]:
@@ -44,7 +56,7 @@ def register(
   entries = []
   vocabulary = vocabularies.DefaultVocabulary()
   for objective in objective_table.OBJECTIVES.values():
-    name = f'fnet_{source_name}_{objective.name}'
+    name = task_name(objective.name, source_name)
     seqio.TaskRegistry.add(
       name,
       source=source,
@@ -66,10 +78,10 @@ def register(
       Entry(name, summary, objective.summary, objective.feature_lengths)
     )
   for mixture in objective_table.MIXTURES.values():
-    name = f'fnet_{source_name}_{mixture.name}'
+    name = task_name(mixture.name, source_name)
     seqio.MixtureRegistry.add(
       name,
-      [(f'fnet_{source_name}_{k}', rate) for k, rate in mixture.rates.items()],
+      [(task_name(k, source_name), rate) for k, rate in mixture.rates.items()],
     )
     entries.append(
       Entry(name, summary, mixture.summary, mixture.feature_lengths)

@@ -125,6 +125,27 @@ def test_model_objective_and_run_come_in_any_order(order):
   assert value_of('DROPOUT_RATE') == 0.0
 
 
+@pytest.mark.parametrize('order', [(0, 1), (1, 0)])
+@pytest.mark.parametrize(
+  ('source', 'bindings', 'task'),
+  [
+    ('text', [], 'fnet_text_bart'),
+    ('pile', [], 'fnet_pile_bart'),
+    ('c4', ["SOURCE = 'c4_json'"], 'fnet_c4_json_bart'),
+    ('c4', ["OBJECTIVE = 'ul2'"], 'fnet_c4_ul2'),
+    ('c4', ["MIXTURE_OR_TASK_NAME = 'other'"], 'other'),
+  ],
+)
+def test_source_and_objective_name_the_task(source, bindings, task, order):
+  files = [f'gin/sources/{source}.gin', 'gin/objectives/bart.gin']
+  gin_utils.parse_gin_flags(
+    [str(ROOT)], [files[i] for i in order], bindings, finalize_config=False
+  )
+  # As a run saves it, and as it reads it.
+  assert f'MIXTURE_OR_TASK_NAME = {task!r}' in gin.config_str()
+  assert value_of('MIXTURE_OR_TASK_NAME') == task
+
+
 def build(name, *bindings):
   gin.parse_config_file(name)
   gin.parse_config(['DROPOUT_RATE = 0.0', *bindings])

@@ -43,6 +43,7 @@ def parse_gin_flags(
   for binding in gin_bindings:
     _parse_binding(binding, known, skip_unknown)
   gin_check.check_set(macros_used() - macros_set())
+  _name_task()
   _expand_homes()
   if finalize_config:
     gin.finalize()
@@ -61,6 +62,17 @@ def parse_file(name: str, search_paths: Sequence[str]) -> None:
 def macros_set() -> set[str]:
   """Returns the macros that the parsed configuration gives a value."""
   return set(re.findall(r'^(\w+)\s*=', gin.config_str(), re.M))
+
+
+def _name_task() -> None:
+  """Gives MIXTURE_OR_TASK_NAME its value where SOURCE and OBJECTIVE name it.
+
+  A run's saved configuration then says it, whoever reads that.
+  """
+  name = macro('MIXTURE_OR_TASK_NAME')
+  if isinstance(name, gin.config.ConfigurableReference):
+    task = name.scoped_configurable_fn()
+    gin.bind_parameter('%MIXTURE_OR_TASK_NAME', task)
 
 
 def _expand_homes() -> None:
