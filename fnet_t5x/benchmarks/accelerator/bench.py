@@ -35,6 +35,18 @@ class Setting:
   corpus: pathlib.Path | None = None
   seed: int = 0
 
+  @property
+  def timing_seconds(self) -> float:
+    """How long one case's calls are repeated, warm."""
+    return 0.05 if self.toy else 0.5
+
+  @property
+  def iterations(self) -> int:
+    """How often a program repeats what takes an accelerator microseconds."""
+    if self.toy:
+      return 2
+    return 1 if self.backend == 'cpu' else 20
+
 
 class Bench:
   """Measures cases within a section's time, and keeps what they give.

@@ -56,10 +56,10 @@ def measure_copy(setting: Setting, size: int) -> Mapping[str, float]:
   """
   import jax.numpy as jnp
 
-  iterations = 2 if setting.backend == 'cpu' else 10
+  iterations = setting.iterations
   x = jnp.zeros(size // 4, jnp.float32)
   program = compile_program(repeated(lambda x: x + 1.0, iterations), x)
-  times = time_calls(lambda: program(x), seconds=0.5)
+  times = time_calls(lambda: program(x), seconds=setting.timing_seconds)
   seconds = times.median / iterations
   return {
     'bytes_per_second': 2.0 * size / seconds,
@@ -76,7 +76,7 @@ def measure_matmul(setting: Setting, n: int) -> Mapping[str, float]:
   import jax
   import jax.numpy as jnp
 
-  iterations = 1 if setting.backend == 'cpu' else 20
+  iterations = setting.iterations
   keys = jax.random.split(jax.random.key(setting.seed))
   # Entries of the second of size 1 / sqrt(n): products stay of order one.
   x, kernel = (jax.random.normal(key, (n, n)) for key in keys)
@@ -90,7 +90,7 @@ def measure_matmul(setting: Setting, n: int) -> Mapping[str, float]:
     )
 
   program = compile_program(repeated(multiply, iterations), x, kernel)
-  times = time_calls(lambda: program(x, kernel), seconds=0.5)
+  times = time_calls(lambda: program(x, kernel), seconds=setting.timing_seconds)
   seconds = times.median / iterations
   return {
     'flops_per_second': 2.0 * n**3 / seconds,

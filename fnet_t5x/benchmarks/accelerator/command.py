@@ -33,6 +33,10 @@ may be killed at any moment. docs/ACCELERATOR.md says what is measured.
 # Sections end this much before the limit, so that the last result is written
 # and JAX has taken itself down.
 _MARGIN = 2.0
+# A toy's figures say nothing, and compiling is most of its time.
+_TOY_FLAGS = (
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -126,10 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(options, results, end):
   shape_annotations.provide()
+  flags = [os.environ.get('XLA_FLAGS', '')]
   if options.autotune_level is not None:
-    flag = f'--xla_gpu_autotune_level={options.autotune_level}'
-    flags = os.environ.get('XLA_FLAGS', '')
-    os.environ['XLA_FLAGS'] = f'{flags} {flag}'.strip()
+    flags.append(f'--xla_gpu_autotune_level={options.autotune_level}')
+  if options.toy:
+    flags.append(_TOY_FLAGS)
+  os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
   absent_tpu.hide_library()
   described = environment.describe_host()
   if options.commit:

@@ -59,3 +59,8 @@ def program_bytes(compiled: Any) -> dict[str, float]:
     'argument_bytes': float(analysis.argument_size_in_bytes),
     'peak_bytes': float(held),
   }
+
+
+def peak_bytes() -> float | None:
+  """Returns the most that was in use since JAX began; None: not known."""
+  return _stats().get('peak_bytes_in_use')
