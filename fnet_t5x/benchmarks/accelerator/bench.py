@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -111,6 +112,8 @@ class Bench:
         self.section, labels, 'failed', {'reason': one_line(error)}
       )
       result = None
+    # Arrays of a case must not be there in the next one's memory.
+    gc.collect()
     seconds = time.monotonic() - start
     # One that failed took less than one that works.
     if result is not None:

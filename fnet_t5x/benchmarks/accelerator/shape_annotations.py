@@ -6,7 +6,6 @@ has JAX and Flax, which do not require it.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import types
 
@@ -34,10 +33,12 @@ class _Annotation:
 
 def provide() -> bool:
   """Has `import jaxtyping` work; returns whether this took a stand-in."""
-  if 'jaxtyping' in sys.modules or importlib.util.find_spec('jaxtyping'):
-    return False
-  module = types.ModuleType('jaxtyping', __doc__)
-  for name in _NAMES:
-    setattr(module, name, _Annotation)
-  sys.modules['jaxtyping'] = module
-  return True
+  try:
+    import jaxtyping  # noqa: F401
+  except ImportError:
+    module = types.ModuleType('jaxtyping', __doc__)
+    for name in _NAMES:
+      setattr(module, name, _Annotation)
+    sys.modules['jaxtyping'] = module
+    return True
+  return False
