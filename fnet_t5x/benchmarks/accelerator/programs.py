@@ -150,7 +150,9 @@ def repeated(
 
   def run(x, *arguments):
     def body(_, carry):
-      return function(carry[0] if type(carry) is tuple else carry, *arguments)
+      x = carry[0] if type(carry) is tuple else carry
+      # Were the loop unrolled, XLA would put two turns into one kernel.
+      return jax.lax.optimization_barrier(function(x, *arguments))
 
     first = x
     shapes = jax.eval_shape(function, x, *arguments)

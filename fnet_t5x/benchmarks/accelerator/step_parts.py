@@ -23,7 +23,6 @@ from fnet_t5x.benchmarks.accelerator.programs import (
   time_calls,
   time_state_calls,
 )
-from fnet_t5x.fourier import methods
 from fnet_t5x.fourier.mixing import make_mixing_plan
 from fnet_t5x.layers import masks
 from fnet_t5x.layers.dense import DenseGeneral
@@ -204,9 +203,8 @@ def time_embedding(
 ) -> Mapping[str, float]:
   """Times looking tokens up, and the gradient of the table."""
   cfg = module.config
-  one_hot = cfg.one_hot_embedding
-  if one_hot is None:
-    one_hot = methods.current_backend() != 'cpu'
+  # The network decides how it looks tokens up.
+  one_hot = module.bind({'params': {}}).shared_embedding.one_hot
   layer = Embed(cfg.vocab_size, cfg.emb_dim, dtype=cfg.dtype, one_hot=one_hot)
   tokens = training_step.make_batch(rows, length, 1, cfg.vocab_size)[
     'encoder_input_tokens'
