@@ -38,6 +38,7 @@ _FOLDERS = {
     'input_pipeline',
     'collectives',
     'host_memory',
+    'accelerator',
   ),
 }
 

@@ -16,6 +16,7 @@ ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FOLDERS = {
   'benchmarks': (
     *('collectives', 'engines', 'host_memory', 'input_pipeline', 'mixing'),
+    *('accelerator', 'accelerator.tables'),
   ),
   'convert': ('scan',),
   'planning': ('matched', 'measured_memory', 'parameters', 'scaling'),
@@ -73,6 +74,10 @@ def test_every_command_is_tested():
       f'{folder}.{name}'
       for folder in ('benchmarks', 'convert', 'planning', 'runtime')
       for name in runnable(f'fnet_t5x/{folder}')
+    ),
+    *(
+      f'benchmarks.accelerator.{name}'
+      for name in runnable('fnet_t5x/benchmarks/accelerator')
     ),
   }
   assert listed - {'__main__'} <= set(MODULES)

@@ -1,7 +1,8 @@
 """The tables of docs/ACCELERATOR.md, from the JSON in docs/measurements.
 
-python -m fnet_t5x.benchmarks.accelerator.tables            # prints them
-python -m fnet_t5x.benchmarks.accelerator.tables --write    # into the page
+  python -m fnet_t5x.benchmarks.accelerator.tables --write
+
+writes them into the page; without --write they are printed.
 """
 
 from __future__ import annotations
