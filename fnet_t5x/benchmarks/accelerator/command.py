@@ -154,9 +154,15 @@ def _run(options, results, end):
     toy=options.toy,
     corpus=options.corpus,
   )
-  shares = [section.share for section in options.sections]
-  budget = TimeBudget(max(end - time.monotonic(), 0.1), shares)
+  run = []
   for section in options.sections:
+    if section.needs_corpus and not options.corpus:
+      results.note(f'{section.name}: left out, since there is no --corpus')
+    else:
+      run.append(section)
+  shares = [section.share for section in run]
+  budget = TimeBudget(max(end - time.monotonic(), 0.1), shares)
+  for section in run:
     bench = Bench(section.name, setting, budget.next_clock(), results)
     try:
       section.run(bench)

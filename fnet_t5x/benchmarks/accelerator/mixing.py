@@ -38,13 +38,13 @@ class Case(NamedTuple):
   Attributes:
     prepare: returns the function of activations and arguments, and these.
       Called when its turn comes: matrices of all cases would not fit together.
-    trained: whether the arguments are parameters, with gradients of their own.
+    trained: how many of the arguments, the first ones, get gradients too.
     needs_bytes: memory beside the activations, about.
     gpu_only: whether it is a GPU library's.
   """
 
   prepare: Callable[[], tuple[Callable[..., Any], tuple]]
-  trained: bool = False
+  trained: int = 0
   needs_bytes: float = 0.0
   gpu_only: bool = False
 
@@ -165,15 +165,15 @@ def attention_cases(shape: Shape, setting: Setting) -> dict[str, Case]:
   scores = 16.0 * batch * heads * length**2
   return {
     'attention, plain': Case(
-      lambda: (plain, (params(), bias())), True, needs_bytes=scores
+      lambda: (plain, (params(), bias())), 2, needs_bytes=scores
     ),
     'attention, cuDNN': Case(
-      lambda: (library_attention, (params(),)), True, gpu_only=True
+      lambda: (library_attention, (params(),)), 1, gpu_only=True
     ),
-    # cuDNN gives a bias its gradient for one row only: it gets none here.
+    # cuDNN has a gradient for a bias of all heads that rows share: this one.
     'attention, cuDNN, bias': Case(
-      lambda: (_with_constant_bias(bias()), (params(),)),
-      True,
+      lambda: (library_attention, (params(), bias())),
+      2,
       needs_bytes=scores / 4,
       gpu_only=True,
     ),
@@ -208,10 +208,6 @@ def library_attention(
   )
   kernel = params['out']['kernel'].astype(x.dtype)
   return jnp.dot(y.reshape(*x.shape[:2], -1), kernel)
-
-
-def _with_constant_bias(bias):
-  return lambda x, params: library_attention(x, params, bias)
 
 
 def _measure(bench, shape, direction, name, case):
@@ -257,10 +253,10 @@ def time_case(
   function, arguments = case.prepare()
 
   def both(x, *arguments):
-    if case.trained:
-      y, pullback = jax.vjp(function, x, *arguments)
-    else:
-      y, pullback = jax.vjp(lambda x: function(x, *arguments), x)
+    trained, constant = arguments[: case.trained], arguments[case.trained :]
+    y, pullback = jax.vjp(
+      lambda x, *trained: function(x, *trained, *constant), x, *trained
+    )
     # The gradient of half the sum of y squared. A cotangent that did not come
     # from y would let XLA run both passes of a linear map side by side, which
     # no training step can.

@@ -20,11 +20,13 @@ class Section:
     share: of the time, relative to the others'.
     module: in this package, with a function `run(bench)`. Imported when its
       turn comes: one that fails to import costs the others nothing.
+    needs_corpus: whether it is left out where `--corpus` is not given.
   """
 
   name: str
   share: float
   module: str
+  needs_corpus: bool = False
 
   def run(self, bench: Bench) -> None:
     """Measures everything that fits into the section's time."""
@@ -37,7 +39,7 @@ SECTIONS = (
   Section('mixing', 110, 'mixing'),
   Section('training', 140, 'training'),
   Section('generation', 75, 'generation'),
-  Section('quality', 130, 'quality'),
+  Section('quality', 130, 'quality', needs_corpus=True),
 )
 
 

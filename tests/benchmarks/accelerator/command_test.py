@@ -59,3 +59,21 @@ def test_a_run_writes_its_header_and_its_rows(tmp_path):
   assert copy['result']['bytes_per_second'] > 0
   assert product['result']['flops_per_second'] > 0
   assert 'ceilings: copy' in ran.stdout and path.name in ran.stdout
+
+
+def test_a_section_without_its_corpus_is_left_out_in_a_line(tmp_path):
+  ran = subprocess.run(
+    [
+      *(sys.executable, '-m', 'fnet_t5x.benchmarks.accelerator'),
+      *('--toy', '--minutes', '3', '--sections', 'quality'),
+      *('--out', str(tmp_path)),
+    ],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert ran.returncode == 0, ran.stderr
+  (path,) = tmp_path.iterdir()
+  content = json.loads(path.read_text())
+  assert content['notes'][-1] == 'quality: left out, since there is no --corpus'
+  assert content['rows'] == [] and content['ended'] == 'complete'
