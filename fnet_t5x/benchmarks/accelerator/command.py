@@ -18,7 +18,10 @@ from fnet_t5x.benchmarks.accelerator import (
 )
 from fnet_t5x.benchmarks.accelerator.bench import Bench, Setting, one_line
 from fnet_t5x.benchmarks.accelerator.results import Results
-from fnet_t5x.benchmarks.accelerator.time_budget import TimeBudget
+from fnet_t5x.benchmarks.accelerator.time_budget import (
+  TimeBudget,
+  process_age,
+)
 from fnet_t5x.benchmarks.accelerator.watchdog import Watchdog
 
 _DESCRIPTION = """\
@@ -96,7 +99,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the kit, or makes its tokens."""
-  begin = time.monotonic()
+  begin = time.monotonic() - process_age()
   arguments = sys.argv[1:] if arguments is None else arguments
   options = parse(arguments)
   if options.prepare:
@@ -121,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results.end('time')
 
   # The last moment that counts is the process's own end.
-  watchdog = Watchdog(begin + limit - min(0.5, limit / 10), time_is_up)
+  watchdog = Watchdog(begin + limit - min(1.0, limit / 10), time_is_up)
   _run(options, results, begin + limit - min(_MARGIN, limit / 5))
   watchdog.stop()
   results.end('complete')

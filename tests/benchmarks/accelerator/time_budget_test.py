@@ -1,5 +1,9 @@
 """Shares of the time, on a clock that is turned by hand."""
 
+import subprocess
+import sys
+import time
+
 import pytest
 
 from fnet_t5x.benchmarks.accelerator.time_budget import Clock, TimeBudget
@@ -52,3 +56,15 @@ def test_a_case_is_expected_to_take_what_the_longest_of_its_kind_took():
 def test_refuses_no_time(seconds, shares):
   with pytest.raises(ValueError, match='must be positive'):
     TimeBudget(seconds, shares)
+
+
+def test_the_age_of_a_process_counts_from_its_start():
+  code = (
+    'import time; time.sleep(0.5)\n'
+    'from fnet_t5x.benchmarks.accelerator.time_budget import process_age\n'
+    'print(process_age())'
+  )
+  start = time.monotonic()
+  ran = subprocess.run([sys.executable, '-c', code], capture_output=True)
+  # The kernel counts in hundredths of a second.
+  assert 0.5 <= float(ran.stdout) <= time.monotonic() - start + 0.02
