@@ -38,12 +38,14 @@ def run(bench: Bench) -> None:
   bench.case(
     {'case': 'copy', 'bytes': size},
     lambda: measure_copy(bench.setting, size),
+    kind='copy',
     needs_bytes=3 * size,
   )
   for n in matmul_sizes(bench.setting):
     bench.case(
       {'case': 'matmul', 'size': n, 'dtype': bench.setting.dtype},
       lambda n=n: measure_matmul(bench.setting, n),
+      kind='matmul',
       needs_bytes=8 * 4 * n**2,
     )
 
