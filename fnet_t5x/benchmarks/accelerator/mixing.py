@@ -223,6 +223,8 @@ def _measure(bench, shape, direction, name, case):
     result = time_case(bench.setting, shape, direction, case)
     seconds = result['run_seconds']
     fnet = bench.found(bench.section, **{**labels, 'case': FNET})
+    if name == FNET:
+      fnet = result
     moved = float(size) * (2 if direction == 'forward' else 4)
     rate = ceilings.copy_rate(bench)
     return {
