@@ -29,7 +29,7 @@ from fnet_t5x.layers.dense import DenseGeneral
 from fnet_t5x.layers.embedding import Embed
 from fnet_t5x.layers.fourier_mixing import FourierMixing
 from fnet_t5x.layers.normalization import LayerNorm
-from fnet_t5x.networks import t5_config
+from fnet_t5x.networks import t5_config, t5_encoder
 from fnet_t5x.planning.flops import layer_mixing
 from fnet_t5x.runtime import losses
 
@@ -82,9 +82,10 @@ class Sublayer(nn.Module):
       attend = t5_config.attention(cfg, 'attention', cross_attention=True)
       return x + attend(y, encoded, mask, deterministic=True)
     decoder = self.kind == 'decoder attention'
-    mask = masks.make_attention_mask(real, real, dtype=cfg.dtype)
     if decoder:
       mask = masks.make_decoder_mask(real, cfg.dtype)
+    else:
+      mask = t5_encoder.encoder_attention_mask(real, None, cfg.dtype)
     length = x.shape[1]
     bias = t5_config.relative_position_biases(cfg)(length, length, not decoder)
     attend = t5_config.attention(cfg, 'attention')
