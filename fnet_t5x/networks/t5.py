@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fnet_t5x.fourier import methods
 from fnet_t5x.layers import masks
 from fnet_t5x.layers.embedding import Embed
 from fnet_t5x.networks.t5_config import Activations, T5Config, Tokens
@@ -27,16 +26,13 @@ class Transformer(nn.Module):
 
   def setup(self):
     cfg = self.config
-    one_hot = cfg.one_hot_embedding
-    if one_hot is None:
-      one_hot = methods.current_backend() != 'cpu'
     self.shared_embedding = Embed(
       num_embeddings=cfg.vocab_size,
       features=cfg.emb_dim,
       dtype=cfg.dtype,
       attend_dtype=jnp.float32,  # logits
       embedding_init=nn.initializers.normal(stddev=1.0),
-      one_hot=one_hot,
+      one_hot=cfg.one_hot_embedding,
       name='token_embedder',
     )
     self.encoder = self.make_encoder()

@@ -36,8 +36,7 @@ class T5Config:
     dropout_rate: of every dropout.
     logits_via_embedding: whether the token embedding is the output layer too.
     float32_attention_logits: whether attention logits are float32 always.
-    one_hot_embedding: see `embedding.Embed.one_hot`. None: a gather where JAX
-      runs on CPU, else one-hot.
+    one_hot_embedding: see `embedding.Embed.one_hot`.
     scan_layers: whether like layers are one compiled layer, run as often as
       they are many; see `layer_stack` for what it does to parameters.
     remat_policy: what the forward pass keeps for the backward pass. 'none':
