@@ -87,7 +87,8 @@ class Transformer(nn.Module):
     max_decode_length: int | None = None,
     prefill: bool = False,
     prefill_lengths: Int[Array, ' batch'] | None = None,
-  ) -> Float[Array, 'batch length vocab']:
+    return_hidden: bool = False,
+  ) -> Float[Array, 'batch length vocab'] | Activations:
     """Gives next-token logits, all positions at once or one a call.
 
     A generation takes, with the 'cache' collection mutable: `__call__` with
@@ -112,9 +113,10 @@ class Transformer(nn.Module):
       prefill: whether to fill the cache with prompts.
       prefill_lengths: number of prompt positions in each row, also the
         position of the first step.
+      return_hidden: whether to leave the output layer out.
 
     Returns:
-      The logits.
+      The logits; with `return_hidden` what the output layer would take.
 
     Raises:
       ValueError: for packed inputs with a cache, `prefill` with `decode`, or
@@ -156,6 +158,7 @@ class Transformer(nn.Module):
       deterministic=not enable_dropout,
       decode=decode,
       prefill_lengths=prefill_lengths if prefill else None,
+      return_hidden=return_hidden,
     )
 
   def __call__(
@@ -170,7 +173,8 @@ class Transformer(nn.Module):
     *,
     enable_dropout: bool = True,
     decode: bool = False,
-  ) -> Float[Array, 'batch length vocab']:
+    return_hidden: bool = False,
+  ) -> Float[Array, 'batch length vocab'] | Activations:
     """Encodes the inputs, and gives next-token logits for the targets.
 
     The arguments are those of `encode` and `decode`.
@@ -191,4 +195,9 @@ class Transformer(nn.Module):
       decoder_positions=decoder_positions,
       enable_dropout=enable_dropout,
       decode=decode,
+      return_hidden=return_hidden,
     )
+
+  def output_kernel(self) -> Float[Array, 'embed vocab']:
+    """The output layer as a matrix: logits are `hidden @ output_kernel()`."""
+    return self.decoder.output_kernel()
