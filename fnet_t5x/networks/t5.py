@@ -142,10 +142,16 @@ class Transformer(nn.Module):
       decoder_mask = masks.make_decoder_mask(
         decoder_target_tokens, dtype, decoder_segment_ids=decoder_segment_ids
       )
+      if decoder_segment_ids is None:
+        lengths = masks.lengths_of(decoder_target_tokens)
+        decoder_mask = masks.LengthMask(decoder_mask, lengths, causal=True)
     cross_mask = masks.make_attention_mask(
       targets_real, inputs_real, dtype=dtype
     )
-    if encoder_segment_ids is not None:
+    if encoder_segment_ids is None:
+      lengths = masks.lengths_of(encoder_input_tokens)
+      cross_mask = masks.LengthMask(cross_mask, lengths, causal=False)
+    else:
       same_segment = masks.make_attention_mask(
         decoder_segment_ids, encoder_segment_ids, jnp.equal, dtype=dtype
       )
