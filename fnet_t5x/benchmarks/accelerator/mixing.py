@@ -148,7 +148,10 @@ def attention_cases(shape: Shape, setting: Setting) -> dict[str, Case]:
   head_dim = min(64, embed)
   heads = embed // head_dim
   layer = MultiHeadDotProductAttention(
-    num_heads=heads, head_dim=head_dim, dtype=jnp.dtype(setting.dtype)
+    num_heads=heads,
+    head_dim=head_dim,
+    dtype=jnp.dtype(setting.dtype),
+    implementation='xla',
   )
   x = jax.ShapeDtypeStruct((1, 8, embed), setting.dtype)
 

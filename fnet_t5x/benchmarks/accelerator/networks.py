@@ -90,8 +90,11 @@ NETWORKS = {
     Network('control', 'none'),
   )
 }
-# Other ways of the hybrid's: the same parameters and values.
+_PLAIN = (('attention_implementation', 'xla'),)
+# Other ways to the same values.
 VARIANTS = (
+  Network('T5, plain attention', options=_PLAIN),
+  Network('hybrid, plain attention', 'fourier', options=_PLAIN),
   Network('hybrid by matrices', 'fourier', 2, (('fourier_method', 'matmul'),)),
   Network('hybrid padded', 'fourier', 2, (('fourier_lengths', 'padded'),)),
 )

@@ -25,13 +25,12 @@ from fnet_t5x.benchmarks.accelerator.programs import (
 )
 from fnet_t5x.fourier.mixing import make_mixing_plan
 from fnet_t5x.layers import masks
-from fnet_t5x.layers.dense import DenseGeneral
 from fnet_t5x.layers.embedding import Embed
 from fnet_t5x.layers.fourier_mixing import FourierMixing
 from fnet_t5x.layers.normalization import LayerNorm
 from fnet_t5x.networks import t5_config, t5_encoder
 from fnet_t5x.planning.flops import layer_mixing
-from fnet_t5x.runtime import losses
+from fnet_t5x.runtime import output_loss
 
 # What the table of a step shows, in its order.
 GROUPS = (
@@ -76,14 +75,16 @@ class Sublayer(nn.Module):
     real = jnp.ones(x.shape[:2], jnp.int32)
     if self.kind == 'cross-attention':
       (encoded,) = shared
-      mask = masks.make_attention_mask(
-        real, jnp.ones(encoded.shape[:2], jnp.int32), dtype=cfg.dtype
-      )
+      keys = jnp.ones(encoded.shape[:2], jnp.int32)
+      mask = masks.make_attention_mask(real, keys, dtype=cfg.dtype)
+      # As the networks give it, so that they choose cuDNN where they would.
+      mask = masks.LengthMask(mask, masks.lengths_of(keys), causal=False)
       attend = t5_config.attention(cfg, 'attention', cross_attention=True)
       return x + attend(y, encoded, mask, deterministic=True)
     decoder = self.kind == 'decoder attention'
     if decoder:
       mask = masks.make_decoder_mask(real, cfg.dtype)
+      mask = masks.LengthMask(mask, masks.lengths_of(real), causal=True)
     else:
       mask = t5_encoder.encoder_attention_mask(real, None, cfg.dtype)
     length = x.shape[1]
@@ -228,29 +229,24 @@ def time_loss(
   config: Any, setting: Setting, rows: int, length: int
 ) -> Mapping[str, float]:
   """Times the output layer and the loss, and both gradients."""
-  layer = DenseGeneral(
-    config.vocab_size, dtype=jnp.float32, kernel_axes=('embed', 'vocab')
-  )
   x = jax.ShapeDtypeStruct((rows, length, config.emb_dim), config.dtype)
-  params = quick_values.variables(layer, x)
+  kernel = quick_values.fill(
+    jax.ShapeDtypeStruct((config.emb_dim, config.vocab_size), jnp.float32)
+  )
   targets = training_step.make_batch(rows, 1, length, config.vocab_size)[
     'decoder_target_tokens'
   ]
 
-  def both(x, params, targets):
-    def loss(x, params):
-      return losses.compute_weighted_cross_entropy(
-        layer.apply({'params': params}, x),
-        targets,
-        z_loss=training_step.Z_LOSS,
-        loss_normalizing_factor=float(targets.size),
-      )[0]
+  def both(x, kernel, targets):
+    def loss(x, kernel):
+      total, _ = output_loss.output_cross_entropy(
+        x, kernel, targets, z_loss=training_step.Z_LOSS
+      )
+      return total
 
-    # The gradient alone is too small for the next turn's input to be one.
-    gradient, grads = jax.grad(loss, argnums=(0, 1))(x, params)
-    return gradient * jnp.asarray(targets.size, x.dtype), grads
+    return jax.grad(loss, argnums=(0, 1))(x, kernel)
 
-  return _timed(both, setting, quick_values.fill(x), params, targets)
+  return _timed(both, setting, quick_values.fill(x), kernel, targets)
 
 
 def time_optimizer(optimizer: Any, setting: Setting) -> Mapping[str, float]:

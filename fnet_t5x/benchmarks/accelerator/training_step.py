@@ -120,10 +120,10 @@ def loss(
     batch: as `make_batch` returns it.
     dropout_key: None for no dropout.
   """
-  from fnet_t5x.runtime import losses
+  from fnet_t5x.runtime import losses, output_loss
 
   optional = ('encoder_segment_ids', 'decoder_segment_ids')
-  logits = module.apply(
+  hidden = module.apply(
     {'params': params},
     batch['encoder_input_tokens'],
     batch['decoder_input_tokens'],
@@ -132,18 +132,17 @@ def loss(
     encoder_positions=batch.get('encoder_positions'),
     decoder_positions=batch.get('decoder_positions'),
     enable_dropout=dropout_key is not None,
+    return_hidden=True,
     rngs=None if dropout_key is None else {'dropout': dropout_key},
   )
+  kernel = module.apply({'params': params}, method=module.output_kernel)
   factor, weights = losses.get_loss_normalizing_factor_and_weights(
     'NUM_REAL_TARGET_TOKENS', batch
   )
-  return losses.compute_weighted_cross_entropy(
-    logits,
-    batch['decoder_target_tokens'],
-    weights,
-    z_loss=Z_LOSS,
-    loss_normalizing_factor=factor,
-  )[0]
+  total, _ = output_loss.output_cross_entropy(
+    hidden, kernel, batch['decoder_target_tokens'], weights, z_loss=Z_LOSS
+  )
+  return total / factor
 
 
 def train_step(
