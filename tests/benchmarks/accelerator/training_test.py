@@ -142,3 +142,27 @@ def test_filled_arrays_are_of_the_order_of_initial_values():
   assert filled['kernel'].dtype == jnp.bfloat16
   std = np.std(filled['kernel'].astype(np.float32))
   assert std == pytest.approx(1 / 20, rel=0.05)
+
+
+def test_loss_is_nats_per_target_token_with_z_loss():
+  module = module_of('control')
+  params = training_step.make_optimizer(module, None).target
+  batch = training_step.make_batch(ROWS, INPUTS, TARGETS, 512)
+  loss, logits = jax.jit(
+    lambda params: (
+      training_step.loss(module, params, batch),
+      module.apply(
+        {'params': params},
+        batch['encoder_input_tokens'],
+        batch['decoder_input_tokens'],
+        batch['decoder_target_tokens'],
+        enable_dropout=False,
+      ),
+    )
+  )(params)
+  logits = np.asarray(logits, np.float64)
+  log_z = np.log(np.exp(logits).sum(-1))
+  targets = np.asarray(batch['decoder_target_tokens'])[..., None]
+  chosen = np.take_along_axis(logits, targets, -1)[..., 0]
+  want = np.mean(log_z - chosen + training_step.Z_LOSS * log_z**2)
+  assert loss == pytest.approx(want, rel=1e-5)
