@@ -17,6 +17,7 @@ FOLDERS = {
   'benchmarks': (
     *('checkpoints', 'collectives', 'engines', 'host_memory'),
     *('input_pipeline', 'mixing', 'resident_memory'),
+    *('accelerator', 'accelerator.tables'),
   ),
   'convert': ('scan',),
   'planning': ('matched', 'measured_memory', 'parameters', 'scaling'),
@@ -74,6 +75,10 @@ def test_every_command_is_tested():
       f'{folder}.{name}'
       for folder in ('benchmarks', 'convert', 'planning', 'runtime')
       for name in runnable(f'fnet_t5x/{folder}')
+    ),
+    *(
+      f'benchmarks.accelerator.{name}'
+      for name in runnable('fnet_t5x/benchmarks/accelerator')
     ),
   }
   assert listed - {'__main__'} <= set(MODULES)

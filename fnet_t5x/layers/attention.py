@@ -9,9 +9,9 @@ from flax.linen.partitioning import with_sharding_constraint
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
-from fnet_t5x.layers import cache
+from fnet_t5x.layers import cache, fused_attention
 from fnet_t5x.layers.dense import DenseGeneral
-from fnet_t5x.layers.masks import combine_biases
+from fnet_t5x.layers.masks import LengthMask, combine_biases
 
 # Added to the logits of forbidden pairs. Finite, so that a query which sees
 # nothing (padding) gets a uniform average and not NaN.
@@ -83,6 +83,8 @@ class MultiHeadDotProductAttention(nn.Module):
     cross_attention: whether keys and values come from the encoder. They are
       then cached by the prefill as a whole, and not step by step.
     joined_kv: whether kernels store heads and kv as one axis, `joined_kv`.
+    implementation: 'xla', 'cudnn', or 'auto'; see `fused_attention`. Calls that
+      make, fill or use a cache are always XLA's.
   """
 
   num_heads: int
@@ -95,13 +97,16 @@ class MultiHeadDotProductAttention(nn.Module):
   float32_logits: bool = False
   cross_attention: bool = False
   joined_kv: bool = True
+  implementation: fused_attention.AttentionImplementation = 'auto'
 
   @nn.compact
   def __call__(
     self,
     inputs_q: Float[Array, 'batch q_length embed'],
     inputs_kv: Float[Array, 'batch kv_length embed'],
-    mask: Num[Array, 'batch #heads #q_length kv_length'] | None = None,
+    mask: Num[Array, 'batch #heads #q_length kv_length']
+    | LengthMask
+    | None = None,
     bias: Float[Array, '#batch heads q_length kv_length'] | None = None,
     *,
     decode: bool = False,
@@ -121,7 +126,7 @@ class MultiHeadDotProductAttention(nn.Module):
       inputs_q: what the queries are made from.
       inputs_kv: what keys and values are made from. Not used by a
         cross-attention step whose cache is filled.
-      mask: non-zero where a query may see a key.
+      mask: non-zero where a query may see a key. cuDNN takes a `LengthMask`.
       bias: added to the attention logits.
       decode: whether to make or to use the cache.
       deterministic: whether to leave dropout out.
@@ -131,7 +136,8 @@ class MultiHeadDotProductAttention(nn.Module):
       The attended and projected values.
 
     Raises:
-      ValueError: when the inputs do not fit the cache.
+      ValueError: when the inputs do not fit the cache, or cuDNN is asked for
+        where it cannot be.
     """
     heads = ('joined_kv',) if self.joined_kv else ('heads', 'kv')
     projection = functools.partial(
@@ -150,6 +156,9 @@ class MultiHeadDotProductAttention(nn.Module):
       x = projection(kernel_init=kernel_init, name=name)(inputs)
       return with_sharding_constraint(x, ('batch', 'length', 'heads', 'kv'))
 
+    lengths = mask
+    if isinstance(mask, LengthMask):
+      mask = mask.array
     query = project('query', inputs_q, query_init)
     cached = None
     if self.cross_attention and decode:
@@ -172,24 +181,30 @@ class MultiHeadDotProductAttention(nn.Module):
       query = query.reshape(rows, -1, *query.shape[2:])
       mask = mask.reshape(rows, 1, query.shape[1], mask.shape[-1])
 
-    mask_bias = None
-    if mask is not None:
-      mask_bias = jnp.where(mask > 0, 0.0, FORBIDDEN).astype(self.dtype)
-    dropout_rng = None
-    if self.dropout_rate > 0.0 and not deterministic:
-      dropout_rng = self.make_rng('dropout')
-    x = dot_product_attention(
-      query,
-      key,
-      value,
-      bias=combine_biases(mask_bias, bias),
-      dropout_rng=dropout_rng,
-      dropout_rate=self.dropout_rate,
-      deterministic=deterministic,
-      dtype=self.dtype,
-      float32_logits=self.float32_logits,
-      length_last=cached is not None,
-    )
+    dropout = self.dropout_rate > 0.0 and not deterministic
+    implementation = 'xla'
+    if not decode and prefill_lengths is None:
+      implementation = fused_attention.choose_implementation(
+        self.implementation, query, key, lengths, bias, dropout
+      )
+    if implementation == 'cudnn':
+      x = fused_attention.attend_by_lengths(query, key, value, lengths, bias)
+    else:
+      mask_bias = None
+      if mask is not None:
+        mask_bias = jnp.where(mask > 0, 0.0, FORBIDDEN).astype(self.dtype)
+      x = dot_product_attention(
+        query,
+        key,
+        value,
+        bias=combine_biases(mask_bias, bias),
+        dropout_rng=self.make_rng('dropout') if dropout else None,
+        dropout_rate=self.dropout_rate,
+        deterministic=deterministic,
+        dtype=self.dtype,
+        float32_logits=self.float32_logits,
+        length_last=cached is not None,
+      )
     x = x.reshape(*inputs_q.shape[:2], self.num_heads, self.head_dim)
     return DenseGeneral(
       features=inputs_q.shape[-1],

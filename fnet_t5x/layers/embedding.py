@@ -3,9 +3,17 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.partitioning import param_with_axes, with_sharding_constraint
+from flax.linen.partitioning import (
+  logical_to_mesh_axes,
+  param_with_axes,
+  with_sharding_constraint,
+)
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
+
+from fnet_t5x.fourier import data_parallel
+
+TABLE_AXES = ('vocab', 'embed')
 
 
 class Embed(nn.Module):
@@ -18,10 +26,11 @@ class Embed(nn.Module):
     dtype: of the vectors.
     attend_dtype: of `attend`; by default `dtype`.
     embedding_init: initializer of the table.
-    one_hot: whether to look ids up by a contraction with one-hot vectors. It
-      keeps a table that is split over the vocabulary where it is, and its
-      gradient is a matmul, at the price of `2 * vocab * embed` operations a
-      token each way. The values are the same.
+    one_hot: whether to look ids up by a contraction with one-hot vectors, at
+      the price of `2 * vocab * embed` operations per token each way. The values
+      are the same. None: only where the rules in force spread the vocabulary
+      over several devices, as T5X does: a contraction leaves a table that is
+      split so where it is, where a gather leaves it to XLA.
   """
 
   num_embeddings: int
@@ -32,7 +41,7 @@ class Embed(nn.Module):
   embedding_init: Initializer = nn.initializers.variance_scaling(
     1.0, 'fan_in', 'normal', out_axis=0
   )
-  one_hot: bool = False
+  one_hot: bool | None = None
 
   def setup(self):
     self.embedding = param_with_axes(
@@ -40,7 +49,7 @@ class Embed(nn.Module):
       self.embedding_init,
       (self.num_embeddings, self.features),
       jnp.float32,
-      axes=('vocab', 'embed'),
+      axes=TABLE_AXES,
     )
 
   def __call__(self, inputs: Int[Array, '...']) -> Float[Array, '... embed']:
@@ -55,18 +64,28 @@ class Embed(nn.Module):
       raise ValueError(
         f'Embed: token ids must be integers, not {inputs.dtype}; cast them'
       )
-    table = self.embedding.astype(self.dtype)
-    if self.one_hot:
+    one_hot = _is_vocab_split() if self.one_hot is None else self.one_hot
+    if one_hot:
       one_hot = jax.nn.one_hot(inputs, self.num_embeddings, dtype=self.dtype)
-      return jnp.dot(one_hot, table)
+      return jnp.dot(one_hot, self.embedding.astype(self.dtype))
     # Ids past the end of the table give zeros, as their one-hot vectors would.
-    output = table.at[inputs].get(mode='fill', fill_value=0)
+    output = self.embedding.at[inputs].get(mode='fill', fill_value=0)
+    # Rows are cast, not the table: the gradients of a frequent token are then
+    # summed in float32, where bfloat16 would lose most of them.
+    output = output.astype(self.dtype)
     return with_sharding_constraint(output, ('batch', 'length', 'embed'))
 
   def attend(self, query: Float[Array, '... embed']) -> Float[Array, '... v']:
     """Dot products of `query` with every vector of the table."""
     dtype = self.dtype if self.attend_dtype is None else self.attend_dtype
     return jnp.dot(query, self.embedding.astype(dtype).T)
+
+
+def _is_vocab_split() -> bool:
+  """Whether the rules and the mesh in force split tables by vocabulary."""
+  axes = logical_to_mesh_axes(TABLE_AXES)[0]
+  axes = (axes,) if axes is None or isinstance(axes, str) else axes
+  return any(data_parallel.splits(axis) for axis in axes)
 
 
 class LearnedPositions(nn.Module):

@@ -4,7 +4,30 @@ import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int, Num
+
+
+@struct.dataclass
+class LengthMask:
+  """A mask of rows whose padding follows their tokens, in two forms.
+
+  Attributes:
+    array: the mask.
+    key_lengths: the same for queries that are no padding: how many keys of
+      each row they see,
+    causal: and whether of those only the ones up to their own position.
+  """
+
+  array: Num[Array, 'batch 1 q_length kv_length']
+  key_lengths: Int[Array, ' batch']
+  causal: bool = struct.field(pytree_node=False)
+
+
+def lengths_of(tokens: Int[Array, 'batch length']) -> Int[Array, ' batch']:
+  """Number of positions up to the last that is not 0, in each row."""
+  ends = jnp.arange(1, tokens.shape[-1] + 1, dtype=jnp.int32)[None, :]
+  return jnp.max(jnp.where(tokens > 0, ends, 0), axis=-1)
 
 
 def make_attention_mask(

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
 from fnet_t5x.fourier import methods
 from fnet_t5x.fourier.mixing import MixingPlan, make_mixing_plan
@@ -153,7 +153,7 @@ class MixingInputs:
 
   segment_ids: Tokens
   positions: Tokens | None
-  mask: Num[Array, 'batch 1 length length'] | None
+  mask: t5_config.Mask | None
   bias: Float[Array, '1 heads length length'] | None
   plan: MixingPlan | None
 

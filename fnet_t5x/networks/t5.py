@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fnet_t5x.fourier import methods
 from fnet_t5x.layers import masks
 from fnet_t5x.layers.embedding import Embed
 from fnet_t5x.networks.t5_config import Activations, T5Config, Tokens
@@ -27,16 +26,13 @@ class Transformer(nn.Module):
 
   def setup(self):
     cfg = self.config
-    one_hot = cfg.one_hot_embedding
-    if one_hot is None:
-      one_hot = methods.current_backend() != 'cpu'
     self.shared_embedding = Embed(
       num_embeddings=cfg.vocab_size,
       features=cfg.emb_dim,
       dtype=cfg.dtype,
       attend_dtype=jnp.float32,  # logits
       embedding_init=nn.initializers.normal(stddev=1.0),
-      one_hot=one_hot,
+      one_hot=cfg.one_hot_embedding,
       name='token_embedder',
     )
     self.encoder = self.make_encoder()
@@ -91,7 +87,8 @@ class Transformer(nn.Module):
     max_decode_length: int | None = None,
     prefill: bool = False,
     prefill_lengths: Int[Array, ' batch'] | None = None,
-  ) -> Float[Array, 'batch length vocab']:
+    return_hidden: bool = False,
+  ) -> Float[Array, 'batch length vocab'] | Activations:
     """Gives next-token logits, all positions at once or one a call.
 
     A generation takes, with the 'cache' collection mutable: `__call__` with
@@ -116,9 +113,10 @@ class Transformer(nn.Module):
       prefill: whether to fill the cache with prompts.
       prefill_lengths: number of prompt positions in each row, also the
         position of the first step.
+      return_hidden: whether to leave the output layer out.
 
     Returns:
-      The logits.
+      The logits; with `return_hidden` what the output layer would take.
 
     Raises:
       ValueError: for packed inputs with a cache, `prefill` with `decode`, or
@@ -144,10 +142,16 @@ class Transformer(nn.Module):
       decoder_mask = masks.make_decoder_mask(
         decoder_target_tokens, dtype, decoder_segment_ids=decoder_segment_ids
       )
+      if decoder_segment_ids is None:
+        lengths = masks.lengths_of(decoder_target_tokens)
+        decoder_mask = masks.LengthMask(decoder_mask, lengths, causal=True)
     cross_mask = masks.make_attention_mask(
       targets_real, inputs_real, dtype=dtype
     )
-    if encoder_segment_ids is not None:
+    if encoder_segment_ids is None:
+      lengths = masks.lengths_of(encoder_input_tokens)
+      cross_mask = masks.LengthMask(cross_mask, lengths, causal=False)
+    else:
       same_segment = masks.make_attention_mask(
         decoder_segment_ids, encoder_segment_ids, jnp.equal, dtype=dtype
       )
@@ -160,6 +164,7 @@ class Transformer(nn.Module):
       deterministic=not enable_dropout,
       decode=decode,
       prefill_lengths=prefill_lengths if prefill else None,
+      return_hidden=return_hidden,
     )
 
   def __call__(
@@ -174,7 +179,8 @@ class Transformer(nn.Module):
     *,
     enable_dropout: bool = True,
     decode: bool = False,
-  ) -> Float[Array, 'batch length vocab']:
+    return_hidden: bool = False,
+  ) -> Float[Array, 'batch length vocab'] | Activations:
     """Encodes the inputs, and gives next-token logits for the targets.
 
     The arguments are those of `encode` and `decode`.
@@ -195,4 +201,9 @@ class Transformer(nn.Module):
       decoder_positions=decoder_positions,
       enable_dropout=enable_dropout,
       decode=decode,
+      return_hidden=return_hidden,
     )
+
+  def output_kernel(self) -> Float[Array, 'embed vocab']:
+    """The output layer as a matrix: logits are `hidden @ output_kernel()`."""
+    return self.decoder.output_kernel()

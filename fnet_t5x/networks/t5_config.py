@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from fnet_t5x import number_ranges
 from fnet_t5x.fourier import methods
+from fnet_t5x.layers import fused_attention, masks
 from fnet_t5x.layers.attention import MultiHeadDotProductAttention
 from fnet_t5x.layers.feed_forward import MlpBlock
 from fnet_t5x.layers.relative_position import RelativePositionBiases
@@ -16,7 +17,7 @@ from fnet_t5x.networks.layer_stack import RematPolicy
 
 Tokens = Int[Array, 'batch length']
 Activations = Float[Array, 'batch length embed']
-Mask = Num[Array, 'batch 1 q_length kv_length']
+Mask = Num[Array, 'batch 1 q_length kv_length'] | masks.LengthMask
 
 
 @struct.dataclass
@@ -36,8 +37,10 @@ class T5Config:
     dropout_rate: of every dropout.
     logits_via_embedding: whether the token embedding is the output layer too.
     float32_attention_logits: whether attention logits are float32 always.
-    one_hot_embedding: see `embedding.Embed.one_hot`. None: a gather where JAX
-      runs on CPU, else one-hot.
+    attention_implementation: 'xla', 'cudnn', or 'auto': cuDNN on a GPU where it
+      computes the same; see `fused_attention.choose_implementation`. cuDNN's
+      logits are float32 always.
+    one_hot_embedding: see `embedding.Embed.one_hot`.
     scan_layers: whether like layers are one compiled layer, run as often as
       they are many; see `layer_stack` for what it does to parameters.
     remat_policy: what the forward pass keeps for the backward pass. 'none':
@@ -48,7 +51,7 @@ class T5Config:
       as T5X's.
 
   Raises:
-    ValueError: for an unknown policy.
+    ValueError: for an unknown policy or implementation.
   """
 
   vocab_size: int
@@ -63,6 +66,7 @@ class T5Config:
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
   float32_attention_logits: bool = False
+  attention_implementation: fused_attention.AttentionImplementation = 'auto'
   one_hot_embedding: bool | None = None
   scan_layers: bool = False
   remat_policy: RematPolicy = 'none'
@@ -71,6 +75,11 @@ class T5Config:
   def __post_init__(self):
     number_ranges.check('DROPOUT_RATE', self.dropout_rate, 0, below=1)
     methods.check_choice('remat_policy', self.remat_policy, RematPolicy)
+    methods.check_choice(
+      'attention_implementation',
+      self.attention_implementation,
+      fused_attention.AttentionImplementation,
+    )
 
   @property
   def shares_relpos_bias(self) -> bool:
@@ -102,6 +111,7 @@ def attention(
     float32_logits=config.float32_attention_logits,
     cross_attention=cross_attention,
     joined_kv=not config.scan_layers,
+    implementation=config.attention_implementation,
     name=name,
   )
 

@@ -82,6 +82,21 @@ class Decoder(nn.Module):
   config: T5Config
   shared_embedding: nn.Module
 
+  def setup(self):
+    if not self.config.logits_via_embedding:
+      self.logits_dense = DenseGeneral(
+        self.config.vocab_size,
+        dtype=jnp.float32,  # the loss needs more than bfloat16's 8 bits
+        kernel_axes=('embed', 'vocab'),
+      )
+
+  def output_kernel(self) -> Float[Array, 'embed vocab']:
+    """The output layer as a matrix, float32."""
+    if self.config.logits_via_embedding:
+      # The table has entries of size 1, an output kernel 1 / sqrt(embed).
+      return self.shared_embedding.embedding.T / jnp.sqrt(self.config.emb_dim)
+    return self.logits_dense.get_variable('params', 'kernel')
+
   @nn.compact
   def __call__(
     self,
@@ -92,7 +107,8 @@ class Decoder(nn.Module):
     deterministic: bool = False,
     decode: bool = False,
     prefill_lengths: Int[Array, ' batch'] | None = None,
-  ) -> Float[Array, 'batch length vocab']:
+    return_hidden: bool = False,
+  ) -> Float[Array, 'batch length vocab'] | Activations:
     """Gives next-token logits; see `Transformer.decode`."""
     cfg = self.config
     bias = None
@@ -118,12 +134,8 @@ class Decoder(nn.Module):
     )
     x = LayerNorm(dtype=cfg.dtype, name='decoder_norm')(x)
     x = dropout(cfg)(x, deterministic=deterministic)
+    if return_hidden:
+      return x
     if cfg.logits_via_embedding:
-      # The table has entries of size 1, an output kernel 1 / sqrt(embed).
       return self.shared_embedding.attend(x) / jnp.sqrt(cfg.emb_dim)
-    return DenseGeneral(
-      cfg.vocab_size,
-      dtype=jnp.float32,  # the loss needs more than bfloat16's 8 bits
-      kernel_axes=('embed', 'vocab'),
-      name='logits_dense',
-    )(x)
+    return self.logits_dense(x)

@@ -28,7 +28,8 @@ def encoder_attention_mask(
   real = encoder_input_tokens > 0
   mask = masks.make_attention_mask(real, real, dtype=dtype)
   if encoder_segment_ids is None:
-    return mask
+    lengths = masks.lengths_of(encoder_input_tokens)
+    return masks.LengthMask(mask, lengths, causal=False)
   same_segment = masks.make_attention_mask(
     encoder_segment_ids, encoder_segment_ids, jnp.equal, dtype=dtype
   )

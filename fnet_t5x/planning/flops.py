@@ -20,10 +20,10 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
 The backward pass takes each product twice, once for either factor's gradient:
 three times the forward pass in all. Fourier mixing has one factor only, and is
 its own transpose: twice the forward pass. Not counted: embeddings, which are
-look-ups (the one-hot products that accelerators do instead are the program's
-way, not the model's need), normalisation, softmax, the optimizer; and what
-remat does again. Attention is counted in full, though half of the decoder's
-scores are masked, as programs compute them.
+look-ups (the one-hot products for a vocabulary that is split over devices are
+the program's way, not the model's need), normalisation, softmax, the
+optimizer; and what remat does again. Attention is counted in full, though half
+of the decoder's scores are masked, as programs compute them.
 """
 
 import dataclasses

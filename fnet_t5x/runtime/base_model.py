@@ -11,8 +11,12 @@ from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Int, PyTree
 
 from fnet_t5x import number_ranges
-from fnet_t5x.runtime import losses
-from fnet_t5x.runtime.metrics import MetricsMap, compute_base_metrics
+from fnet_t5x.runtime import losses, output_loss
+from fnet_t5x.runtime.metrics import (
+  MetricsMap,
+  compute_base_metrics,
+  compute_token_metrics,
+)
 
 Batch = Mapping[str, Array]
 LossNormalizingFactor = (
@@ -128,37 +132,67 @@ class BaseTransformerModel(BaseModel):
     Returns:
       The loss, and the metrics by name.
     """
-    logits = self._compute_logits(params, batch, dropout_rng)
     targets = batch['decoder_target_tokens']
     factor, weights = losses.get_loss_normalizing_factor_and_weights(
       self._loss_normalizing_factor, batch
     )
-    loss, z_loss, _ = losses.compute_weighted_cross_entropy(
-      logits,
-      targets=targets,
-      weights=weights,
-      label_smoothing=self._label_smoothing,
-      z_loss=self._z_loss,
-      loss_normalizing_factor=factor,
-    )
-    metrics = self._compute_metrics(
-      logits=logits,
-      targets=targets,
-      mask=weights,
-      loss=loss,
-      z_loss=z_loss,
-      segment_ids=_segment_ids(batch),
-    )
+    known = {
+      'targets': targets,
+      'mask': weights,
+      'segment_ids': _segment_ids(batch),
+    }
+    output = None
+    if type(self)._compute_metrics is BaseTransformerModel._compute_metrics:
+      output = self._compute_output(params, batch, dropout_rng)
+    if output is None:
+      logits = self._compute_logits(params, batch, dropout_rng)
+      loss, z_loss, _ = losses.compute_weighted_cross_entropy(
+        logits,
+        targets=targets,
+        weights=weights,
+        label_smoothing=self._label_smoothing,
+        z_loss=self._z_loss,
+        loss_normalizing_factor=factor,
+      )
+      metrics = self._compute_metrics(
+        logits=logits, loss=loss, z_loss=z_loss, **known
+      )
+      token_losses, _ = losses.cross_entropy_with_ids(logits, targets)
+    else:
+      loss, tokens = output_loss.output_cross_entropy(
+        *output, targets, weights, self._label_smoothing, self._z_loss
+      )
+      z_loss = jnp.sum(
+        tokens.z_loss if weights is None else tokens.z_loss * weights
+      )
+      if factor is not None:
+        loss, z_loss = loss / factor, z_loss / factor
+      metrics = compute_token_metrics(
+        tokens.correct, loss=loss, z_loss=z_loss, **known
+      )
+      token_losses = tokens.cross_entropy
     # Plain nats per target token, whatever the loss smooths, adds or divides
     # by: the one number that runs, engines and a unigram model can be compared
-    # by. Where the loss is plain too, XLA computes both at once.
+    # by.
     target_weights = batch.get('decoder_loss_weights', targets != 0)
-    token_losses, _ = losses.cross_entropy_with_ids(logits, targets)
     metrics['cross_ent_per_target_token'] = clu_metrics.Average(
       total=jnp.sum(token_losses * target_weights),
       count=jnp.sum(target_weights),
     )
     return loss, metrics
+
+  def _compute_output(
+    self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
+  ) -> (
+    tuple[Float[Array, 'batch length embed'], Float[Array, 'embed vocab']]
+    | None
+  ):
+    """What the output layer takes, and its kernel; None: only logits are known.
+
+    Where there are both, no [batch, length, vocab] array is made.
+    """
+    del params, batch, dropout_rng
+    return None
 
   def _compute_metrics(
     self, logits, targets, mask, loss, z_loss=None, segment_ids=None

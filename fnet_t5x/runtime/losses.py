@@ -150,6 +150,20 @@ def _ids_bwd(on_value, off_value, residuals, gradients):
 cross_entropy_with_ids.defvjp(_ids_fwd, _ids_bwd)
 
 
+def smoothed_targets(
+  label_smoothing: float, vocab: int
+) -> tuple[float, float, float]:
+  """Probability of the target, of every other id, and the entropy of all."""
+  others = vocab - 1
+  on_value = 1.0 - label_smoothing
+  off_value = label_smoothing / max(others, 1)
+  target_entropy = -(
+    on_value * np.log(on_value)
+    + others * off_value * np.log(off_value + _LOG_FLOOR)
+  )
+  return on_value, off_value, target_entropy
+
+
 def compute_weighted_cross_entropy(
   logits: Float[Array, 'batch length vocab'],
   targets: Int[Array, 'batch length'],
@@ -183,12 +197,8 @@ def compute_weighted_cross_entropy(
       f'logits of shape {logits.shape} do not fit targets of shape'
       f' {targets.shape}: expected one more axis, the vocabulary'
     )
-  others = logits.shape[-1] - 1
-  on_value = 1.0 - label_smoothing
-  off_value = label_smoothing / max(others, 1)
-  target_entropy = -(
-    on_value * np.log(on_value)
-    + others * off_value * np.log(off_value + _LOG_FLOOR)
+  on_value, off_value, target_entropy = smoothed_targets(
+    label_smoothing, logits.shape[-1]
   )
   loss, z_loss_part = cross_entropy_with_ids(
     logits, targets, jnp.asarray(z_loss, jnp.float32), on_value, off_value

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 MetricsMap = MutableMapping[str, clu_metrics.Metric]
 Scalar = int | float | np.number | np.ndarray | jax.Array
@@ -213,6 +213,21 @@ def compute_base_metrics(
     Metrics by name. Those under `timing/` need `set_time_metrics_duration`,
     those per step `set_step_metrics_num_steps`, before `compute()`.
   """
+  correct = jnp.argmax(logits, axis=-1) == targets
+  return compute_token_metrics(
+    correct, targets, mask, loss, z_loss, segment_ids
+  )
+
+
+def compute_token_metrics(
+  correct: Bool[Array, 'batch length'],
+  targets: Int[Array, 'batch length'],
+  mask: Array | None,
+  loss: Float[Array, ''],
+  z_loss: Float[Array, ''] | None = None,
+  segment_ids: Mapping[str, Int[Array, 'batch length']] | None = None,
+) -> MetricsMap:
+  """`compute_base_metrics` where it is known which targets were predicted."""
   num_examples = jnp.array(targets.shape[0])
   num_tokens = jnp.array(targets.size)
   num_devices = jax.device_count()
@@ -220,8 +235,8 @@ def compute_base_metrics(
   average, rate = clu_metrics.Average, TimeRate.from_model_output
 
   metrics = {
-    'accuracy': clu_metrics.Accuracy.from_model_output(
-      logits=logits, labels=targets.astype(jnp.int32), mask=mask
+    'accuracy': average.from_model_output(
+      correct.astype(jnp.float32), mask=mask
     ),
     'loss': AveragePerStep(total=loss),
     'loss_per_nonpadding_target_token': average(loss, real_tokens),

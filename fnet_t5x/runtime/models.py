@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import seqio
 from jaxtyping import Array, Float, Int, PyTree
 
-from fnet_t5x.runtime import beam_utils, decoding, losses
+from fnet_t5x.runtime import beam_utils, decoding, losses, output_loss
 from fnet_t5x.runtime.base_model import (
   BaseModel,
   BaseTransformerModel,
@@ -130,6 +130,43 @@ class EncoderDecoderModel(BaseTransformerModel):
     other_variables: PyTree | None = None,
   ):
     """Teacher-forced logits, with changed collections if any are `mutable`."""
+    return self._teacher_forced(
+      params, batch, dropout_rng, mutable, other_variables
+    )
+
+  def _compute_output(
+    self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
+  ) -> (
+    tuple[Float[Array, 'batch length embed'], Float[Array, 'embed vocab']]
+    | None
+  ):
+    """What the output layer takes, and its kernel: logits are their product.
+
+    None where the network does not tell them apart, or a subclass computes
+    logits in its own way.
+    """
+    own_logits = (
+      type(self)._compute_logits is not EncoderDecoderModel._compute_logits
+    )
+    if own_logits or not hasattr(self.module, 'output_kernel'):
+      return None
+    hidden = self._teacher_forced(
+      params, batch, dropout_rng, return_hidden=True
+    )
+    kernel = self.module.apply(
+      {'params': params}, method=self.module.output_kernel
+    )
+    return hidden, kernel
+
+  def _teacher_forced(
+    self,
+    params,
+    batch,
+    dropout_rng=None,
+    mutable=False,
+    other_variables=None,
+    **options,
+  ):
     rngs = None if dropout_rng is None else {'dropout': dropout_rng}
     return self.module.apply(
       {'params': params, **(other_variables or {})},
@@ -144,6 +181,7 @@ class EncoderDecoderModel(BaseTransformerModel):
       enable_dropout=rngs is not None,
       rngs=rngs,
       mutable=mutable,
+      **options,
     )
 
   def _compute_logits_from_slice(
@@ -354,14 +392,22 @@ class EncoderDecoderModel(BaseTransformerModel):
     weights = batch['decoder_loss_weights']
     targets = batch['decoder_target_tokens']
     intermediates = {}
+    output = None
     if return_intermediates:
       logits, variables = self._compute_logits(
         params=params, batch=batch, mutable=['intermediates']
       )
       intermediates = flax.core.unfreeze(variables.get('intermediates', {}))
     else:
-      logits = self._compute_logits(params, batch)
-    token_scores = -losses.cross_entropy_with_ids(logits, targets)[0] * weights
+      output = self._compute_output(params, batch)
+      if output is None:
+        logits = self._compute_logits(params, batch)
+    if output is None:
+      token_losses, _ = losses.cross_entropy_with_ids(logits, targets)
+    else:
+      _, tokens = output_loss.output_cross_entropy(*output, targets)
+      token_losses = tokens.cross_entropy
+    token_scores = -token_losses * weights
     scores = token_scores.sum(-1)
     if not return_intermediates:
       return scores

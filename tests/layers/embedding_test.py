@@ -1,13 +1,22 @@
+import functools
+import re
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen.partitioning import axis_rules
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fnet_t5x.layers.embedding import (
   Embed,
   LearnedPositions,
   sinusoidal_positions,
 )
+from fnet_t5x.runtime.mesh import standard_logical_axis_rules
+
+VOCAB, FEATURES = 56, 24
 
 
 def test_gather_and_one_hot_agree_in_values_and_gradients():
@@ -26,6 +35,78 @@ def test_gather_and_one_hot_agree_in_values_and_gradients():
   np.testing.assert_array_equal(run(False)[0], np.asarray(table)[ids])
   np.testing.assert_array_equal(run(False)[0], run(True)[0])
   np.testing.assert_allclose(run(False)[1], run(True)[1], rtol=1e-6)
+
+
+def gradient_of_lookup(table, ids, cotangent, **options):
+  embed = Embed(*table.shape, **options)
+  _, pullback = jax.vjp(
+    lambda table: embed.apply({'params': {'embedding': table}}, ids), table
+  )
+  return pullback(cotangent)[0]
+
+
+def test_a_frequent_token_keeps_its_gradient_in_bfloat16():
+  # Summed one by one in bfloat16, ones stop counting at 256.
+  gradient = gradient_of_lookup(
+    jnp.zeros((3, 2)),
+    jnp.ones((4, 500), jnp.int32),
+    jnp.ones((4, 500, 2), jnp.bfloat16),
+    dtype=jnp.bfloat16,
+  )
+  assert gradient.dtype == jnp.float32
+  np.testing.assert_array_equal(gradient, [[0, 0], [2000, 2000], [0, 0]])
+
+
+def sharded_step(shape, platforms=None, one_hot=None):
+  """The gradient of a table, over eight devices: program, and arguments."""
+  mesh = jax.make_mesh(shape, ('data', 'model'), (AxisType.Auto,) * 2)
+  rows = NamedSharding(mesh, PartitionSpec('data'))
+  at_table = NamedSharding(mesh, PartitionSpec('model'))
+  table = jax.random.normal(jax.random.key(0), (VOCAB, FEATURES))
+  ids = jax.random.randint(jax.random.key(1), (16, 6), 0, VOCAB)
+  cotangent = jax.random.normal(jax.random.key(2), (16, 6, FEATURES))
+  arguments = table, ids, cotangent
+  step = jax.jit(
+    functools.partial(gradient_of_lookup, one_hot=one_hot),
+    in_shardings=(at_table, rows, rows),
+    out_shardings=at_table,
+  )
+  with jax.set_mesh(mesh), axis_rules(standard_logical_axis_rules()):
+    if platforms:
+      return jax.export.export(step, platforms=platforms)(*arguments)
+    return step.lower(*arguments).compile(), arguments
+
+
+def test_data_parallel_lookup_contracts_nothing():
+  compiled, arguments = sharded_step((8, 1))
+  text = compiled.as_text()
+  assert ' dot(' not in text and 'all-gather' not in text
+  contracted, _ = sharded_step((8, 1), one_hot=True)
+  assert ' dot(' in contracted.as_text()
+  name = 'bytes accessed'
+  assert compiled.cost_analysis()[name] < contracted.cost_analysis()[name]
+  want = gradient_of_lookup(*arguments, one_hot=True)
+  np.testing.assert_allclose(compiled(*arguments), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_data_parallel_lookup_for_accelerators(platform):
+  exported = sharded_step((8, 1), [platform])
+  text = exported.mlir_module()
+  assert 'stablehlo.scatter' in text and 'dot_general' not in text
+  split = sharded_step((2, 4), [platform]).mlir_module()
+  assert 'dot_general' in split and 'stablehlo.scatter' not in split
+
+
+@pytest.mark.parametrize('shape', [(2, 4), (1, 8)])
+def test_a_table_split_by_vocabulary_stays_where_it_is(shape):
+  compiled, arguments = sharded_step(shape)
+  text = compiled.as_text()
+  assert ' dot(' in text and 'all-gather' not in text
+  whole = rf'f32\[{VOCAB},{FEATURES}\]'
+  assert not re.search(whole, text)
+  want = gradient_of_lookup(*arguments, one_hot=False)
+  np.testing.assert_allclose(compiled(*arguments), want, rtol=1e-5, atol=1e-6)
 
 
 def test_attend_is_the_transposed_table():

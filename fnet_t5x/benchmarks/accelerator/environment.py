@@ -1,0 +1,90 @@
+"""What a run's figures depend on: the card, versions, the commit."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+_FOLDER = pathlib.Path(__file__).parent
+
+
+def describe_host() -> dict[str, Any]:
+  """Returns what is known before JAX starts: date, versions, commit."""
+  now = datetime.datetime.now(datetime.UTC)
+  return {
+    'date': now.strftime('%Y-%m-%d %H:%M UTC'),
+    'python': platform.python_version(),
+    'machine': platform.machine(),
+    'cpus': os.cpu_count(),
+    'versions': {name: _version(name) for name in _PACKAGES},
+    'commit': commit(),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+  }
+
+
+def describe_device() -> dict[str, Any]:
+  """Returns what JAX and the driver say of the device."""
+  import jax
+
+  device = jax.local_devices()[0]
+  stats = device.memory_stats() or {}
+  described = {
+    'backend': jax.default_backend(),
+    'device_kind': device.device_kind,
+    'device_count': jax.device_count(),
+    'memory_bytes': stats.get('bytes_limit'),
+  }
+  if described['backend'] == 'gpu':
+    described['card'] = _card()
+  return described
+
+
+def commit() -> str | None:
+  """Returns the checkout's commit, with '+' after it where files differ.
+
+  None where the checkout came without its history.
+  """
+  head = _output('git', '-C', str(_FOLDER), 'rev-parse', '--short=12', 'HEAD')
+  if not head:
+    return None
+  changed = _output(
+    'git', '-C', str(_FOLDER), 'status', '--porcelain', '--untracked-files=no'
+  )
+  return head + ('+' if changed else '')
+
+
+def _card() -> str | None:
+  """The card's name, driver, memory, highest clock and power limit."""
+  fields = 'name,driver_version,memory.total,clocks.max.sm,power.limit'
+  return _output('nvidia-smi', f'--query-gpu={fields}', '--format=csv,noheader')
+
+
+def _output(*command: str) -> str | None:
+  """Returns what a command prints, None where it fails or there is none."""
+  try:
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=5)
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return ran.stdout.strip() or None if ran.returncode == 0 else None
+
+
+def _version(name: str) -> str | None:
+  try:
+    return importlib.metadata.version(name)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def command(arguments: Sequence[str]) -> str:
+  """Returns the command line, of folders their last name only."""
+  shown = [
+    pathlib.Path(word).name if '/' in word else word for word in arguments
+  ]
+  return ' '.join(('python -m fnet_t5x.benchmarks.accelerator', *shown))

@@ -1,0 +1,280 @@
+"""The tables of docs/ACCELERATOR.md, from the JSON in docs/measurements.
+
+  python -m fnet_t5x.benchmarks.accelerator.tables --write
+
+writes them into the page; without --write they are printed.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from fnet_t5x import argument_parser
+
+Row = Mapping[str, Any]
+Lines = list[str]
+
+DOCS = pathlib.Path(__file__).parents[3] / 'docs'
+PAGE = 'ACCELERATOR.md'
+BEGIN = '<!-- Tables: python -m fnet_t5x.benchmarks.accelerator.tables -->'
+END = '<!-- End of tables -->'
+
+
+def tables(folder: pathlib.Path) -> str:
+  """Returns the tables of every run in a folder of JSON files.
+
+  Of several runs of one card, the file whose name comes last counts: the name
+  that the kit gives has the date in it.
+
+  Args:
+    folder: has the files; other JSON in it is passed over.
+  """
+  runs = {}
+  for path in sorted(folder.glob('*.json')):
+    content = json.loads(path.read_text())
+    if {'format', 'header', 'rows'} <= content.keys():
+      header = content['header']
+      runs[header.get('device_kind'), header.get('toy')] = (path, content)
+  parts = [run_text(path.name, content) for path, content in runs.values()]
+  return '\n\n'.join(parts) or 'No run has been kept yet.'
+
+
+def run_text(name: str, content: Mapping[str, Any]) -> str:
+  """Returns one run's heading and tables."""
+  header = content['header']
+  versions = header.get('versions', {})
+  toy = header.get('toy')
+  title = header.get('card') or header.get('device_kind', 'unknown device')
+  title = title.split(',')[0]
+  lines = [
+    f'### {title}' + (' (a toy run: the format, no figures)' * bool(toy))
+  ]
+  facts = [
+    header.get('date'),
+    f'commit {header["commit"]}' if header.get('commit') else None,
+    *(f'{package} {version}' for package, version in versions.items()),
+    f'Python {header.get("python")}',
+    f'ended: {content.get("ended") or "killed"}',
+  ]
+  lines += ['', '; '.join(filter(None, facts)) + '.']
+  if header.get('card'):
+    lines += ['', f'Card, driver, memory, clock, power: {header["card"]}.']
+  lines += ['', f'`{header.get("command")}` (`docs/measurements/{name}`)']
+  sections = dict.fromkeys(row['section'] for row in content['rows'])
+  for section in sections:
+    rows = [row for row in content['rows'] if row['section'] == section]
+    done = [row for row in rows if row['status'] == 'ok']
+    lines += ['', f'**{section.capitalize()}**']
+    for block in _TABLES.get(section, any_table)(done):
+      lines += ['', *block]
+    lines += _left_out(rows)
+  return '\n'.join(lines)
+
+
+def ceilings_tables(rows: Iterable[Row]) -> list[Lines]:
+  """Returns the copy's and the products' rates."""
+  cells = []
+  for row in rows:
+    labels, result = row['labels'], row['result']
+    if labels['case'] == 'copy':
+      what = f'copy of {labels["bytes"] / 2**20:.0f} MiB'
+      rate = f'{result["bytes_per_second"] / 1e9:.0f} GB/s read and written'
+    else:
+      n = labels['size']
+      what = f'product of [{n}, {n}] {labels["dtype"]}'
+      rate = f'{result["flops_per_second"] / 1e12:.2f} TFLOP/s'
+    cells.append([what, rate, _number(result['compile_seconds'])])
+  return [table(['', 'rate', 'compiling, s'], cells)] if cells else []
+
+
+def mixing_tables(rows: Sequence[Row]) -> list[Lines]:
+  """Returns a table for each shape: a way's time, and its ratios."""
+  blocks = []
+  for shape in dict.fromkeys(tuple(row['labels']['shape']) for row in rows):
+    of_shape = [row for row in rows if tuple(row['labels']['shape']) == shape]
+    found = {
+      (row['labels']['case'], row['labels']['direction']): row['result']
+      for row in of_shape
+    }
+    cells = []
+    for case in dict.fromkeys(row['labels']['case'] for row in of_shape):
+      line = [case]
+      for direction in ('forward', 'forward+backward'):
+        result = found.get((case, direction), {})
+        line += [
+          _scaled(result.get('run_seconds'), 1e6),
+          _number(result.get('times_fnet')),
+          _number(result.get('times_floor')),
+        ]
+      line.append(
+        _scaled(found.get((case, 'once per batch'), {}).get('run_seconds'), 1e6)
+      )
+      cells.append(line)
+    blocks.append(
+      table(
+        [
+          str(list(shape)),
+          'forward, us',
+          "of FNet's",
+          'of the floor',
+          'forward + backward, us',
+          "of FNet's",
+          'of the floor',
+          'once per batch, us',
+        ],
+        cells,
+      )
+    )
+  return blocks
+
+
+def training_tables(rows: Sequence[Row]) -> list[Lines]:
+  """Returns the steps, and where each network's goes."""
+  steps, parts = [], []
+  for row in rows:
+    labels, result = row['labels'], row['result']
+    if labels['case'] == 'step':
+      shape = f'{labels["rows"]} x {labels["inputs"]}/{labels["targets"]}'
+      steps.append(
+        [
+          f'{labels["size"]}, {labels["network"]}, {labels["packing"]}',
+          shape,
+          _scaled(result['run_seconds'], 1e3),
+          _number(result.get('speed_of_t5')),
+          _number(result['sequences_per_second']),
+          _scaled(result['flops_per_second'], 1e-12),
+          _percent(result.get('share_of_matmul')),
+          _scaled(result.get('peak_bytes'), 1e-9),
+          _number(result['compile_seconds']),
+        ]
+      )
+    elif labels['case'] == 'parts':
+      names = [name for name in result if name != 'step_seconds']
+      parts.append(
+        [f'{labels["size"]}, {labels["network"]}']
+        + [_scaled(result[name], 1e3) for name in (*names, 'step_seconds')]
+      )
+      heads = [
+        name.removesuffix('_seconds').replace('_', ' ') for name in names
+      ]
+  blocks = []
+  if steps:
+    heads_of_steps = [
+      'training step',
+      'rows x inputs/targets',
+      'ms',
+      "times T5's speed",
+      'sequences/s',
+      'TFLOP/s',
+      'of the matmul rate',
+      'memory, GB',
+      'compiling, s',
+    ]
+    blocks.append(table(heads_of_steps, steps))
+  if parts:
+    blocks.append(table(['parts alone, ms', *heads, 'step'], parts))
+  return blocks
+
+
+def any_table(rows: Sequence[Row]) -> list[Lines]:
+  """Returns one table for each set of columns that a section's rows have.
+
+  Columns are the labels, then the figures that are numbers.
+  """
+  blocks: dict[tuple, list[list[str]]] = {}
+  for row in rows:
+    figures = {
+      name: value
+      for name, value in row['result'].items()
+      if isinstance(value, int | float) and name != 'case_seconds'
+    }
+    columns = (*row['labels'], *figures)
+    cells = [str(value) for value in row['labels'].values()]
+    cells += [_number(value) for value in figures.values()]
+    blocks.setdefault(columns, []).append(cells)
+  return [
+    table([name.replace('_', ' ') for name in columns], cells)
+    for columns, cells in blocks.items()
+  ]
+
+
+_TABLES: dict[str, Callable[[Sequence[Row]], list[Lines]]] = {
+  'ceilings': ceilings_tables,
+  'mixing': mixing_tables,
+  'training': training_tables,
+}
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
+  """Returns a Markdown table; its first column is text, the others numbers."""
+  rule = ['---', *['---:'] * (len(heads) - 1)]
+  return [f'| {" | ".join(cells)} |' for cells in (heads, rule, *rows)]
+
+
+def _left_out(rows):
+  """A line for each case without figures, like reasons together."""
+  reasons: dict[tuple[str, str], list[str]] = {}
+  for row in rows:
+    if row['status'] != 'ok':
+      key = row['status'], row['result']['reason']
+      text = ', '.join(map(str, row['labels'].values()))
+      reasons.setdefault(key, []).append(text)
+  if not reasons:
+    return []
+  return [''] + [
+    f'* {status}: {"; ".join(cases)}: {reason}'
+    for (status, reason), cases in reasons.items()
+  ]
+
+
+def _number(value: float | None) -> str:
+  if value is None:
+    return ''
+  if isinstance(value, int) or abs(value) >= 1000:
+    return f'{value:.0f}'
+  return f'{value:.3g}'
+
+
+def _scaled(value: float | None, factor: float) -> str:
+  return '' if value is None else _number(value * factor)
+
+
+def _percent(value: float | None) -> str:
+  return '' if value is None else f'{100 * value:.1f} %'
+
+
+def with_tables(page: str, text: str) -> str:
+  """Returns the page with the text between its two marks.
+
+  Raises:
+    ValueError: the page lacks a mark.
+  """
+  before, begin, rest = page.partition(BEGIN)
+  _, end, after = rest.partition(END)
+  if not (begin and end):
+    raise ValueError(f'the page has no {END if begin else BEGIN!r}')
+  return f'{before}{BEGIN}\n\n{text}\n\n{END}{after}'
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Prints the tables, or writes them into the page."""
+  parser = argument_parser.ArgumentParser(
+    'fnet_t5x.benchmarks.accelerator.tables', __doc__
+  )
+  parser.add_argument(
+    '--write', action='store_true', help=f'into docs/{PAGE}, not to the screen'
+  )
+  options = parser.parse_args(arguments)
+  text = tables(DOCS / 'measurements')
+  if not options.write:
+    print(text)
+    return
+  page = DOCS / PAGE
+  page.write_text(with_tables(page.read_text(), text))
+
+
+if __name__ == '__main__':
+  main()

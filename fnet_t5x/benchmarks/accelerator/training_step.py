@@ -1,0 +1,167 @@
+"""A training step as the runtime takes it, without what reports on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fnet_t5x.benchmarks.accelerator import quick_values
+
+if TYPE_CHECKING:
+  import flax.linen as nn
+  import jax
+  from jaxtyping import Array, Float
+
+  from fnet_t5x.runtime.optimizer_def import Optimizer
+
+Batch = Mapping[str, Any]
+
+# As gin/architectures/encoder_decoder.gin sets them.
+Z_LOSS = 0.0001
+_ADAFACTOR = {'decay_rate': 0.8, 'step_offset': 0}
+
+
+def make_batch(
+  rows: int,
+  inputs: int,
+  targets: int,
+  vocab_size: int,
+  *,
+  packed: bool = False,
+  seed: int = 0,
+) -> dict[str, Array]:
+  """Returns rows full of random tokens, by model feature.
+
+  Args:
+    rows: examples.
+    inputs: tokens of the encoder's rows.
+    targets: tokens of the decoder's.
+    vocab_size: ids are from 3 to below it.
+    packed: whether each row holds three examples, of unequal lengths.
+    seed: of the tokens.
+  """
+  import jax.numpy as jnp
+  import numpy as np
+
+  random = np.random.default_rng(seed)
+
+  def tokens(length):
+    return random.integers(3, vocab_size, (rows, length), np.int32)
+
+  decoded = tokens(targets)
+  batch = {
+    'encoder_input_tokens': tokens(inputs),
+    'decoder_target_tokens': decoded,
+    'decoder_input_tokens': np.pad(decoded, ((0, 0), (1, 0)))[:, :-1],
+    'decoder_loss_weights': np.ones_like(decoded),
+  }
+  if packed:
+    for side, length in (('encoder', inputs), ('decoder', targets)):
+      starts = np.array([0, length // 2, length - length // 5])
+      index = np.arange(length)
+      segments = np.searchsorted(starts, index, side='right')
+      positions = index - starts[segments - 1]
+      for name, row in (('segment_ids', segments), ('positions', positions)):
+        batch[f'{side}_{name}'] = np.tile(row.astype(np.int32), (rows, 1))
+  return {name: jnp.asarray(value) for name, value in batch.items()}
+
+
+def make_optimizer(
+  module: nn.Module, key: jax.Array | None, seed: int = 0
+) -> Optimizer:
+  """Returns parameters and Adafactor's state at step 0.
+
+  Args:
+    module: a `Transformer` of ours.
+    key: of the initial values; None for the quick ones of `quick_values`,
+      which do for timing. One of `jax.random.key(..., impl='rbg')` takes the
+      compiler less time than JAX's usual ones.
+    seed: of the quick values.
+  """
+  import jax
+  import jax.numpy as jnp
+  from flax.linen import partitioning
+
+  from fnet_t5x.runtime import adafactor
+
+  # No parameter's shape depends on the tokens'.
+  tokens = jnp.ones((1, 8), jnp.int32)
+
+  def init(key):
+    return module.init(
+      key, tokens, tokens, tokens, enable_dropout=False, decode=False
+    )
+
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  optimizer_def = adafactor.Adafactor(
+    **_ADAFACTOR,
+    logical_factor_rules=adafactor.standard_logical_factor_rules(),
+  )
+  optimizer_def.set_param_axes(
+    partitioning.get_axis_names(shapes['params_axes'])
+  )
+  if key is not None:
+    return jax.jit(lambda key: optimizer_def.create(init(key)['params']))(key)
+  empty = jax.eval_shape(optimizer_def.create, shapes['params'])
+  return empty.replace(
+    target=quick_values.fill(shapes['params'], seed),
+    state=quick_values.zeros(empty.state),
+  )
+
+
+def loss(
+  module: nn.Module, params: Any, batch: Batch, dropout_key: Any = None
+) -> Float[Array, '']:
+  """Returns nats per target token, with T5's z-loss, of a batch.
+
+  Args:
+    module: the network.
+    params: its parameters.
+    batch: as `make_batch` returns it.
+    dropout_key: None for no dropout.
+  """
+  from fnet_t5x.runtime import losses, output_loss
+
+  optional = ('encoder_segment_ids', 'decoder_segment_ids')
+  hidden = module.apply(
+    {'params': params},
+    batch['encoder_input_tokens'],
+    batch['decoder_input_tokens'],
+    batch['decoder_target_tokens'],
+    **{name: batch.get(name) for name in optional},
+    encoder_positions=batch.get('encoder_positions'),
+    decoder_positions=batch.get('decoder_positions'),
+    enable_dropout=dropout_key is not None,
+    return_hidden=True,
+    rngs=None if dropout_key is None else {'dropout': dropout_key},
+  )
+  kernel = module.apply({'params': params}, method=module.output_kernel)
+  factor, weights = losses.get_loss_normalizing_factor_and_weights(
+    'NUM_REAL_TARGET_TOKENS', batch
+  )
+  total, _ = output_loss.output_cross_entropy(
+    hidden, kernel, batch['decoder_target_tokens'], weights, z_loss=Z_LOSS
+  )
+  return total / factor
+
+
+def train_step(
+  module: nn.Module,
+) -> Callable[..., tuple[Optimizer, Float[Array, '']]]:
+  """Returns a function of optimizer, batch, learning rate and a dropout key.
+
+  Its results are the next optimizer and the loss. The learning rate is an
+  array, and the key of the run: the step's own is folded out of it; None for
+  no dropout. Meant for `compile_program(..., donate=(0,))`.
+  """
+  import jax
+
+  def step(optimizer, batch, learning_rate, key=None):
+    if key is not None:
+      key = jax.random.fold_in(key, optimizer.state.step)
+    value, grads = jax.value_and_grad(
+      lambda params: loss(module, params, batch, key)
+    )(optimizer.target)
+    return optimizer.apply_gradient(grads, learning_rate=learning_rate), value
+
+  return step

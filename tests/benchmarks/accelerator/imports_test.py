@@ -1,0 +1,72 @@
+"""What the kit imports: no more than a bare accelerator machine has."""
+
+import subprocess
+import sys
+
+# Every module of the kit but what makes tokens on a whole installation.
+# jaxtyping is refused too: Flax does not bring it. Flax itself imports rich,
+# so that rich is refused to this package only.
+_REFUSE = """
+import builtins, pkgutil, sys
+
+REFUSED = (
+  'clu', 'gin', 'jaxtyping', 'seqio', 't5x', 'tensorboard', 'tensorflow',
+  'tensorflow_datasets', 'tensorflow_text', 'sentencepiece', 'matplotlib',
+)
+
+class Finder:
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] in REFUSED:
+      raise ImportError(f'{name} is refused')
+
+sys.meta_path.insert(0, Finder())
+real_import = builtins.__import__
+
+def guarded(name, globals=None, *arguments, **options):
+  importer = (globals or {}).get('__name__', '')
+  if name.split('.')[0] == 'rich' and importer.startswith('fnet_t5x'):
+    raise ImportError(f'{importer} imports {name}')
+  return real_import(name, globals, *arguments, **options)
+
+builtins.__import__ = guarded
+"""
+_IMPORT_ALL = """
+from fnet_t5x.benchmarks import accelerator
+from fnet_t5x.benchmarks.accelerator import shape_annotations
+assert shape_annotations.provide()
+names = [m.name for m in pkgutil.iter_modules(accelerator.__path__)]
+for name in names:
+  if name not in ('__main__', 'prepared_corpus'):
+    __import__(f'{accelerator.__name__}.{name}')
+# What is imported when its turn comes.
+from fnet_t5x.benchmarks.accelerator import networks
+for name in networks.NETWORKS:
+  networks.make(name, 'toy', dtype='float32', max_encoder_length=32)
+from fnet_t5x.runtime import adafactor, losses
+print(' '.join(sorted(names)))
+"""
+
+
+def run(code):
+  return subprocess.run(
+    [sys.executable, '-c', _REFUSE + code],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+def test_imports_jax_flax_optax_and_numpy_only():
+  ran = run(_IMPORT_ALL)
+  assert ran.returncode == 0, ran.stderr
+  modules = ran.stdout.split()
+  assert {'command', 'mixing', 'sections', 'training'} <= set(modules)
+
+
+def test_the_refusal_refuses():
+  for package, text in (
+    ('seqio', 'seqio is refused'),
+    ('fnet_t5x.benchmarks.report', 'fnet_t5x.benchmarks.report imports rich'),
+  ):
+    ran = run(f'import {package}')
+    assert ran.returncode and text in ran.stderr
