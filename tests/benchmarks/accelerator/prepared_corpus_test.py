@@ -1,0 +1,130 @@
+"""Tokens for the kit: those of the SeqIO task, and nothing that is damaged."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fnet_t5x.benchmarks.accelerator import command, prepared_corpus
+
+LENGTHS = prepared_corpus.LENGTHS
+
+
+def arrays_of(rows=4, highest=99):
+  random = np.random.default_rng(0)
+  return {
+    f'{split}_{side}': random.integers(1, highest + 1, (rows, length))
+    for split in prepared_corpus.ROWS
+    for side, length in LENGTHS.items()
+  }
+
+
+@pytest.fixture
+def folder(tmp_path):
+  prepared_corpus.save(tmp_path, arrays_of(), 100)
+  return tmp_path
+
+
+def test_what_is_saved_is_loaded(folder):
+  corpus = prepared_corpus.load(folder)
+  assert (corpus.vocab_size, corpus.task) == (100, prepared_corpus.TASK)
+  for name, array in arrays_of().items():
+    np.testing.assert_array_equal(corpus.arrays[name], array)
+
+
+def change(folder, **fields):
+  path = folder / 'manifest.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def pickled(folder):
+  """An array of objects, with its own checksum: loading it would run code."""
+  import hashlib
+
+  path = folder / 'train_inputs.npy'
+  np.save(path, np.array([[{}]]), allow_pickle=True)
+  digests = json.loads((folder / 'manifest.json').read_text())['sha256']
+  digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+  change(folder, sha256=digests)
+
+
+@pytest.mark.parametrize(
+  ('damage', 'named'),
+  [
+    (lambda f: (f / 'manifest.json').unlink(), 'manifest.json: .*No such'),
+    (lambda f: (f / 'manifest.json').write_text('{'), 'manifest.json: '),
+    (lambda f: (f / 'manifest.json').write_text('[]'), 'manifest.json: '),
+    (lambda f: change(f, format='other'), 'manifest.json: its format'),
+    (lambda f: change(f, sha256={}), "manifest.json: it says no '"),
+    (lambda f: change(f, vocab_size=50), 'train_inputs.npy: .*below 50'),
+    (lambda f: change(f, vocab_size='x'), 'manifest.json: vocab_size'),
+    (lambda f: (f / 'train_targets.npy').unlink(), 'train_targets.npy: '),
+    (
+      lambda f: (f / 'train_targets.npy').write_bytes(
+        (f / 'train_targets.npy').read_bytes()[:-1]
+      ),
+      'train_targets.npy: its checksum',
+    ),
+    (pickled, 'train_inputs.npy: .*allow_pickle'),
+  ],
+)
+def test_damage_is_named_in_one_line(folder, damage, named):
+  damage(folder)
+  with pytest.raises(ValueError, match=named) as error:
+    prepared_corpus.load(folder)
+  assert '\n' not in str(error.value)
+  assert str(error.value).endswith('make the folder anew with --prepare')
+
+
+def test_rows_of_both_sides_go_together(tmp_path):
+  arrays = arrays_of()
+  arrays['train_targets'] = arrays['train_targets'][:-1]
+  prepared_corpus.save(tmp_path, arrays, 100)
+  with pytest.raises(ValueError, match='4 inputs, 3 targets'):
+    prepared_corpus.load(tmp_path)
+
+
+def test_ids_without_an_embedding_are_not_saved(tmp_path):
+  with pytest.raises(ValueError, match='not below 99'):
+    prepared_corpus.save(tmp_path, arrays_of(), 99)
+
+
+@pytest.mark.slow
+def test_tokens_are_those_of_the_task(tmp_path, monkeypatch, capsys):
+  import gin
+  import seqio
+
+  monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
+  monkeypatch.setattr(prepared_corpus, 'ROWS', {'train': 30, 'validation': 5})
+  text = tmp_path / 'text.txt'
+  words = np.random.default_rng(0).integers(0, 400, 60_000)
+  text.write_text('\n'.join(f'word{n} and' for n in words))
+  gin.clear_config()
+  try:
+    command.main(['--prepare', str(text), str(tmp_path / 'out')])
+    corpus = prepared_corpus.load(tmp_path / 'out')
+    examples = seqio.get_mixture_or_task(prepared_corpus.TASK).get_dataset(
+      LENGTHS, 'validation', shuffle=False, seed=0
+    )
+    examples = list(examples.take(5).as_numpy_iterator())
+  finally:
+    gin.clear_config()
+  assert '30 train' in capsys.readouterr().out
+  for side, length in LENGTHS.items():
+    assert corpus.arrays[f'train_{side}'].shape == (30, length)
+    for row, example in zip(
+      corpus.arrays[f'validation_{side}'], examples, strict=True
+    ):
+      np.testing.assert_array_equal(
+        row[: len(example[side])], example[side][:length]
+      )
+      assert not row[len(example[side]) :].any()
+  # A pass over the text again has other spans.
+  assert len(np.unique(corpus.arrays['train_inputs'], axis=0)) == 30
+
+
+def test_a_corpus_that_is_not_there_is_one_line(tmp_path, capsys):
+  with pytest.raises(SystemExit) as stop:
+    command.main(['--prepare', str(tmp_path / 'no'), str(tmp_path / 'out')])
+  assert stop.value.code
+  assert f'{tmp_path / "no"}: there is no such file' in capsys.readouterr().err
