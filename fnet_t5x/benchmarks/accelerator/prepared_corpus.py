@@ -114,7 +114,7 @@ def prepare(corpus: pathlib.Path, out: pathlib.Path) -> None:
   corrupted each time. Needs the whole installation.
 
   Args:
-    corpus: a text file, or a folder of them.
+    corpus: files as TEXT_FILES takes them: one, a glob, or a folder of them.
     out: the folder to write.
   """
   from fnet_t5x import command_line
@@ -135,9 +135,11 @@ def _tokens(corpus) -> tuple[dict[str, np.ndarray], int]:
   from fnet_t5x import gin_root
   from fnet_t5x.runtime import gin_utils
 
-  if not corpus.exists():
-    raise FileNotFoundError(f'--prepare {corpus}: there is no such file')
-  files = str(corpus / '*.txt') if corpus.is_dir() else str(corpus)
+  files = str(corpus)
+  if corpus.is_dir():
+    names = ('*.txt', '*.jsonl', '*.jsonl.gz', '*.jsonl.zst', '*.parquet')
+    found = [path for name in names for path in corpus.glob(name)]
+    files = sorted(map(str, found)) or str(corpus / '*.txt')
   gin_utils.parse_gin_flags(
     [gin_root.gin_root()],
     [

@@ -96,12 +96,13 @@ def test_tokens_are_those_of_the_task(tmp_path, monkeypatch, capsys):
 
   monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
   monkeypatch.setattr(prepared_corpus, 'ROWS', {'train': 30, 'validation': 5})
-  text = tmp_path / 'text.txt'
+  text = tmp_path / 'texts/text.txt'
+  text.parent.mkdir()
   words = np.random.default_rng(0).integers(0, 400, 60_000)
   text.write_text('\n'.join(f'word{n} and' for n in words))
   gin.clear_config()
   try:
-    command.main(['--prepare', str(text), str(tmp_path / 'out')])
+    command.main(['--prepare', str(tmp_path / 'texts'), str(tmp_path / 'out')])
     corpus = prepared_corpus.load(tmp_path / 'out')
     examples = seqio.get_mixture_or_task(prepared_corpus.TASK).get_dataset(
       LENGTHS, 'validation', shuffle=False, seed=0
@@ -127,4 +128,4 @@ def test_a_corpus_that_is_not_there_is_one_line(tmp_path, capsys):
   with pytest.raises(SystemExit) as stop:
     command.main(['--prepare', str(tmp_path / 'no'), str(tmp_path / 'out')])
   assert stop.value.code
-  assert f'{tmp_path / "no"}: there is no such file' in capsys.readouterr().err
+  assert f'no file matches {tmp_path / "no"};' in capsys.readouterr().err
