@@ -60,6 +60,7 @@ _MODEL_NAMES = {
     'span_corruption',
   ),
   f'{_TASKS}.pile': ('component_weights', 'files'),
+  f'{_TASKS}.registration': ('task_name',),
   f'{_TASKS}.text_files': ('corpus',),
   f'{_TASKS}.text_infilling': ('text_infilling',),
   f'{_TASKS}.tfds_source': ('tfds_options',),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fnet_t5x
+from fnet_t5x import saved_config
 from fnet_t5x.planning import parameters
 from fnet_t5x.runtime import eval as eval_lib
 from fnet_t5x.runtime import gin_utils, initialization, partitioning, trainer
@@ -144,6 +145,29 @@ def test_source_and_objective_name_the_task(source, bindings, task, order):
   # As a run saves it, and as it reads it.
   assert f'MIXTURE_OR_TASK_NAME = {task!r}' in gin.config_str()
   assert value_of('MIXTURE_OR_TASK_NAME') == task
+
+
+@pytest.mark.parametrize(
+  'name', [name for name in FILES if name.startswith('gin/objectives/')]
+)
+@pytest.mark.parametrize('source', ['text', 'c4', 'pile'])
+def test_what_a_run_saves_is_read_again(name, source):
+  """All that these files configure is on the list of what may be named."""
+  gin_utils.parse_gin_flags(
+    [str(ROOT)],
+    [
+      'gin/models/fnet_t5_tiny.gin',
+      name,
+      f'gin/sources/{source}.gin',
+      'gin/runs/pretrain.gin',
+    ],
+    ["MODEL_DIR = 'x'", 'TRAIN_STEPS = 1'],
+    finalize_config=False,
+  )
+  read = saved_config.read(gin.config_str(), 'config.gin')
+  objective = pathlib.Path(name).stem
+  task = f'fnet_{source}_{objective}'
+  assert read.macros['MIXTURE_OR_TASK_NAME'] == task
 
 
 def build(name, *bindings):
