@@ -12,6 +12,8 @@ from fnet_t5x.benchmarks import resident_memory
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_prints_the_table_and_writes_json(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
+  # One device, which its batch of 4 is for.
+  monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
   path = tmp_path / 'memory.json'
   resident_memory.main(
     [

@@ -3,6 +3,7 @@
 import pathlib
 import types
 
+import gin_commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,7 +210,10 @@ def test_flops_are_the_planners(scan, remat, num_microbatches):
     f'REMAT_POLICY = {remat!r}',
     f'NUM_MICROBATCHES = {num_microbatches}',
   )
-  with gin_run.configured(planned_runs.FILES, bindings, [str(ROOT)]) as run:
+  with (
+    gin_commands.of_main(gin_run.train),
+    gin_run.configured(planned_runs.FILES, bindings, [str(ROOT)]) as run,
+  ):
     made = None
 
     def kept(**arguments):
