@@ -66,7 +66,9 @@ def load(folder: pathlib.Path) -> PreparedCorpus:
       if hashlib.sha256(content).hexdigest() != digests[name]:
         raise ValueError('its checksum is not that of the manifest')
       array = np.load(path, allow_pickle=False)
-      _check(array, vocab_size)
+      if not isinstance(array, np.ndarray) or array.dtype != _DTYPE:
+        raise ValueError(f'it is no array of {_DTYPE.__name__}')
+      _check(array, name, vocab_size)
     except (OSError, ValueError, EOFError) as error:
       raise ValueError(_refusal(path, error)) from error
     arrays[name.removesuffix('.npy')] = array
@@ -94,7 +96,7 @@ def save(
   digests = {}
   for name in _FILES:
     array = np.asarray(arrays[name.removesuffix('.npy')])
-    _check(array, vocab_size)
+    _check(array, name, vocab_size)
     path = folder / name
     np.save(path, array.astype(_DTYPE), allow_pickle=False)
     digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -175,9 +177,12 @@ def _padded(examples: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
   return {side: np.stack(rows) for side, rows in found.items()}
 
 
-def _check(array: np.ndarray, vocab_size: int) -> None:
-  if array.ndim != 2 or not array.size:
-    raise ValueError(f'it is {array.shape}, not [rows, length]')
+def _check(array: np.ndarray, name: str, vocab_size: int) -> None:
+  side = name.removesuffix('.npy').split('_')[1]
+  if array.ndim != 2 or array.shape[1] != LENGTHS[side] or not array.size:
+    raise ValueError(f'it is {array.shape}, not [rows, {LENGTHS[side]}]')
+  if vocab_size > np.iinfo(_DTYPE).max + 1:
+    raise ValueError(f'{vocab_size} ids do not fit into {_DTYPE.__name__}')
   if array.dtype.kind not in 'iu':
     raise ValueError(f'it holds {array.dtype}, not whole numbers')
   if array.min() < 0 or array.max() >= vocab_size:

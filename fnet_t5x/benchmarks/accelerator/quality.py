@@ -119,6 +119,9 @@ def run(bench: Bench) -> None:
   )
   validation = {k: v[: sizes.validation_rows] for k, v in validation.items()}
   data = (train, validation)
+  if min(len(split['inputs']) for split in data) < sizes.rows:
+    bench.note(f'the corpus has fewer rows than a batch: {sizes.rows}')
+    return
   programs = {}
   for network in NETWORKS:
 

@@ -1,5 +1,6 @@
 """Tokens for the kit: those of the SeqIO task, and nothing that is damaged."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -38,11 +39,17 @@ def change(folder, **fields):
 
 
 def pickled(folder):
-  """An array of objects, with its own checksum: loading it would run code."""
-  import hashlib
+  """Objects, with their own checksum: loading them would run code."""
+  replaced(folder, np.array([[{}]]))
 
+
+def replaced(folder, array):
   path = folder / 'train_inputs.npy'
-  np.save(path, np.array([[{}]]), allow_pickle=True)
+  with path.open('wb') as file:
+    if isinstance(array, dict):
+      np.savez(file, **array)
+    else:
+      np.save(file, array, allow_pickle=True)
   digests = json.loads((folder / 'manifest.json').read_text())['sha256']
   digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
   change(folder, sha256=digests)
@@ -66,6 +73,13 @@ def pickled(folder):
       'train_targets.npy: its checksum',
     ),
     (pickled, 'train_inputs.npy: .*allow_pickle'),
+    (lambda f: replaced(f, np.ones((4, 512))), 'train_inputs.npy: .*uint16'),
+    (lambda f: replaced(f, {'a': np.ones(3)}), 'train_inputs.npy: .*uint16'),
+    (
+      lambda f: replaced(f, np.ones((4, 7), np.uint16)),
+      r'train_inputs.npy: it is \(4, 7\)',
+    ),
+    (lambda f: change(f, vocab_size=70000), '70000 ids do not fit'),
   ],
 )
 def test_damage_is_named_in_one_line(folder, damage, named):
