@@ -11,26 +11,16 @@ import time
 import pytest
 
 import fnet_t5x
+from fnet_t5x.benchmarks import resident_memory
 from fnet_t5x.runtime import reporting
 
 _BINDINGS = {
+  **resident_memory.TINY,
   'TRAIN_STEPS': 24,
   'STATS_PERIOD': 1,
   'EVAL_PERIOD': 8,
-  'EVAL_STEPS': 1,
   'SAVE_PERIOD': 3,
-  'BATCH_SIZE': 4,
-  'TASK_FEATURE_LENGTHS': {'inputs': 16, 'targets': 16},
   'DROPOUT_RATE': 0.1,
-  'VOCAB_SIZE': 384,
-  'EMBED_DIM': 8,
-  'HEAD_DIM': 4,
-  'NUM_HEADS': 2,
-  'MLP_DIM': 16,
-  'NUM_ENCODER_LAYERS': 2,
-  'NUM_ATTENTION_LAYERS': 1,
-  'NUM_DECODER_LAYERS': 1,
-  'vocabularies.default_vocabulary.vocab_size': 160,
 }
 _SYLLABLES = 'fel low cit i zen sen ate house rep re sent a tive great sat'
 

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, PartitionSpec
 BATCH_MESH_AXES = ('replica', 'data')
 
 
-def _context_mesh():
+def context_mesh():
   """Returns the mesh of `jax.set_mesh` or `with mesh:`, or None."""
   mesh = jax.sharding.get_abstract_mesh()
   if not mesh.empty:
@@ -47,7 +47,7 @@ def map_rows(function: Callable, *operands):
   `jax.set_mesh`, this is `shard_map` over that axis; without one, or where
   the batch does not divide by it, a plain call.
   """
-  mesh = _context_mesh()
+  mesh = context_mesh()
   if mesh is None:
     return function(*operands)
   axes = _batch_axes(mesh, jax.tree.leaves(operands)[0].shape[0])
@@ -65,7 +65,7 @@ def map_rows(function: Callable, *operands):
 
 def splits(axis: str | None, *sizes: int) -> bool:
   """Whether the mesh in force has devices along `axis` that divide `sizes`."""
-  mesh = _context_mesh() if axis else None
+  mesh = context_mesh() if axis else None
   if mesh is None or axis not in mesh.axis_names or mesh.shape[axis] == 1:
     return False
   return not any(size % mesh.shape[axis] for size in sizes)
@@ -84,7 +84,7 @@ def map_shards(
     axis: the mesh axis that rows are spread over.
     dimension: the dimension of x, and of the result, that is.
   """
-  mesh = _context_mesh()
+  mesh = context_mesh()
   rows = _batch_axes(mesh, x.shape[0]) or None
   pieces = [rows, *[None] * (x.ndim - 1)]
   pieces[dimension] = axis

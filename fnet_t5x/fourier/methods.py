@@ -69,8 +69,8 @@ def choose_method(
   up to 1024 tokens (measured: `python -m fnet_t5x.benchmarks.mixing`). TPU:
   matrices up to 4096 points, where FNet's authors drew the line (arXiv
   2105.03824, section 3). GPU: the FFT, in float32 since cuFFT has no bfloat16;
-  for rows of their own length matrices over both axes, up to 4096 points
-  (measured on an H200 with up to 2048 tokens; above, by counting operations).
+  for rows of their own length matrices over both axes, up to 4096 points (by
+  first trials on one; `python -m fnet_t5x.benchmarks.accelerator` measures it).
   Any other backend is treated as a GPU.
 
   Args:

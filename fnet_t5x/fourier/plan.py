@@ -169,22 +169,34 @@ def make_mixing_plan(
       plan, segment_ids.astype(jnp.int32), positions, embed, dtype
     )
   real = segment_ids.astype(bool)
-  index = jnp.arange(tokens, dtype=jnp.int32)[None, :]
-  row_lengths = jnp.max(jnp.where(real, index + 1, 0), axis=1)
-  plan = dataclasses.replace(plan, lengths=row_lengths)
+  of_rows = row_lengths(real)
+  plan = dataclasses.replace(plan, lengths=of_rows)
   if choose_method(length_method or method, tokens, 'rows') == 'matmul':
     if choose_method(method, embed or 1, 'features') == 'fft':
       return _with_folded_matrices(plan, dtype)
-    mask = (index < row_lengths[:, None]).astype(jnp.int32)
+    index = jnp.arange(tokens, dtype=jnp.int32)[None, :]
+    mask = (index < of_rows[:, None]).astype(jnp.int32)
     index = jnp.broadcast_to(index, mask.shape)
     return _with_matrices(plan, mask, index, embed, dtype)
   chirp, kernel = map_rows(
-    functools.partial(make_chirp, length=tokens), row_lengths
+    functools.partial(make_chirp, length=tokens), of_rows
   )
   if scale == 'ortho':
-    norm = jax.lax.rsqrt(jnp.maximum(row_lengths, 1).astype(jnp.float32))
-    kernel = kernel * norm[:, None]
+    kernel = kernel * _norm(of_rows)[:, None]
   return dataclasses.replace(plan, chirp=chirp, kernel=kernel)
+
+
+def row_lengths(
+  real: Bool[Array, 'batch length'],
+) -> Int[Array, ' batch']:
+  """Returns the number of tokens up to the last real one, in each row."""
+  ends = jnp.arange(1, real.shape[1] + 1, dtype=jnp.int32)[None, :]
+  return jnp.max(jnp.where(real, ends, 0), axis=1)
+
+
+def _norm(lengths):
+  """What 'ortho' multiplies transforms of these lengths by."""
+  return jax.lax.rsqrt(jnp.maximum(lengths, 1).astype(jnp.float32))
 
 
 def _empty_plan(tokens, method, scale, embed, dtype):
@@ -202,11 +214,9 @@ def _with_over_embed(plan, embed, kind, dtype):
 
 
 def _with_folded_matrices(plan, dtype):
-  lengths = plan.lengths
-  matrices = make_folded_matrices(lengths, plan.tokens)
+  matrices = make_folded_matrices(plan.lengths, plan.tokens)
   if plan.scale == 'ortho':
-    norm = jax.lax.rsqrt(jnp.maximum(lengths, 1).astype(jnp.float32))
-    matrices = matrices * norm[:, None, None, None]
+    matrices = matrices * _norm(plan.lengths)[:, None, None, None]
   return dataclasses.replace(plan, folded=_made(matrices, dtype))
 
 
@@ -215,8 +225,7 @@ def _with_matrices(plan, segment_ids, positions, embed, dtype):
   cosine, sine = segment_dft_matrices(segment_ids, positions)
   matrices = jnp.stack([cosine, -sine], axis=1)
   if plan.scale == 'ortho':
-    lengths = jnp.maximum(segment_lengths(segment_ids), 1)
-    norm = jax.lax.rsqrt(lengths.astype(jnp.float32))
+    norm = _norm(segment_lengths(segment_ids))
     matrices = matrices * norm[:, None, :, None]
   return dataclasses.replace(plan, matrices=_made(matrices, dtype))
 

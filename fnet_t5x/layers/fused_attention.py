@@ -154,5 +154,5 @@ def cuda_capability() -> tuple[int, int] | None:
 
 
 def _on_several_devices() -> bool:
-  mesh = data_parallel._context_mesh()
+  mesh = data_parallel.context_mesh()
   return mesh is not None and mesh.size > 1

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
+from fnet_t5x.fourier.plan import row_lengths
+
 
 @struct.dataclass
 class LengthMask:
@@ -26,8 +28,7 @@ class LengthMask:
 
 def lengths_of(tokens: Int[Array, 'batch length']) -> Int[Array, ' batch']:
   """Number of positions up to the last that is not 0, in each row."""
-  ends = jnp.arange(1, tokens.shape[-1] + 1, dtype=jnp.int32)[None, :]
-  return jnp.max(jnp.where(tokens > 0, ends, 0), axis=-1)
+  return row_lengths(tokens > 0)
 
 
 def make_attention_mask(

@@ -107,7 +107,7 @@ class CheckpointManager:
       directory = os.path.abspath(directory)
     tensorstore_json.avoid_leaks()
     self._directory = epath.Path(directory)
-    self._retention = retention.Retention(keep, {})
+    self._retention = retention.Retention(keep, dict(losses or {}))
     self._custom_metadata = checksums.CUSTOM_METADATA if with_checksums else {}
     self._saving: int | None = None
     self._kept: list[int] = []
@@ -134,9 +134,6 @@ class CheckpointManager:
         DATASET: _DatasetHandler(),
       },
     )
-    if losses:
-      saved = [step for step in self._manager.all_steps() if step in losses]
-      self._retention.losses.update({step: losses[step] for step in saved})
 
   def save(
     self,

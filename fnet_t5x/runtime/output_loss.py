@@ -98,7 +98,7 @@ def output_cross_entropy(
 
 def _row_groups(batch: int) -> tuple[tuple[str, ...], int]:
   """Mesh axes that a batch is spread over, and in how many parts."""
-  mesh = data_parallel._context_mesh()
+  mesh = data_parallel.context_mesh()
   axes = logical_to_mesh_axes(('batch',))[0]
   axes = (axes,) if isinstance(axes, str) else axes or ()
   axes = tuple(axis for axis in axes if mesh and axis in mesh.axis_names)

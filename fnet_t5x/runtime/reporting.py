@@ -216,8 +216,8 @@ class Reporter:
   def _write(
     self, collection: str, step: int, values: Mapping[str, float]
   ) -> None:
-    # TensorFlow keeps a tensor for each Python number that it ever saw, 9 KB
-    # per report, and none for arrays of NumPy.
+    # TensorFlow keeps a tensor for each Python number that it ever saw, and
+    # none for arrays of NumPy.
     self._writer(collection).write_scalars(
       np.asarray(step), {name: np.asarray(x) for name, x in values.items()}
     )

@@ -4,7 +4,7 @@ TensorStore 0.1.86 turns JSON into dictionaries of which every key and value
 has a reference too many (`JsonToPyObject` of its
 `python/tensorstore/json_type_caster.cc`), so that they stay for good. Orbax
 asks for such dictionaries twice at each save and restore for `jax.monitoring`,
-16 KB a save, and once for each array, half a KB each, the same for all arrays.
+and once for each array, the same for all arrays.
 """
 
 import copy

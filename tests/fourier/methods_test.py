@@ -8,7 +8,7 @@ from fnet_t5x.fourier.dft_matrix import dft_matrices
 from fnet_t5x.fourier.methods import choose_method
 
 # GPU: of whole rows the FFT, of rows of their own length matrices over both
-# axes (measured on an H200, bfloat16, 512 and 2048 tokens).
+# axes.
 CHOICES = {
   ('cpu', 'whole'): {64: 'fft', 512: 'fft', 4096: 'fft'},
   ('cpu', 'rows'): {128: 'matmul', 1024: 'matmul', 2048: 'fft'},

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -163,18 +163,12 @@ def _tokens(corpus) -> tuple[dict[str, np.ndarray], int]:
       seed=0,
       num_epochs=None if split == 'train' else 1,
     ).take(rows)
-    for side, array in _padded(examples.as_numpy_iterator()).items():
-      arrays[f'{split}_{side}'] = array
+    examples = seqio.utils.trim_and_pad_dataset(examples, LENGTHS)
+    examples = list(examples.as_numpy_iterator())
+    for side in LENGTHS:
+      rows_of_side = [example[side] for example in examples]
+      arrays[f'{split}_{side}'] = np.stack(rows_of_side)
   return arrays, vocab_size
-
-
-def _padded(examples: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-  found: dict[str, list[np.ndarray]] = {side: [] for side in LENGTHS}
-  for example in examples:
-    for side, length in LENGTHS.items():
-      tokens = np.asarray(example[side])[:length]
-      found[side].append(np.pad(tokens, (0, length - len(tokens))))
-  return {side: np.stack(rows) for side, rows in found.items()}
 
 
 def _check(array: np.ndarray, name: str, vocab_size: int) -> None:

@@ -215,31 +215,19 @@ def batch_of(
   tokens: dict[str, Int[Array, 'rows length']], rows: Int[Array, ' batch']
 ) -> dict[str, Array]:
   """Returns the model features of some rows."""
-  inputs, targets = tokens['inputs'][rows], tokens['targets'][rows]
-  return {
-    'encoder_input_tokens': inputs,
-    'decoder_target_tokens': targets,
-    'decoder_input_tokens': jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
-    'decoder_loss_weights': (targets > 0).astype(jnp.int32),
-  }
+  return training_step.model_features(
+    tokens['inputs'][rows], tokens['targets'][rows]
+  )
 
 
 def row_losses(
   module: Any, params: PyTree, batch: dict[str, Array]
 ) -> tuple[Float[Array, ' batch'], Float[Array, ' batch']]:
   """Returns each row's nats, without z-loss, and its number of targets."""
-  logits = module.apply(
-    {'params': params},
-    batch['encoder_input_tokens'],
-    batch['decoder_input_tokens'],
-    batch['decoder_target_tokens'],
-    enable_dropout=False,
-  )
-  scores = jax.nn.log_softmax(logits.astype(jnp.float32))
-  targets = batch['decoder_target_tokens'][..., None]
-  found = jnp.take_along_axis(scores, targets, axis=-1)[..., 0]
+  _, tokens = training_step.token_losses(module, params, batch)
   weights = batch['decoder_loss_weights'].astype(jnp.float32)
-  return -jnp.sum(found * weights, axis=1), jnp.sum(weights, axis=1)
+  nats = jnp.sum(tokens.cross_entropy * weights, axis=1)
+  return nats, jnp.sum(weights, axis=1)
 
 
 def train_for(

@@ -10,9 +10,10 @@ from fnet_t5x.benchmarks.accelerator import quick_values
 if TYPE_CHECKING:
   import flax.linen as nn
   import jax
-  from jaxtyping import Array, Float
+  from jaxtyping import Array, Float, Int
 
   from fnet_t5x.runtime.optimizer_def import Optimizer
+  from fnet_t5x.runtime.output_loss import TokenLosses
 
 Batch = Mapping[str, Any]
 
@@ -48,13 +49,8 @@ def make_batch(
   def tokens(length):
     return random.integers(3, vocab_size, (rows, length), np.int32)
 
-  decoded = tokens(targets)
-  batch = {
-    'encoder_input_tokens': tokens(inputs),
-    'decoder_target_tokens': decoded,
-    'decoder_input_tokens': np.pad(decoded, ((0, 0), (1, 0)))[:, :-1],
-    'decoder_loss_weights': np.ones_like(decoded),
-  }
+  decoded = jnp.asarray(tokens(targets))
+  batch = model_features(jnp.asarray(tokens(inputs)), decoded)
   if packed:
     for side, length in (('encoder', inputs), ('decoder', targets)):
       starts = np.array([0, length // 2, length - length // 5])
@@ -62,8 +58,23 @@ def make_batch(
       segments = np.searchsorted(starts, index, side='right')
       positions = index - starts[segments - 1]
       for name, row in (('segment_ids', segments), ('positions', positions)):
-        batch[f'{side}_{name}'] = np.tile(row.astype(np.int32), (rows, 1))
-  return {name: jnp.asarray(value) for name, value in batch.items()}
+        row = np.tile(row.astype(np.int32), (rows, 1))
+        batch[f'{side}_{name}'] = jnp.asarray(row)
+  return batch
+
+
+def model_features(
+  inputs: Int[Array, 'batch length'], targets: Int[Array, 'batch length']
+) -> dict[str, Array]:
+  """Returns a batch of one example per row; 0 is padding."""
+  import jax.numpy as jnp
+
+  return {
+    'encoder_input_tokens': inputs,
+    'decoder_target_tokens': targets,
+    'decoder_input_tokens': jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    'decoder_loss_weights': (targets > 0).astype(jnp.int32),
+  }
 
 
 def make_optimizer(
@@ -120,7 +131,34 @@ def loss(
     batch: as `make_batch` returns it.
     dropout_key: None for no dropout.
   """
-  from fnet_t5x.runtime import losses, output_loss
+  from fnet_t5x.runtime import losses
+
+  factor, weights = losses.get_loss_normalizing_factor_and_weights(
+    'NUM_REAL_TARGET_TOKENS', batch
+  )
+  total, _ = token_losses(
+    module, params, batch, dropout_key, weights=weights, z_loss=Z_LOSS
+  )
+  return total / factor
+
+
+def token_losses(
+  module: nn.Module,
+  params: Any,
+  batch: Batch,
+  dropout_key: Any = None,
+  **options: Any,
+) -> tuple[Float[Array, ''], TokenLosses]:
+  """Returns `output_loss.output_cross_entropy` of a batch, in chunks.
+
+  Args:
+    module: the network.
+    params: its parameters.
+    batch: as `make_batch` returns it.
+    dropout_key: None for no dropout.
+    **options: of `output_cross_entropy`.
+  """
+  from fnet_t5x.runtime import output_loss
 
   optional = ('encoder_segment_ids', 'decoder_segment_ids')
   hidden = module.apply(
@@ -136,13 +174,9 @@ def loss(
     rngs=None if dropout_key is None else {'dropout': dropout_key},
   )
   kernel = module.apply({'params': params}, method=module.output_kernel)
-  factor, weights = losses.get_loss_normalizing_factor_and_weights(
-    'NUM_REAL_TARGET_TOKENS', batch
+  return output_loss.output_cross_entropy(
+    hidden, kernel, batch['decoder_target_tokens'], **options
   )
-  total, _ = output_loss.output_cross_entropy(
-    hidden, kernel, batch['decoder_target_tokens'], weights, z_loss=Z_LOSS
-  )
-  return total / factor
 
 
 def train_step(
