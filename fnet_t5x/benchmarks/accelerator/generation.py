@@ -100,7 +100,7 @@ def time_generation(
   first, whole = (
     compile_program(
       lambda params, prefix, tokens=tokens: generate(
-        module, params, prefix, tokens
+        module, params, prefix, tokens, cache_length=sizes.tokens
       ),
       params,
       prefix,
@@ -140,6 +140,8 @@ def generate(
   params: PyTree,
   prefix: Int[Array, 'batch length'],
   tokens: int,
+  *,
+  cache_length: int | None = None,
 ) -> Int[Array, 'batch tokens']:
   """Returns the most probable next tokens, one after the other.
 
@@ -150,11 +152,13 @@ def generate(
     module: the network.
     params: its parameters.
     prefix: the encoder's tokens; 0 is padding.
-    tokens: how many to generate; the caches are of this length.
+    tokens: how many to generate.
+    cache_length: tokens that the caches have room for, `tokens` where None. A
+      step reads all of them, whatever it has generated.
   """
   rows = prefix.shape[0]
   encoded = encode(module, params, prefix)
-  cache = start_cache(module, params, encoded, prefix, tokens)
+  cache = start_cache(module, params, encoded, prefix, cache_length or tokens)
 
   def step(carry, _):
     cache, token = carry

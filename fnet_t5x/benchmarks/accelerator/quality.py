@@ -6,8 +6,9 @@ follows the clock, not the steps, so that each network's schedule is complete.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -79,11 +80,16 @@ def all_sizes(setting: Setting) -> Sizes:
 
 
 def learning_rate(fraction: float) -> float:
-  """Returns the rate after a share of the time: up, then down, linearly."""
+  """Returns the rate after a share of the time: up, then down, linearly.
+
+  It begins and ends at `LAST_SHARE` of its peak: a rate of 0 would waste the
+  first step, and networks with slower steps would lose more by it.
+  """
   if fraction < WARM_UP:
-    return PEAK_RATE * fraction / WARM_UP
-  left = (1 - min(fraction, 1.0)) / (1 - WARM_UP)
-  return PEAK_RATE * (LAST_SHARE + (1 - LAST_SHARE) * left)
+    height = fraction / WARM_UP
+  else:
+    height = (1 - min(fraction, 1.0)) / (1 - WARM_UP)
+  return PEAK_RATE * (LAST_SHARE + (1 - LAST_SHARE) * height)
 
 
 def loss_and_error(
@@ -122,26 +128,96 @@ def run(bench: Bench) -> None:
   if min(len(split['inputs']) for split in data) < sizes.rows:
     bench.note(f'the corpus has fewer rows than a batch: {sizes.rows}')
     return
-  programs = {}
+  programs, costs = {}, {}
   for network in NETWORKS:
 
     def compile_one(network=network):
       made = make_programs(network, bench.setting, sizes, corpus, data)
+      # Devices load programs when they first run: not within the clock either.
+      costs[network.name] = warm_up(made, sizes, data)
       programs[network.name] = made
       return {'compile_seconds': made.step.compile_seconds}
 
     labels = {'case': 'compile', 'network': network.name, 'size': sizes.size}
     guess = 5.0 if bench.setting.toy else 20.0
     bench.case(labels, compile_one, kind='compile', guess=guess)
-  if not programs:
+  seeds, seconds = share_time(
+    list(costs.values()), sizes, bench.clock.remaining()
+  )
+  if not seeds:
+    bench.note('no time is left for training')
     return
-  # The rest is for evaluations and what the last step overruns.
-  left = 0.8 * bench.clock.remaining()
-  seeds = _SEEDS if left / len(programs) / _SEEDS >= _MIN_SECONDS else 1
-  seconds = left / len(programs) / seeds
   for seed in range(seeds):
     for name, program in programs.items():
       _measure(bench, name, program, sizes, data, seed, seconds)
+
+
+class Costs(NamedTuple):
+  """Seconds that one call of each of a network's programs takes, warm."""
+
+  start: float
+  step: float
+  evaluate: float
+
+
+def warm_up(
+  program: Trained,
+  sizes: Sizes,
+  data: tuple[dict[str, Array], dict[str, Array]],
+) -> Costs:
+  """Runs each program twice, and times the second call."""
+  train, validation = data
+  rows = next(_order(len(train['inputs']), sizes.rows, 0))
+  for _ in range(2):
+    times = [time.perf_counter()]
+    optimizer = jax.block_until_ready(program.start(0))
+    times.append(time.perf_counter())
+    optimizer, loss = program.step(optimizer, train, rows, jnp.float32(0))
+    loss.block_until_ready()
+    times.append(time.perf_counter())
+    jax.block_until_ready(program.evaluate(optimizer.target, validation))
+    times.append(time.perf_counter())
+  return Costs(*np.diff(times).tolist())
+
+
+def share_time(
+  costs: Sequence[Costs], sizes: Sizes, remaining: float
+) -> tuple[int, float]:
+  """Returns how many seeds are trained, and for how many seconds each.
+
+  Args:
+    costs: of each network.
+    sizes: what is trained.
+    remaining: seconds that the section still has, evaluations included.
+
+  Returns:
+    Seeds, 0 where no time is left, and seconds of training per run, the same
+    for every network.
+  """
+  usable = 0.95 * remaining
+
+  def seconds_of(seeds):
+    seconds = usable / max(len(costs) * seeds, 1)
+    # Fewer evaluations are due in a shorter run: the first guess is the most.
+    apart = sum(
+      cost.start
+      + cost.step
+      + cost.evaluate * _evaluations(seconds / cost.step, sizes)
+      for cost in costs
+    )
+    return (usable - apart * seeds) / max(len(costs) * seeds, 1)
+
+  seconds = seconds_of(_SEEDS)
+  if seconds >= _MIN_SECONDS:
+    return _SEEDS, seconds
+  seconds = seconds_of(1)
+  return (1, seconds) if seconds > 0 else (0, 0.0)
+
+
+def _evaluations(steps, sizes):
+  """Returns the most evaluations of a run of so many steps."""
+  doublings = math.log2(max(steps / sizes.steps_apart, 0.5))
+  return len(FRACTIONS) + max(int(doublings) + 1, 0)
 
 
 def _measure(bench, name, program, sizes, data, seed, seconds):
@@ -239,6 +315,8 @@ def train_for(
 ) -> Iterator[dict[str, Any]]:
   """Trains for a time, and yields what the loss is meanwhile.
 
+  The programs should have run before: see `warm_up`.
+
   Args:
     program: the network's.
     sizes: what is trained.
@@ -257,14 +335,8 @@ def train_for(
       *map(np.asarray, program.evaluate(optimizer.target, validation))
     )
 
-  # Once, outside of the clock: devices load programs when they first run.
-  optimizer = program.start(seed)
-  evaluate()
   order = _order(len(train['inputs']), sizes.rows, seed)
-  optimizer, _ = program.step(optimizer, train, next(order), jnp.float32(0))
-  jax.block_until_ready(optimizer)
-  optimizer = program.start(seed)
-  jax.block_until_ready(optimizer)
+  optimizer = jax.block_until_ready(program.start(seed))
   elapsed, steps, before = 0.0, 0, None
   fractions, at_steps = list(FRACTIONS), sizes.steps_apart
   while fractions:

@@ -32,7 +32,8 @@ def trained():
 
 def test_the_rate_follows_the_clock():
   rates = [quality.learning_rate(f) for f in (0, 0.05, 0.1, 0.55, 1, 2)]
-  np.testing.assert_allclose(rates, [0, 0.005, 0.01, 0.0055, 0.001, 0.001])
+  expected = [0.001, 0.0055, 0.01, 0.0055, 0.001, 0.001]
+  np.testing.assert_allclose(rates, expected)
 
 
 def test_standard_error_is_that_of_many_samples():
@@ -86,6 +87,22 @@ def test_a_run_ends_with_its_time_and_learns(trained):
   assert steps == [2 * 2**n for n in range(len(steps))]
   assert at_time[-1]['loss'] < points[0]['loss']
   assert all(point['standard_error'] > 0 for point in points)
+
+
+@pytest.mark.parametrize('remaining', [1.0, 10.0, 100.0, 1000.0])
+def test_all_runs_fit_into_the_time_that_is_left(remaining):
+  costs = [quality.Costs(0.1, 0.02, 0.3), quality.Costs(0.2, 0.01, 0.2)]
+  seeds, seconds = quality.share_time(costs, SIZES, remaining)
+  whole = 0.0
+  for cost in costs:
+    steps = seconds / cost.step
+    doublings = sum(2 * 2**n <= steps + 1 for n in range(30))
+    evaluations = len(quality.FRACTIONS) + doublings
+    whole += cost.start + seconds + cost.step + evaluations * cost.evaluate
+  assert whole * seeds <= remaining
+  assert seeds == {1.0: 0, 10.0: 1, 100.0: 1, 1000.0: 3}[remaining]
+  if seeds:
+    assert whole * seeds > 0.8 * remaining
 
 
 def test_each_pass_has_each_row_once():
