@@ -90,8 +90,18 @@ def segment_dft_matrices(
   return cosine, sine
 
 
-def matmul(subscripts: str, matrix: Array, x: Array) -> Array:
-  """Multiplies in the matrix's type, adds in at least float32."""
+def matmul(
+  subscripts: str, matrix: Array, x: Array, dtype: jnp.dtype | None = None
+) -> Array:
+  """Multiplies in the matrix's type, adds in at least float32.
+
+  Args:
+    subscripts: of the einsum.
+    matrix: its first operand.
+    x: its second one.
+    dtype: of the result; None for that of the sums. A conversion afterwards
+      may be a pass of its own through twice the memory.
+  """
   total = jnp.promote_types(matrix.dtype, jnp.float32)
   # TPUs and GPUs would otherwise round float32 operands to bfloat16 or TF32.
   precision = 'highest' if matrix.dtype == total else 'default'
@@ -100,5 +110,5 @@ def matmul(subscripts: str, matrix: Array, x: Array) -> Array:
     matrix,
     x.astype(matrix.dtype),
     precision=precision,
-    preferred_element_type=total,
+    preferred_element_type=total if dtype is None else dtype,
   )

@@ -25,6 +25,12 @@ _MATMUL_MAX = {
 }
 
 
+# Backends whose matrix units compute all features in less time than it takes to
+# reverse the order of half of them: TPUs by their compiler's estimates, GPUs
+# until the kit (`benchmarks/accelerator`) has measured it.
+_ALL_FEATURES = ('gpu', 'tpu')
+
+
 _TARGET = contextvars.ContextVar('target_backend', default=None)
 
 
@@ -45,6 +51,15 @@ def target_backend(backend: str) -> Iterator[None]:
 def current_backend() -> str:
   """Returns the platform that programs are traced for."""
   return _TARGET.get() or jax.default_backend()
+
+
+def all_features_pay() -> bool:
+  """Whether matrices are better taken over all features than over half."""
+  return _known(current_backend()) in _ALL_FEATURES
+
+
+def _known(backend):
+  return backend if backend in ('cpu', 'tpu') else 'gpu'
 
 
 def check_choice(name: str, value: str, choices) -> None:
@@ -82,8 +97,5 @@ def choose_method(
   check_choice('method', method, Method)
   if method != 'auto':
     return method
-  limits = _MATMUL_MAX[kind]
-  backend = backend or current_backend()
-  if backend not in ('cpu', 'tpu'):
-    backend = 'gpu'
-  return 'matmul' if points <= limits.get(backend, 0) else 'fft'
+  backend = _known(backend or current_backend())
+  return 'matmul' if points <= _MATMUL_MAX[kind].get(backend, 0) else 'fft'

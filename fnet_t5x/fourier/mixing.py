@@ -20,8 +20,18 @@ from fnet_t5x.fourier.bluestein import bluestein_real
 from fnet_t5x.fourier.data_parallel import map_rows, map_shards, splits
 from fnet_t5x.fourier.dft_matrix import matmul
 from fnet_t5x.fourier.folded import folded_real
-from fnet_t5x.fourier.methods import Method, Scale, choose_method
-from fnet_t5x.fourier.plan import MixingPlan, make_mixing_plan, padded_plan
+from fnet_t5x.fourier.methods import (
+  Method,
+  Scale,
+  all_features_pay,
+  choose_method,
+)
+from fnet_t5x.fourier.plan import (
+  MixingPlan,
+  make_mixing_plan,
+  padded_plan,
+  scale_factor,
+)
 from fnet_t5x.fourier.sharded_mixing import (
   mix_embed_sharded,
   mix_length_sharded,
@@ -142,9 +152,10 @@ def _mix_rows(x, plan):
 def _mix_fft(x, plan):
   """Takes the FFT over the whole length."""
   tokens, embed = x.shape[-2:]
-  factor = _factor(tokens * embed, plan)
+  factor = scale_factor(tokens, plan.scale)
   if choose_method(plan.method, embed) == 'fft':
     half = jnp.fft.rfftn(widen(x), axes=(-2, -1)).real
+    factor *= scale_factor(embed, plan.scale)
   else:
     a, b = transform_embed(x, plan)
     half = jnp.fft.fft(jax.lax.complex(a, -b), axis=-2).real
@@ -155,22 +166,18 @@ def _mix_matrices(x, plan):
   """Takes matrices over length."""
   embed = x.shape[-1]
   kind = 'whole' if plan.matrices is None else 'features'
-  if choose_method(plan.method, embed, kind) == 'fft':
-    a, b = transform_embed(x, plan)
+  if choose_method(plan.method, embed, kind) == 'fft' or not all_features_pay():
+    a, b = transform_embed(x, plan, x.dtype)
     even, odd = sums_over_length(a, b, plan)
-    factor = _factor(embed, plan)
-    y = half_spectrum.unfold(even * factor, odd * factor, embed)
-    return y.astype(x.dtype)
-  # All features, not half of them: by the TPU compiler's estimates its matrix
-  # unit computes the other half in less time than it takes to reverse it. Two
-  # products with both cosines and sines in each, and nothing transposed or
-  # joined between them.
+    return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
+  # Two products with both cosines and sines in each, and nothing transposed or
+  # joined between them. What they give is in x's type: no pass in float32.
   matrices, rows = length_matrices(plan)
-  pair = matmul(f'{rows}cnm,bmk->bcnk', matrices, x).astype(x.dtype)
+  pair = matmul(f'{rows}cnm,bmk->bcnk', matrices, x, x.dtype)
   # XLA would compute the first product inside of the second, again and again.
   pair = jax.lax.optimization_barrier(pair)
-  y = matmul('ckd,bcnk->bnd', embed_matrices(plan, embed, x.dtype), pair)
-  return (y * _factor(embed, plan)).astype(x.dtype)
+  over_embed = embed_matrices(plan, embed, x.dtype)
+  return matmul('ckd,bcnk->bnd', over_embed, pair, x.dtype)
 
 
 def _mix_folded(x, plan):
@@ -178,18 +185,11 @@ def _mix_folded(x, plan):
   embed = x.shape[-1]
   a, b = transform_embed(x, plan)
   y, opposite = folded_real(a, b, plan.folded, plan.lengths)
-  y = half_spectrum.join(y, opposite, embed)
-  return (y * _factor(embed, plan)).astype(x.dtype)
+  return half_spectrum.join(y, opposite, embed).astype(x.dtype)
 
 
 def _mix_bluestein(x, plan):
   embed = x.shape[-1]
   a, b = transform_embed(x, plan)
   half = bluestein_real(jax.lax.complex(a, -b), plan.chirp, plan.kernel)
-  half = (half * _factor(embed, plan)).astype(x.dtype)
-  return half_spectrum.mirror_rows(half, embed, plan.lengths)
-
-
-def _factor(points, plan):
-  # What a plan holds for its rows has their 1 / sqrt(length) in it.
-  return points**-0.5 if plan.scale == 'ortho' else 1.0
+  return half_spectrum.mirror_rows(half.astype(x.dtype), embed, plan.lengths)

@@ -51,6 +51,9 @@ class MixingPlan:
     over_length: the cos and -sin that all rows share, None if they do not.
     over_embed: cos and sin over the features, None if they are not made
       beforehand.
+
+  Whatever it holds has scale 'ortho' in it: 1 / sqrt(length) or 1 /
+  sqrt(embed).
   """
 
   tokens: int
@@ -100,9 +103,7 @@ def padded_plan(
   if choose_method(method, tokens) == 'fft':
     return plan
   cosine, sine = dft_matrices(tokens, tokens, tokens)
-  matrices = jnp.stack([cosine, -sine])
-  if scale == 'ortho':
-    matrices = matrices * tokens**-0.5
+  matrices = jnp.stack([cosine, -sine]) * scale_factor(tokens, scale)
   return dataclasses.replace(plan, over_length=_made(matrices, dtype))
 
 
@@ -194,8 +195,21 @@ def row_lengths(
   return jnp.max(jnp.where(real, ends, 0), axis=1)
 
 
+def make_embed_matrices(
+  embed: int, scale: Scale
+) -> Float[Array, '2 embed embed']:
+  """Returns cos and sin of 2 pi i j / embed, scaled."""
+  matrices = jnp.stack(dft_matrices(embed, embed, embed))
+  return matrices * scale_factor(embed, scale)
+
+
+def scale_factor(points: int, scale: Scale) -> float:
+  """Returns what `scale` multiplies a transform of `points` points by."""
+  return points**-0.5 if scale == 'ortho' else 1.0
+
+
 def _norm(lengths):
-  """What 'ortho' multiplies transforms of these lengths by."""
+  """The same for 'ortho' and the lengths of rows."""
   return jax.lax.rsqrt(jnp.maximum(lengths, 1).astype(jnp.float32))
 
 
@@ -209,7 +223,7 @@ def _empty_plan(tokens, method, scale, embed, dtype):
 def _with_over_embed(plan, embed, kind, dtype):
   if embed is None or choose_method(plan.method, embed, kind) == 'fft':
     return plan
-  matrices = jnp.stack(dft_matrices(embed, embed, embed))
+  matrices = make_embed_matrices(embed, plan.scale)
   return dataclasses.replace(plan, over_embed=_made(matrices, dtype))
 
 

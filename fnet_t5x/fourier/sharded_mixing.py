@@ -36,7 +36,7 @@ def mix_length_sharded(
   padding = (0, 0), (0, 0), (0, 0), (0, -half % devices)
   pair = _exchange(jnp.pad(pair, padding), axis, give=3, take=2)
   pair = jnp.stack(transforms.real_over_length(pair[0], pair[1], plan))
-  pair = (pair * _embed_factor(embed, plan)).astype(x.dtype)
+  pair = pair.astype(x.dtype)
   pair = _exchange(pair, axis, give=2, take=3)[..., :half]
   return half_spectrum.join(pair[0], pair[1], embed)
 
@@ -53,15 +53,10 @@ def mix_embed_sharded(
   real, _ = transforms.real_over_length(x, zero, plan)
   imaginary, _ = transforms.real_over_length(zero, x, plan)
   pair = _exchange(jnp.stack([real, imaginary]), axis, give=2, take=3)
-  y = transforms.real_over_embed(pair[0], pair[1], plan)
-  y = (y * _embed_factor(y.shape[-1], plan)).astype(x.dtype)
+  y = transforms.real_over_embed(pair[0], pair[1], plan).astype(x.dtype)
   return _exchange(y, axis, give=2, take=1)
 
 
 def _exchange(x, axis, give, take):
   """Splits x along `give`, joins what others send along `take`."""
   return jax.lax.all_to_all(x, axis, give, take, tiled=True)
-
-
-def _embed_factor(embed, plan):
-  return embed**-0.5 if plan.scale == 'ortho' else 1.0

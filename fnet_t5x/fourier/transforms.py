@@ -9,24 +9,41 @@ from jaxtyping import Array, Float
 
 from fnet_t5x.fourier import half_spectrum
 from fnet_t5x.fourier.bluestein import bluestein_real
-from fnet_t5x.fourier.dft_matrix import dft_matrices, matmul
+from fnet_t5x.fourier.dft_matrix import matmul
 from fnet_t5x.fourier.folded import folded_real
 from fnet_t5x.fourier.methods import choose_method
-from fnet_t5x.fourier.plan import MixingPlan
+from fnet_t5x.fourier.plan import (
+  MixingPlan,
+  make_embed_matrices,
+  scale_factor,
+)
 
 Columns = Float[Array, 'batch length columns']
 
 
 def transform_embed(
-  x: Float[Array, 'batch length embed'], plan: MixingPlan
+  x: Float[Array, 'batch length embed'],
+  plan: MixingPlan,
+  dtype: jnp.dtype | None = None,
 ) -> tuple[Float[Array, 'batch length half'], Float[Array, '...']]:
-  """Returns a, b: a - i b is the transform over embed, its first half."""
+  """Returns a, b: a - i b is the transform over embed, its first half.
+
+  With scale 'ortho' it is divided by sqrt(embed).
+
+  Args:
+    x: activations.
+    plan: of their batch.
+    dtype: of the result where matrices make it; None for float32.
+  """
   embed = x.shape[-1]
   if choose_method(plan.method, embed) == 'fft':
-    spectrum = jnp.fft.rfft(widen(x))
+    spectrum = jnp.fft.rfft(widen(x)) * scale_factor(embed, plan.scale)
     return spectrum.real, -spectrum.imag
   cosine, sine = embed_matrices(plan, embed, x.dtype)[..., : embed // 2 + 1]
-  return matmul('dk,bmd->bmk', cosine, x), matmul('dk,bmd->bmk', sine, x)
+  return (
+    matmul('dk,bmd->bmk', cosine, x, dtype),
+    matmul('dk,bmd->bmk', sine, x, dtype),
+  )
 
 
 def real_over_embed(
@@ -34,10 +51,14 @@ def real_over_embed(
   imaginary: Float[Array, 'batch length embed'],
   plan: MixingPlan,
 ) -> Float[Array, 'batch length embed']:
-  """Returns Re(F_embed z) of z = real + i imaginary."""
+  """Returns Re(F_embed z) of z = real + i imaginary.
+
+  With scale 'ortho' it is divided by sqrt(embed).
+  """
   embed = real.shape[-1]
   if choose_method(plan.method, embed) == 'fft':
-    return jnp.fft.fft(jax.lax.complex(widen(real), widen(imaginary))).real
+    z = jax.lax.complex(widen(real), widen(imaginary))
+    return jnp.fft.fft(z).real * scale_factor(embed, plan.scale)
   cosine, sine = embed_matrices(plan, embed, real.dtype)
   return matmul('dk,bmd->bmk', cosine, real) + matmul(
     'dk,bmd->bmk', sine, imaginary
@@ -117,14 +138,14 @@ def length_matrices(plan: MixingPlan) -> tuple[Array, Literal['b', '']]:
 def embed_matrices(
   plan: MixingPlan, embed: int, dtype: jnp.dtype
 ) -> Float[Array, '2 embed embed']:
-  """Returns cos and sin over features."""
+  """Returns cos and sin over features, as the plan scales them."""
   if plan.over_embed is not None:
     return plan.over_embed
-  return jnp.stack(dft_matrices(embed, embed, embed, dtype))
+  return make_embed_matrices(embed, plan.scale).astype(dtype)
 
 
 def _fft(a, b, plan):
-  factor = plan.tokens**-0.5 if plan.scale == 'ortho' else 1.0
+  factor = scale_factor(plan.tokens, plan.scale)
   y = jnp.fft.fft(jax.lax.complex(widen(a), -widen(b)), axis=-2).real * factor
   return y, jnp.concatenate([y[:, :1], y[:, :0:-1]], axis=1)
 

@@ -1,11 +1,12 @@
 """Mixing against float64 NumPy: values, gradients, scales, ways, types."""
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnet_t5x.fourier import reference
+from fnet_t5x.fourier import methods, reference
 from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
 
 # Odd, even, prime, a power of two, and one: for both axes.
@@ -19,6 +20,16 @@ def relative_error(actual, expected):
   largest = np.abs(expected).max()
   assert largest > 0
   return np.abs(actual - expected).max() / largest
+
+
+@pytest.fixture(params=['fft', 'matmul', 'matmul, all features'])
+def method(request):
+  """Each way, and the matrices of accelerators."""
+  if request.param in ('fft', 'matmul'):
+    yield request.param
+    return
+  with methods.target_backend('tpu'):
+    yield 'matmul'
 
 
 def normal(*shape, dtype='float32', seed=0):
@@ -41,7 +52,6 @@ def value_and_pullback(function, x, cotangent):
   return both(x, cotangent)
 
 
-@pytest.mark.parametrize('method', ['fft', 'matmul'])
 @pytest.mark.parametrize('scale', ['ortho', 'none'])
 @pytest.mark.parametrize('shape', SHAPES)
 def test_padded_equals_numpy(shape, scale, method):
@@ -53,7 +63,6 @@ def test_padded_equals_numpy(shape, scale, method):
   assert relative_error(grad, reference.mix_padded(float64(ct), scale)) < 1e-5
 
 
-@pytest.mark.parametrize('method', ['fft', 'matmul'])
 @pytest.mark.parametrize('scale', ['ortho', 'none'])
 @pytest.mark.parametrize('shape', SHAPES)
 def test_exact_equals_numpy(shape, scale, method):
@@ -85,7 +94,6 @@ def packed(length):
   return segments, positions
 
 
-@pytest.mark.parametrize('method', ['fft', 'matmul'])
 @pytest.mark.parametrize('scale', ['ortho', 'none'])
 @pytest.mark.parametrize('shape', [(16, 6), (13, 13), (12, 5)])
 def test_packed_equals_numpy(shape, scale, method):
@@ -104,7 +112,6 @@ def test_packed_equals_numpy(shape, scale, method):
 
 @pytest.mark.parametrize('mode', ['padded', 'bluestein', 'matrices'])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('method', ['fft', 'matmul'])
 def test_long_rows_keep_their_precision(method, dtype, mode):
   # 509 is prime; phases of p * q up to 260,000 turns lose digits in float32.
   x = normal(2, 509, 48, dtype=dtype)
@@ -120,7 +127,7 @@ def test_long_rows_keep_their_precision(method, dtype, mode):
       length_method={'bluestein': 'fft', 'matrices': 'matmul'}[mode],
       dtype=dtype,
     )
-    y = jax.jit(mix)(x, plan)
+    y = jax.jit(lambda x, plan: mix(x, plan))(x, plan)
     expected = reference.mix_exact(float64(x), lengths)
   assert y.dtype == x.dtype
   assert relative_error(y, expected) < TOLERANCE[dtype]
@@ -191,6 +198,41 @@ def test_a_plan_for_matrices_holds_them_all(lengths):
     assert 'dot_general' in program
     # What the plan lacks, each layer would make anew.
     assert (' cos ' in program) == made
+
+
+@pytest.mark.parametrize('mode', ['rows', 'whole', 'packed'])
+def test_products_of_matrices_are_in_the_type_of_activations(mode):
+  x = normal(3, 16, 32, dtype='bfloat16')
+  segments, positions = packed(16)
+
+  def function(x):
+    if mode == 'whole':
+      return fourier_mix(x, method='matmul')
+    plan = make_mixing_plan(
+      segments,
+      positions if mode == 'packed' else None,
+      method='matmul',
+      embed=32,
+      dtype=x.dtype,
+    )
+    return mix(x, plan)
+
+  with methods.target_backend('tpu'):
+    jaxpr = jax.make_jaxpr(lambda x: jax.vjp(function, x)[1](x))(x)
+  products = [
+    variable.aval.dtype.name
+    for equation in every_equation(jaxpr.jaxpr)
+    if equation.primitive.name == 'dot_general'
+    for variable in equation.outvars
+  ]
+  assert set(products) == {'bfloat16'}
+
+
+def every_equation(jaxpr):
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
+      yield from every_equation(inner)
 
 
 def test_padded_plan_ignores_the_mask():

@@ -21,6 +21,7 @@ from fnet_t5x.benchmarks.accelerator.programs import (
   repeated,
   time_calls,
 )
+from fnet_t5x.fourier import methods
 from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
 from fnet_t5x.layers.attention import MultiHeadDotProductAttention
 
@@ -137,9 +138,26 @@ def make_cases(shape: Shape, setting: Setting) -> dict[str, Case]:
     ),
   }
   for name, way in ways.items():
+    if name == 'exact, ragged, matrices':
+      continue
     needs = 0.0 if name.endswith('Bluestein') else 3 * matrices
     cases[name] = Case(planned(way, ragged), needs_bytes=needs)
+  # Which of the two 'matrices' is, backends choose.
+  way = jax.jit(ways['exact, ragged, matrices'])
+  for name, backend in (('all', 'gpu'), ('half of the', 'cpu')):
+    cases[f'exact, ragged, matrices, {name} features'] = Case(
+      lambda backend=backend: (_mix_as_on(backend), (way(ragged()),)),
+      needs_bytes=3 * matrices,
+    )
   return cases | attention_cases(shape, setting)
+
+
+def _mix_as_on(backend):
+  def mix_as_there(x, plan):
+    with methods.target_backend(backend):
+      return mix(x, plan)
+
+  return mix_as_there
 
 
 def attention_cases(shape: Shape, setting: Setting) -> dict[str, Case]:
