@@ -96,7 +96,7 @@ def log(folder, index=0) -> str:
 
 def wait_for(folder, text, index=0) -> None:
   """Waits until a process has said something."""
-  for _ in range(3000):
+  for _ in range(9000):
     if text in log(folder, index):
       return
     time.sleep(0.02)

@@ -18,6 +18,8 @@ import tensorstore
 from etils import epath
 from flax import serialization, traverse_util
 
+from fnet_t5x.runtime.damaged_checkpoints import DamagedError
+
 _FILE = 'checkpoint'
 _REMEDY = 'fetch the checkpoint again'
 
@@ -39,7 +41,7 @@ class LegacyCheckpoint:
     """Reads what there is.
 
     Raises:
-      ValueError: the file is of a version before 2, or no T5X checkpoint, or
+      DamagedError: the file is of a version before 2, or no T5X checkpoint, or
         is cut.
     """
     self._directory = epath.Path(directory)
@@ -61,10 +63,11 @@ class LegacyCheckpoint:
     if not isinstance(version, int) or version < 2:
       raise self._no_checkpoint()
 
-  def _no_checkpoint(self) -> ValueError:
-    return ValueError(
+  def _no_checkpoint(self) -> DamagedError:
+    return DamagedError(
       f'{self._directory}: its file {_FILE!r} is no T5X checkpoint of version '
-      f'2 or 3, or is cut; {_REMEDY}'
+      '2 or 3, or is cut',
+      _REMEDY,
     )
 
   def read(
@@ -73,7 +76,7 @@ class LegacyCheckpoint:
     """Returns one leaf on the mesh.
 
     Raises:
-      ValueError: its array is not all there, or of another shape than the
+      DamagedError: its array is not all there, or of another shape than the
         checkpoint says, as after a broken download.
     """
     leaf = self.leaves[name]
@@ -92,19 +95,20 @@ class LegacyCheckpoint:
     try:
       array = tensorstore.open({'driver': 'zarr', 'kvstore': url}).result()
     except ValueError as error:
-      raise ValueError(
-        f'{folder}: missing or damaged ({str(error).splitlines()[0]}); '
-        f'{_REMEDY}'
+      raise DamagedError(
+        f'{folder}: missing or damaged ({str(error).splitlines()[0]})', _REMEDY
       ) from error
     if array.shape != shape:
-      raise ValueError(
+      raise DamagedError(
         f'{folder}: an array of shape {array.shape}, where the checkpoint '
-        f'says {shape}; {_REMEDY}'
+        f'says {shape}',
+        _REMEDY,
       )
     if array.dtype.name != described.dtype.name:
-      raise ValueError(
+      raise DamagedError(
         f'{folder}: an array of {array.dtype.name}, where the checkpoint says '
-        f'{described.dtype.name}; {_REMEDY}'
+        f'{described.dtype.name}',
+        _REMEDY,
       )
     chunk = array.chunk_layout.read_chunk.shape
     counts = [-(-n // c) for n, c in zip(shape, chunk, strict=True)]
@@ -116,14 +120,14 @@ class LegacyCheckpoint:
     # Without a fill value every chunk is stored; one that is not there would
     # be read as zeros.
     if array.fill_value is None and stored < count:
-      raise ValueError(
-        f'{folder}: {count - stored} of {count} chunks are missing; {_REMEDY}'
+      raise DamagedError(
+        f'{folder}: {count - stored} of {count} chunks are missing', _REMEDY
       )
     try:
       return array.read().result()
     except ValueError as error:
-      raise ValueError(
-        f'{folder}: damaged ({str(error).splitlines()[0]}); {_REMEDY}'
+      raise DamagedError(
+        f'{folder}: damaged ({str(error).splitlines()[0]})', _REMEDY
       ) from error
 
 

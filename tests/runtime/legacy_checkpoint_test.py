@@ -1,5 +1,6 @@
 """T5X's older checkpoints, its public ones, fill our T5 and our hybrid."""
 
+import itertools
 import json
 import shutil
 
@@ -12,7 +13,7 @@ import tensorstore
 from flax import serialization, traverse_util
 
 from fnet_t5x.networks import t5
-from fnet_t5x.runtime import checkpoint_names, models
+from fnet_t5x.runtime import checkpoint_names, models, train
 from fnet_t5x.runtime.checkpoints import RestoreCheckpointConfig
 
 STEP = 1_000_000
@@ -223,6 +224,33 @@ def test_a_cut_file_is_one_line(checkpoint, tmp_path, length):
       RestoreCheckpointConfig(path=str(copy), mode='specific')
     )
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda f: (f / EMBEDDING / '0.1').unlink(),
+    lambda f: (f / 'checkpoint').write_bytes(b''),
+  ],
+)
+def test_a_run_goes_on_from_the_last_whole_one(
+  checkpoint, state, tmp_path, damage, capsys
+):
+  for step in (STEP - 1, STEP):
+    shutil.copytree(checkpoint, tmp_path / f'checkpoint_{step}')
+  damage(tmp_path / f'checkpoint_{STEP}')
+  restored, _ = train._last_whole_state(
+    str(tmp_path),
+    small_runs.make_initializer(t5_model()).from_checkpoint,
+    itertools.repeat(None),
+    save_dataset=False,
+  )
+  np.testing.assert_array_equal(
+    *(jax.tree.leaves(s)[0] for s in (state, restored))
+  )
+  assert f'checkpoint_{STEP}' in capsys.readouterr().out
+  found = sorted(path.name for path in tmp_path.iterdir())
+  assert found == [f'checkpoint_{STEP - 1}', f'damaged_checkpoint_{STEP}']
 
 
 def test_layers_are_told_together():

@@ -28,9 +28,13 @@ HALVES = {
 }
 
 
-def terminate(folder, running, which):
+# Of one chain of runs.
+STOPS = 5
+
+
+def terminate(folder, running, which, first_step=0):
   """Sends SIGTERM at a random moment of training."""
-  t5x_processes.wait_for(folder, 'Training: step 0')
+  t5x_processes.wait_for(folder, f'Training: step {first_step}')
   time.sleep(random.uniform(0, 1.5))
   running[which].send_signal(signal.SIGTERM)
 
@@ -72,13 +76,17 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
       MODEL_DIR=str(model_dir),
     )
 
-  # No run is so fast that it ends before the signal reaches it.
-  with run(stopped, 10**6) as running:
-    terminate(tmp_path, running, which=-1)
-    t5x_processes.finish(tmp_path, running, code=143)
-  (step,) = {stopped_at(tmp_path, index) for index in range(processes)}
-  assert step > 0
-  assert steps(stopped)[-1] == step
+  step = 0
+  for stop in range(STOPS):
+    # No run is so fast that it ends before the signal reaches it.
+    with run(stopped, 10**6) as running:
+      terminate(tmp_path, running, which=stop % processes, first_step=step)
+      t5x_processes.finish(tmp_path, running, code=143)
+    # All processes, and none before where the last one stopped.
+    before = step
+    (step,) = {stopped_at(tmp_path, index) for index in range(processes)}
+    assert step > before
+    assert steps(stopped)[-1] == step
   total = step + 60
   for model_dir in (stopped, whole):
     with run(model_dir, total) as running:
