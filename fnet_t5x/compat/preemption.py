@@ -1,5 +1,7 @@
 """A checkpoint on SIGTERM, for T5X: its loop can save, but knows no signals.
 
+Ctrl-C of a single process is taken likewise.
+
 T5X's training loop saves an emergency checkpoint where its trainer raises
 `PreemptionError`. Here is a trainer that does so after the step under way,
 whichever command trains: gin files take it as `trainer.Trainer`.
@@ -9,13 +11,15 @@ others, and all agree on the step (by Orbax's use of
 `jax.experimental.multihost_utils.reached_preemption_sync_point`).
 """
 
+import contextlib
 import signal
-import threading
 from collections.abc import Callable
 
 import jax
 from orbax.checkpoint import multihost
 from t5x import trainer as trainer_lib
+
+from fnet_t5x import stop_signals
 
 __all__ = ['PREEMPTED', 'Trainer', 'exit_code']
 
@@ -30,16 +34,15 @@ class Trainer(trainer_lib.Trainer):
   first, an evaluation for one.
   """
 
-  _terminated = False
-  _signal_before = None
+  _received = None
+  _deferred = contextlib.nullcontext()
   _next_step = 0
 
   def close(self):
-    """Waits for what is being written, and lets go of SIGTERM."""
+    """Waits for what is being written, and lets go of the signals."""
     super().close()
-    if self._signal_before is not None:
-      signal.signal(signal.SIGTERM, self._signal_before)
-      self._signal_before = None
+    self._deferred.__exit__(None, None, None)
+    self._deferred = contextlib.nullcontext()
 
   def train(self, batch_iter, num_steps, start_step=None):
     """Takes steps, as T5X's trainer does.
@@ -69,32 +72,41 @@ class Trainer(trainer_lib.Trainer):
       self._next_step += 1
       if self._is_preempted():
         self.train_metrics_manager.flush()
-        raise trainer_lib.PreemptionError(
-          f'stopped by SIGTERM at step {self._next_step}'
-        )
+        raise self._preemption_error()
       return self.train_state, metrics
 
     self._compiled_train_step = take_step
     # From here on there is something to lose. Where there are several processes
     # JAX has a handler of its own.
-    main = threading.current_thread() is threading.main_thread()
-    if jax.process_count() == 1 and main:
-      self._signal_before = signal.signal(signal.SIGTERM, self._terminate)
+    if jax.process_count() == 1 and self._received is None:
+      self._deferred = stop_signals.deferred(stop=lambda: None, say=_print_line)
+      self._received = self._deferred.__enter__()
 
-  def _terminate(self, signum, frame) -> None:
-    del signum, frame
-    self._terminated = True
+  def _preemption_error(self):
+    interrupted = self._received and self._received.signal == signal.SIGINT
+    by = 'Ctrl-C' if interrupted else 'SIGTERM'
+    error = trainer_lib.PreemptionError(
+      f'stopped by {by} at step {self._next_step}'
+    )
+    error.exit_code = self._received.exit_code if self._received else PREEMPTED
+    return error
 
   def _is_preempted(self) -> bool:
-    if jax.process_count() == 1:
-      return self._terminated
+    if self._received is not None:
+      return self._received.signal is not None
     # Every process asks after every step: the first step that none has taken
     # yet is the one where all stop.
     return multihost.reached_preemption(self._next_step)
 
 
+def _print_line(line):
+  print(line, flush=True)
+
+
 def exit_code(run: Callable[[], int]) -> int:
-  """Returns what a training run returns, or `PREEMPTED` where it was stopped.
+  """Returns what a training run returns, or the signal's where it was stopped.
+
+  A shell's exit codes: 143 for SIGTERM, 130 for Ctrl-C.
 
   T5X has saved by then, unless the run saves no checkpoints.
   """
@@ -103,4 +115,4 @@ def exit_code(run: Callable[[], int]) -> int:
   except trainer_lib.PreemptionError as error:
     # Gin adds where the call came from.
     print(str(error).splitlines()[0], flush=True)
-    return PREEMPTED
+    return getattr(error, 'exit_code', PREEMPTED)

@@ -53,6 +53,9 @@ RUN = """
 import itertools, os, signal, sys, time
 import jax, jax.numpy as jnp
 index, port, total = map(int, sys.argv[1:])
+from fnet_t5x import stop_signals
+# As fnet_t5x.train does, before anything else.
+stop_signals.end_process()
 if port:
   jax.distributed.initialize(f'localhost:{port}', 2, index)
 from fnet_t5x.compat import preemption
@@ -77,9 +80,9 @@ def run():
     # What an emergency checkpoint would hold.
     print('state', int(trainer.train_state), flush=True)
     raise
-  assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
   trainer.close()
-  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  print('closed', flush=True)
+  time.sleep(60)
   return 0
 
 sys.exit(preemption.exit_code(run))
@@ -122,25 +125,39 @@ def start(tmp_path):
     process.kill()
 
 
-@pytest.mark.parametrize('processes', [1, 2])
-def test_all_stop_after_the_same_step(start, processes):
+STOPPED = {signal.SIGTERM: ('SIGTERM', 143), signal.SIGINT: ('Ctrl-C', 130)}
+
+
+# Of several processes only SIGTERM reaches all.
+@pytest.mark.parametrize(
+  ('processes', 'number'),
+  [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM)],
+)
+def test_all_stop_after_the_same_step(start, processes, number):
   running = start(processes)
   for process in running:
     assert process.stdout.readline() == 'training\n'
   time.sleep(0.2)
-  running[-1].send_signal(signal.SIGTERM)
+  running[-1].send_signal(number)
   said = [process.communicate(timeout=60)[0] for process in running]
-  assert [process.returncode for process in running] == [143] * processes
+  name, code = STOPPED[number]
+  assert [process.returncode for process in running] == [code] * processes
   # Every batch is a one: the state is the number of steps.
   assert len(set(said)) == 1, said
   match = re.fullmatch(
-    r'flushed\nstate (\d+)\nstopped by SIGTERM at step (\d+)\n', said[0]
+    rf'(?:.*stopping after the step.*\n)?flushed\nstate (\d+)\n'
+    rf'stopped by {name} at step (\d+)\n',
+    said[0],
   )
-  assert match and match[1] == match[2]
+  assert match, said
+  assert match[1] == match[2]
   assert int(match[1]) > 3
 
 
 def test_a_run_that_ends_by_itself_lets_go_of_the_signal(start):
   (process,) = start(1, total=1000)
-  assert process.communicate(timeout=60)[0] == 'training\n'
-  assert process.returncode == 0
+  assert process.stdout.readline() == 'training\n'
+  assert process.stdout.readline() == 'closed\n'
+  # There is no step to wait for any more.
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=10) == 143
