@@ -1,8 +1,8 @@
-"""One command for all: `fnet-t5x COMMAND ...`.
+"""Command-line entry point: `fnet-t5x COMMAND ...`.
 
   fnet-t5x train --gin_file=gin/experiments/quickstart.gin
 
-`fnet-t5x COMMAND --help` tells what a command does, with examples and flags.
+`fnet-t5x COMMAND --help` describes a command, with examples and flags.
 """
 
 import difflib
@@ -12,24 +12,24 @@ import sys
 import textwrap
 
 _WIDTH = 80
-# Commands, the modules that they run, and what they do.
+# Module and summary of each command.
 COMMANDS = {
   'quickstart': ('quickstart', 'trains on a shipped corpus, continues texts'),
   'train': ('train', 'trains a model'),
   'eval': ('eval', 'evaluates a checkpoint on a task'),
-  'infer': ('infer', 'predictions or scores of a task, as JSON lines'),
-  'generate': ('generate', 'continues a text'),
-  'report': ('report', 'draws runs: loss, learning rate, speed'),
+  'infer': ('infer', 'writes predictions or scores of a task as JSON lines'),
+  'generate': ('generate', 'continues texts'),
+  'report': ('report', 'plots runs: loss, learning rate, speed'),
   'tasks': ('tasks.catalog', 'lists the tasks'),
-  'show': ('tasks.show', 'examples of a task'),
+  'show': ('tasks.show', 'shows examples of a task'),
   'vocabulary': ('tasks.text_vocabulary', 'trains a vocabulary on texts'),
-  'plan': ('plan', 'what a run takes on devices that are not here'),
-  'convert': ('convert', 'checkpoints into another layout'),
-  'benchmark': ('benchmarks', 'times a part of the project'),
-  'launch': ('xm_launch.launch', 'a run on Vertex AI'),
-  'tpu-vm': ('xm_launch.tpu_vm', 'a run on a TPU VM or pod'),
+  'plan': ('plan', 'estimates the cost of a run, for absent devices'),
+  'convert': ('convert', 'converts checkpoints to another layout'),
+  'benchmark': ('benchmarks', 'measures a part of the project'),
+  'launch': ('xm_launch.launch', 'launches a run on Vertex AI'),
+  'tpu-vm': ('xm_launch.tpu_vm', 'runs on a TPU VM or pod'),
 }
-# Those of which the next word names a module of the folder.
+# Commands whose next word names a module of the folder.
 _FOLDERS = {
   'convert': ('scan',),
   'benchmark': (
@@ -62,7 +62,7 @@ def help_text() -> str:
 
 
 def folder_help(name: str) -> str:
-  """Returns what the command of a folder may be followed by."""
+  """Returns the subcommands of a folder's command."""
   lines = [f'  fnet-t5x {name} {each} --help' for each in _FOLDERS[name]]
   return '\n'.join([f'{name}: {COMMANDS[name][1]}', '', *lines]) + '\n'
 
@@ -74,7 +74,7 @@ def module_of(words: list[str]) -> tuple[str, list[str]]:
     words: the command line, without the program's name.
 
   Raises:
-    ValueError: there is no such command.
+    ValueError: for an unknown command.
   """
   name, *rest = words
   if name not in COMMANDS:
@@ -84,7 +84,7 @@ def module_of(words: list[str]) -> tuple[str, list[str]]:
     return module, rest
   if not rest:
     raise ValueError(
-      f'fnet-t5x {name}: name one of {", ".join(_FOLDERS[name])} after it'
+      f'fnet-t5x {name}: name one of {", ".join(_FOLDERS[name])}'
     )
   if rest[0] not in _FOLDERS[name]:
     raise ValueError(_unknown(f'{name} {rest[0]}', _FOLDERS[name]))
@@ -112,8 +112,8 @@ def main() -> None:
   except ValueError as error:
     sys.stderr.write(f'error: {error}\n')
     sys.exit(2)
-  # As `python -m` would: gin files reach a command's function as a member of
-  # `__main__`, and argparse shows the module's file.
+  # As `python -m` would: gin files refer to a command's function as a member
+  # of `__main__`.
   sys.argv = [importlib.util.find_spec(module).origin, *rest]
   runpy.run_module(module, run_name='__main__', alter_sys=True)
 

@@ -1,9 +1,9 @@
-"""The TPU's library on a machine without a TPU: JAX shall not start it.
+"""Hiding `libtpu` from JAX on machines without a TPU.
 
-`libtpu` is a compiler too, which `fnet_t5x.plan` needs anywhere. Where JAX
-finds it installed it also looks for the TPU, and without one it prints errors
-and C++ stacks. Commands that run a model hide it from JAX in that case; GPUs
-and other plugins stay as they are.
+`libtpu` is also a compiler, which `fnet_t5x.plan` needs on any machine. But
+where it is installed JAX looks for a TPU, and prints errors and C++ stacks if
+there is none. Commands that run a model therefore hide it from JAX on machines
+without a TPU. GPUs and other plugins are unaffected.
 """
 
 import os
@@ -11,7 +11,7 @@ import pathlib
 import sys
 from collections.abc import Mapping
 
-# Set where there is a TPU, or by a user who wants one tried.
+# Set on machines with a TPU, or by users who want JAX to look for one.
 _VARIABLES = (
   'TPU_NAME',
   'TPU_WORKER_ID',
@@ -24,23 +24,22 @@ _VARIABLES = (
   'JAX_FORCE_TPU_INIT',
 )
 _GOOGLE = '0x1ae0'
-# Virtual disks and network cards of Google's machines: PCI classes 01 and 02.
+# Virtual disks and network cards of Google Cloud VMs: PCI classes 01 and 02.
 _OTHER_CLASSES = ('0x01', '0x02')
 
 
 def hide_library() -> bool:
-  """Hides `libtpu` from this process's JAX where there is no TPU.
+  """Hides `libtpu` from this process's JAX if there is no TPU.
 
-  Call it before JAX's first use. A JAX_PLATFORMS of the user's stays in force:
-  then nothing is hidden.
+  To be called before JAX is first used. If the user has set JAX_PLATFORMS,
+  nothing is hidden.
 
   Returns:
-    Whether it is hidden; whether it was installed does not matter.
+    Whether it is hidden, installed or not.
   """
   if os.environ.get('JAX_PLATFORMS') or is_present(os.environ):
     return False
-  # Python's way to have an import fail. JAX then does what it does where the
-  # library is not installed.
+  # Makes the import fail, as if the library were not installed.
   sys.modules['libtpu'] = None
   return True
 
@@ -48,11 +47,11 @@ def hide_library() -> bool:
 def is_present(
   environment: Mapping[str, str], root: pathlib.Path = pathlib.Path('/')
 ) -> bool:
-  """Returns whether there are signs of a TPU; in doubt there are.
+  """Returns whether there are signs of a TPU; True in doubt.
 
   Args:
     environment: environment variables.
-    root: of the file system.
+    root: root of the file system.
   """
   if any(name in environment for name in _VARIABLES):
     return True

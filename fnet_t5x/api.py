@@ -1,4 +1,4 @@
-"""Models from Python, in a program or a notebook: `fnet_t5x.load`."""
+"""The Python API for trained models: `fnet_t5x.load`."""
 
 import os
 import sys
@@ -11,30 +11,30 @@ _ENGINE = 'FNET_T5X_ENGINE'
 
 
 def load(model_dir: str, checkpoint_step: int | None = None) -> 'TextGenerator':
-  """Loads the model of a training run, to continue texts with.
+  """Loads the model of a training run for text generation.
 
       generator = fnet_t5x.load('runs/quickstart')
       generator.generate('My fellow citizens,', num_samples=3, seed=1)
       for piece in generator.stream('My fellow citizens,', temperature=0):
         print(piece, end='')
 
-  Several models can be loaded, one after the other. Loading clears gin's
-  configuration in this process: it describes the last model only.
+  Several models can be loaded one after another. Loading clears this process's
+  gin configuration.
 
   Args:
     model_dir: the folder of a training run, or a checkpoint in it.
-    checkpoint_step: which checkpoint; None for the last one.
+    checkpoint_step: step of the checkpoint; None for the last one.
 
   Raises:
-    FileNotFoundError: `model_dir` is no folder of a training run, or holds no
-      such checkpoint.
-    ValueError: its configuration may run code of others, or does not fit the
-      checkpoint; or the engine is T5X.
+    FileNotFoundError: if `model_dir` is not the folder of a training run, or
+      has no such checkpoint.
+    ValueError: if its configuration may run untrusted code or does not match
+      the checkpoint, or if the engine is T5X.
   """
   from fnet_t5x import absent_tpu
   from fnet_t5x.runtime import model_directory
 
-  # Before the imports, which take long; a remote folder takes one of them.
+  # Fails before the slow imports; for remote folders it needs one of them.
   if '://' not in os.fspath(model_dir):
     model_directory.locate(model_dir, checkpoint_step)
   absent_tpu.hide_library()
@@ -55,12 +55,12 @@ def load(model_dir: str, checkpoint_step: int | None = None) -> 'TextGenerator':
 
 
 def _use_runtime() -> None:
-  """Chooses the embedded runtime for what is imported from now on.
+  """Selects the embedded runtime for all later imports.
 
-  Whichever engine trained the model: both save the same checkpoints.
+  It loads models trained by either engine: both write the same checkpoints.
 
   Raises:
-    ValueError: T5X was chosen already.
+    ValueError: if T5X has been selected already.
   """
   before = os.environ.get(_ENGINE)
   os.environ[_ENGINE] = before or 'runtime'
@@ -73,6 +73,6 @@ def _use_runtime() -> None:
       os.environ[_ENGINE] = before
   if engine.USES_T5X:
     raise ValueError(
-      'fnet_t5x.load takes the embedded runtime, and this process uses T5X: '
+      'fnet_t5x.load needs the embedded runtime, and this process uses T5X: '
       f'set {_ENGINE}=runtime, or unset it, before fnet_t5x is imported'
     )

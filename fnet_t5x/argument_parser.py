@@ -1,4 +1,4 @@
-"""Command lines of commands that take no gin files, such as benchmarks."""
+"""Command-line parser of commands without gin files, such as benchmarks."""
 
 import argparse
 from typing import NoReturn
@@ -7,7 +7,7 @@ from typing import NoReturn
 class _Formatter(
   argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
 ):
-  """A docstring as it is, and the defaults that are something."""
+  """Help with the description unwrapped, and with non-empty defaults."""
 
   def _get_help_string(self, action: argparse.Action) -> str | None:
     if action.default in (None, False, '', []):
@@ -16,14 +16,14 @@ class _Formatter(
 
 
 class ArgumentParser(argparse.ArgumentParser):
-  """argparse's, for commands without gin files; errors are one line."""
+  """An argparse parser that reports an error as one line."""
 
   def __init__(self, module: str, description: str):
-    """Makes a parser without arguments.
+    """Creates a parser without arguments.
 
     Args:
-      module: what `python -m` runs.
-      description: its docstring: what it does, and an example.
+      module: the module that `python -m` runs.
+      description: its docstring, with an example.
     """
     super().__init__(
       prog=f'python -m {module}',
@@ -32,5 +32,5 @@ class ArgumentParser(argparse.ArgumentParser):
     )
 
   def error(self, message: str) -> NoReturn:
-    """Ends the program with a line, and exit code 2."""
+    """Exits with one line and exit code 2."""
     self.exit(2, f'error: {message}\n')

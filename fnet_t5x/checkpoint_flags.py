@@ -1,4 +1,4 @@
-"""Flags of evaluation and inference: a checkpoint named by its folder."""
+"""Command-line flags of evaluation and inference."""
 
 import glob
 import os
@@ -19,11 +19,13 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'model_dir',
     None,
-    'The folder of a training run, or a checkpoint_<step> in it: model, task, '
+    'Folder of a training run, or a checkpoint_<step> in it. Model, task, '
     'lengths and vocabulary are those saved there; no --gin_file is needed.',
   )
   flags.DEFINE_integer(
-    'checkpoint_step', None, 'Which checkpoint of --model_dir; else the last.'
+    'checkpoint_step',
+    None,
+    'Step of the checkpoint in --model_dir; the last by default.',
   )
   flags.DEFINE_string(
     'task',
@@ -35,30 +37,32 @@ def define_flags() -> None:
     'split', None, 'Split of the task, short for --gin.SPLIT.'
   )
   flags.DEFINE_integer(
-    'num_examples', None, 'The first so many examples of each task; else all.'
+    'num_examples',
+    None,
+    'Number of examples per task, from the first; all by default.',
   )
   flags.DEFINE_string(
     'output_dir',
     None,
-    'Folder of the results; else eval/ or infer/ in --model_dir.',
+    'Folder for the results; eval/ or infer/ in --model_dir by default.',
   )
 
 
 def expand(run_mode: str) -> list[tuple[str, str]]:
-  """Puts what the flags say into --gin_file and --gin_bindings.
+  """Translates the flags to entries of --gin_file and --gin_bindings.
 
-  Bindings that are given come after those of the flags.
+  The user's own bindings come last and override those of the flags.
 
   Args:
     run_mode: 'eval' or 'infer'.
 
   Returns:
-    The gin that comes before the files: name and text of what is used of the
-    configuration in --model_dir.
+    Gin to be parsed before the files: name and text of the saved configuration
+    in --model_dir, reduced to what may be used of it.
 
   Raises:
     FileNotFoundError, ValueError: as `model_directory.locate` and
-      `model_directory.read_config`; or flags that do not go together.
+      `model_directory.read_config`; or if flags exclude each other.
   """
   given = flags.FLAGS
   bindings = []
@@ -81,7 +85,7 @@ def expand(run_mode: str) -> list[tuple[str, str]]:
     given.gin_file = [run_file, *given.gin_file]
   elif given.checkpoint_step is not None:
     raise ValueError(
-      '--checkpoint_step chooses a checkpoint of --model_dir; give that too'
+      '--checkpoint_step needs --model_dir, the folder of the checkpoint'
     )
   if output_dir is not None:
     folder = os.path.expanduser(output_dir)
@@ -91,13 +95,13 @@ def expand(run_mode: str) -> list[tuple[str, str]]:
 
 
 def check_text_files(macros: Mapping[str, gin_check.Macro]) -> None:
-  """Refuses a task of text files that are not on this machine any more.
+  """Checks that a text task's files still exist.
 
   Args:
     macros: of the configuration, the gin files and the bindings.
 
   Raises:
-    FileNotFoundError: no file is left.
+    FileNotFoundError: if no file is left.
   """
   values = {name: macro.value for name, macro in macros.items()}
   if not str(values.get('MIXTURE_OR_TASK_NAME')).startswith(_TEXT_TASKS):
@@ -108,20 +112,20 @@ def check_text_files(macros: Mapping[str, gin_check.Macro]) -> None:
   patterns = values.get(name)
   if isinstance(patterns, str):
     patterns = [patterns]
-  # What is set in another way, or not on this machine, is looked for later.
+  # References and remote files are resolved later, when gin is parsed.
   if not isinstance(patterns, (list, tuple)) or not all(
     isinstance(p, str) and '://' not in p for p in patterns
   ):
     return
   if patterns and not any(glob.glob(os.path.expanduser(p)) for p in patterns):
     raise FileNotFoundError(
-      f'the text of this run is gone: no file matches {" or ".join(patterns)}; '
-      f'say where it is: --gin.{name}="\'/data/*.txt\'"'
+      f'no file matches {" or ".join(patterns)}, the text of this run; give '
+      f'its present path: --gin.{name}="\'/data/*.txt\'"'
     )
 
 
 def named_directory() -> model_directory.ModelDirectory:
-  """Returns what --model_dir and --checkpoint_step name.
+  """Returns the directory that --model_dir and --checkpoint_step name.
 
   Raises:
     FileNotFoundError, ValueError: as `model_directory.locate`.
@@ -133,7 +137,7 @@ def named_directory() -> model_directory.ModelDirectory:
 def parse_gin(search_paths: Sequence[str]) -> None:
   """Parses the configuration in --model_dir, the gin files and the bindings.
 
-  A task with lengths of its own takes them where --task names it.
+  If --task names a task that has its own feature lengths, those apply.
 
   Raises:
     FileNotFoundError, ValueError: as `model_directory.parse`.
@@ -158,14 +162,14 @@ def _num_examples(run_mode: str, count: int) -> list[str]:
   from fnet_t5x.compat import engine
 
   if count < 1:
-    raise ValueError(f'--num_examples={count}: give 1 or more')
+    raise ValueError(f'--num_examples={count}: must be at least 1')
   if not engine.USES_T5X:
     bindings = [
       f'{gin_check.RUN_FUNCTIONS[run_mode][0]}.num_examples = {count}'
     ]
   elif run_mode == 'infer':
     raise ValueError(
-      "--num_examples: T5X's infer takes every example; set "
+      "--num_examples: T5X's infer always runs on all examples; set "
       'FNET_T5X_ENGINE=runtime'
     )
   else:
@@ -176,7 +180,10 @@ def _num_examples(run_mode: str, count: int) -> list[str]:
 
 
 def _own_lengths(task: str, saved: dict[str, int]) -> dict[str, int]:
-  """Returns the lengths of an evaluation task, or of other features."""
+  """Returns a task's lengths if the saved ones do not apply, else {}.
+
+  They do not apply to evaluation tasks, and to tasks with other features.
+  """
   from fnet_t5x.tasks import catalog, evaluation_table
 
   entry = catalog.CATALOG.get(task)

@@ -21,9 +21,9 @@ from fnet_t5x import checkpoint_flags, gin_check, number_ranges
 from fnet_t5x.gin_root import gin_root
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
-# `0`: a run's end leaves the next commands out; who started it shows them.
+# If `0`, a run does not end by suggesting commands; its parent process does.
 COMMANDS_VARIABLE = 'FNET_T5X_NEXT_COMMANDS'
-# Errors that the user's input causes and the user's input can mend.
+# Errors that the user's input causes, and can fix.
 INPUT_ERRORS = (
   ValueError,
   KeyError,
@@ -32,7 +32,7 @@ INPUT_ERRORS = (
   AttributeError,
   TypeError,
   SyntaxError,
-  # A gin value that leads back to itself.
+  # A gin value that refers to itself.
   RecursionError,
 )
 _NO_GIN_FILE = {
@@ -43,7 +43,8 @@ _NO_GIN_FILE = {
   'infer': 'nothing to infer with: give --model_dir, the folder of a training '
   'run; or --gin_file, such as --gin_file=gin/runs/infer.gin',
 }
-# What both engines would otherwise take, and train badly or save nothing with.
+# Both engines accept values out of these ranges, and train badly or save
+# nothing.
 _RANGES = {
   'LEARNING_RATE': {'minimum': 0},
   'WARMUP_STEPS': {'minimum': 0},
@@ -59,49 +60,50 @@ _WIDTH = 80
 def define_flags() -> None:
   """Defines T5X's command-line flags."""
   flags.DEFINE_multi_string(
-    'gin_file', [], 'Gin file; repeat it for several, later ones override.'
+    'gin_file', [], 'Gin file; repeat for several, later ones override.'
   )
   flags.DEFINE_multi_string(
     'gin_bindings', [], 'One gin binding; --gin.NAME=VALUE is short for it.'
   )
   flags.DEFINE_list(
-    'gin_search_paths', ['.'], 'Folders to look for gin files in.'
+    'gin_search_paths', ['.'], 'Folders to search for gin files.'
   )
   flags.DEFINE_string(
-    'tfds_data_dir', None, 'Folder of TFDS datasets, for every task.'
+    'tfds_data_dir', None, 'Folder of TFDS datasets, for all tasks.'
   )
   flags.DEFINE_list(
-    'seqio_additional_cache_dirs', [], 'Folders holding cached tasks.'
+    'seqio_additional_cache_dirs', [], 'Folders of cached tasks.'
   )
 
 
 def define_process_flags() -> None:
-  """Defines T5X's flags of a run by several processes."""
+  """Defines T5X's flags for runs of several processes."""
   flags.DEFINE_boolean(
     'multiprocess_gpu',
     False,
     'Join the other processes of the run, on GPU, TPU or CPU: calls '
-    'jax.distributed.initialize. On a TPU pod the three flags below are found.',
+    'jax.distributed.initialize. On a TPU pod it finds the values of the three '
+    'flags below.',
   )
   flags.DEFINE_string(
     'coordinator_address', None, 'Address and port of the first process.'
   )
-  flags.DEFINE_integer('process_count', None, 'How many processes there are.')
-  flags.DEFINE_integer('process_index', None, 'The number of this process.')
+  flags.DEFINE_integer('process_count', None, 'Number of processes.')
+  flags.DEFINE_integer('process_index', None, 'Index of this process.')
 
 
 def rewrite_gin_args(args: Sequence[str]) -> list[str]:
   """Turns `--gin.NAME=VALUE` into `--gin_bindings=NAME = VALUE`.
 
   Raises:
-    ValueError: an argument starts with `--gin.` and has no `=`.
+    ValueError: if an argument starts with `--gin.` and has no `=`.
   """
   rewritten = []
   for arg in args:
     if arg.startswith('--gin.'):
       name, equals, value = arg.removeprefix('--gin.').partition('=')
       if not equals:
-        raise ValueError(f'{arg}: write --gin.NAME=VALUE')
+        raise ValueError(f'{arg}: use --gin.NAME=VALUE')
       arg = f'--gin_bindings={name} = {value}'
     rewritten.append(arg)
   return rewritten
@@ -110,8 +112,8 @@ def rewrite_gin_args(args: Sequence[str]) -> list[str]:
 def one_line(error: BaseException) -> str:
   """Returns an error's message as one line, without gin's call trail.
 
-  The message of an error that names no cause, such as a TypeError, follows its
-  type and the configurable that it came from.
+  Errors such as TypeError, whose messages say little, are prefixed by their
+  type and the configurable that raised them.
   """
   message = str(error)
   if isinstance(error, KeyError) and error.args:
@@ -119,19 +121,19 @@ def one_line(error: BaseException) -> str:
   if isinstance(error, RecursionError):
     # Its own message is gin's call trail, of thousands of lines.
     return (
-      'what the gin files and bindings describe refers to itself, or is nested '
-      'too deeply'
+      'a value in the gin files or bindings refers to itself, or is nested too '
+      'deeply'
     )
   message, *trail = re.split(r'\n\s*In call to configurable ', message)
   if message.startswith('in user code:'):
-    # TensorFlow's traceback of a traced function; its last line counts.
+    # TensorFlow's traceback of a traced function; its last line is the error.
     message = re.split(r'\n\s*\w+Error: ', message)[-1]
   if type(error).__module__.startswith('tensorflow.'):
-    # What a Python function in the input pipeline raised, if one did.
+    # The error of a Python function in the input pipeline, if any.
     raised = re.findall(r'^(?:\w+\.)*\w+Error: (.+)$', message, re.MULTILINE)
     message = raised[-1] if raised else message
   message = ' '.join(message.split())
-  # gin raises subclasses of its own, of the same name.
+  # By name: gin raises its own subclasses, of the same name.
   kind = type(error).__name__
   if kind in ('TypeError', 'KeyError', 'AttributeError') or not message:
     where = f' in {trail[0].split()[0]}' if trail else ''
@@ -140,8 +142,8 @@ def one_line(error: BaseException) -> str:
 
 
 def _is_input_error(error: Exception) -> bool:
-  # TensorFlow's errors come from its input pipeline, the one thing it does
-  # here; an error class of its own must not be imported for it.
+  # TensorFlow only runs the input pipeline, so its errors are about input. By
+  # module name, since TensorFlow must not be imported for this.
   from_tensorflow = type(error).__module__.startswith('tensorflow.')
   return from_tensorflow or isinstance(error, (flags.Error, *INPUT_ERRORS))
 
@@ -167,7 +169,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def search_paths() -> list[str]:
-  """Returns the folders to look for gin files in."""
+  """Returns the folders to search for gin files."""
   return [*flags.FLAGS.gin_search_paths, gin_root()]
 
 
@@ -175,8 +177,8 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
   """Parses gin files and bindings into gin's global configuration.
 
   Raises:
-    ValueError: a binding names nothing that exists.
-    FileNotFoundError: no search path holds one of the files.
+    ValueError: if a binding names nothing that exists.
+    FileNotFoundError: if a file is in none of the search paths.
   """
   from fnet_t5x.runtime import gin_utils
 
@@ -186,21 +188,21 @@ def parse_gin(files: Sequence[str], bindings: Sequence[str]) -> None:
 def read(
   argv: Sequence[str], description: str, arguments: bool = False
 ) -> list[str]:
-  """Reads the command line by the flags that are defined.
+  """Parses the command line by the flags defined so far.
 
-  `--help` prints the description and the flags, and ends the program.
+  `--help` prints the description and the flags, and exits.
 
   Args:
-    argv: the command line, the program's name first.
-    description: the command's docstring: what it does, and an example.
-    arguments: whether it takes arguments that are no flags.
+    argv: the command line, starting with the program's name.
+    description: the command's docstring, with an example.
+    arguments: whether positional arguments are allowed.
 
   Returns:
-    Those.
+    The positional arguments.
 
   Raises:
-    flags.Error: a flag that does not exist, or a value that it cannot take.
-    ValueError: an argument that is no flag, where there may be none.
+    flags.Error: for an unknown flag, or an invalid value.
+    ValueError: for a positional argument that is not allowed.
   """
   logging.addLevelName(logging.WARNING, 'warning')
   logging.basicConfig(format='%(levelname)s: %(message)s')
@@ -227,7 +229,7 @@ def help_text(description: str) -> str:
       lines.append(f'  --[no]{flag.name}')
     else:
       lines.append(f'  --{flag.name}=...')
-    # absl adds to what may be repeated that it may, on a line of its own.
+    # absl appends a line about repetition to the help of multi flags.
     text = (flag.help or '').split(';\n')[0]
     if flag.default not in (None, [], False, ''):
       text += f' (default: {flag.default_as_str})'
@@ -244,10 +246,10 @@ def _name(flag: flags.Flag) -> str:
 
 
 def read_run(argv: Sequence[str], run_mode: str, description: str) -> None:
-  """Reads the command line of a run, and checks its gin files.
+  """Parses the command line of a run, and checks its gin files.
 
-  Nothing is imported for it: what is wrong is said within a second. With
-  `--list_macros` it prints the macros, and ends the program.
+  Imports nothing that they name, so that errors show within a second.
+  `--list_macros` prints the macros, and exits.
 
   Args:
     argv: the command line.
@@ -256,19 +258,19 @@ def read_run(argv: Sequence[str], run_mode: str, description: str) -> None:
 
   Raises:
     flags.Error, ValueError, FileNotFoundError: as `read` and
-      `gin_check.check`; or no gin file.
+      `gin_check.check`; or if there is no gin file.
   """
   define_flags()
   define_process_flags()
   flags.DEFINE_boolean(
     'list_macros',
     False,
-    'Print the macros that --gin.NAME=VALUE sets, with the values that the '
-    'given files and bindings give them, and end.',
+    'Print the macros that --gin.NAME=VALUE can set, with their values in the '
+    'given files and bindings, and exit.',
   )
   if run_mode == 'train':
     flags.DEFINE_string(
-      'model_dir', None, "The run's folder: short for --gin.MODEL_DIR."
+      'model_dir', None, "The run's folder, short for --gin.MODEL_DIR."
     )
   else:
     checkpoint_flags.define_flags()
@@ -298,10 +300,9 @@ def read_run(argv: Sequence[str], run_mode: str, description: str) -> None:
 
 
 def read_planned_run(argv: Sequence[str], description: str) -> None:
-  """Reads the command line of a command that plans a training run.
+  """Parses the command line of a command that plans a training run.
 
-  It names the gin files of the run, and may leave out what a plan does not
-  need.
+  It names the run's gin files, which may omit what a plan does not need.
 
   Raises:
     flags.Error, ValueError, FileNotFoundError: as `read_run`.
@@ -311,14 +312,14 @@ def read_planned_run(argv: Sequence[str], description: str) -> None:
   given = flags.FLAGS
   if not given.gin_file:
     raise ValueError(
-      'no --gin_file given; name those of a training run, such as '
+      'no --gin_file given; name the gin files of a training run, such as '
       '--gin_file=gin/experiments/small_c4_span_corruption.gin'
     )
   gin_check.read(given.gin_file, given.gin_bindings, search_paths())
 
 
 def macro_table(contents: gin_check.Contents) -> str:
-  """Returns the macros of gin files: name, value, and where it is set."""
+  """Returns a table of macros: name, value, and the file that sets it."""
   rows = [
     (name, repr(contents.macros[name].value), contents.macros[name].file)
     if name in contents.macros
@@ -326,7 +327,7 @@ def macro_table(contents: gin_check.Contents) -> str:
     for name in contents.known
   ]
   widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
-  # A long value pushes its own file away, not those of all others.
+  # Values wider than this shift the file of their own row only.
   widths[1] = min(widths[1], 28)
   return ''.join(
     f'{name:<{widths[0]}}  {value:<{widths[1]}}  {file}'.rstrip() + '\n'
@@ -335,7 +336,7 @@ def macro_table(contents: gin_check.Contents) -> str:
 
 
 def start(argv: Sequence[str], run_mode: str, description: str) -> None:
-  """Reads the command line of a run, and imports TensorFlow.
+  """Parses the command line of a run, and imports TensorFlow.
 
   Args:
     argv: the command line.
@@ -343,22 +344,22 @@ def start(argv: Sequence[str], run_mode: str, description: str) -> None:
     description: for `--help`.
 
   Raises:
-    flags.Error, ValueError, FileNotFoundError: as `read_run`; or there is no
-      such engine.
+    flags.Error, ValueError, FileNotFoundError: as `read_run`; or for an
+      unknown engine.
   """
   read_run(argv, run_mode, description)
   from fnet_t5x.compat import engine
 
   if flags.FLAGS.multiprocess_gpu:
     join_processes(engine.USES_T5X)
-  # At once: a signal must not find half a line.
+  # One write: a signal must not interrupt a half-written line.
   sys.stdout.write(
     f'engine: {engine.engine_name()}\nimporting TensorFlow and JAX ...\n'
   )
   sys.stdout.flush()
   import_tensorflow()
   if engine.USES_T5X:
-    # T5X tells how a run goes by its log alone.
+    # T5X reports progress only in its log.
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.INFO)
 
@@ -367,13 +368,13 @@ def join_processes(uses_t5x: bool) -> None:
   """Joins the other processes of the run, before JAX looks for devices.
 
   Raises:
-    ValueError: the engine is the embedded runtime, or it is not known where
-      the other processes are.
+    ValueError: if the engine is the embedded runtime, or the address of the
+      other processes is unknown.
   """
   if not uses_t5x:
     raise ValueError(
-      '--multiprocess_gpu: the embedded runtime is one process; several are '
-      "T5X's job: install it (README: Engines)"
+      '--multiprocess_gpu: the embedded runtime runs in one process; for '
+      'several, install T5X (README: Engines)'
     )
   import jax
 
@@ -390,19 +391,19 @@ def join_processes(uses_t5x: bool) -> None:
 
 
 def use_runtime() -> None:
-  """Chooses the runtime, for commands that are its own.
+  """Selects the embedded runtime, for commands that T5X lacks.
 
-  Whichever engine trained: both write the same checkpoints.
+  They read checkpoints of either engine: both write the same.
   """
   os.environ['FNET_T5X_ENGINE'] = 'runtime'
 
 
 def import_tensorflow() -> None:
-  """Imports TensorFlow without its start-up notes, and keeps it off GPUs.
+  """Imports TensorFlow without start-up messages, and keeps it off GPUs.
 
-  It reads data here and nothing else; what it takes of a GPU, JAX lacks. Its
-  libraries write notes while they load, before they read TF_CPP_MIN_LOG_LEVEL:
-  they are held back, and shown if the import fails.
+  It only reads data here, and GPU memory that it takes is lost to JAX. Its
+  libraries print messages while they load, before they read
+  TF_CPP_MIN_LOG_LEVEL: those are suppressed, unless the import fails.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   with stderr_held_back():
@@ -414,7 +415,7 @@ def import_tensorflow() -> None:
 
 @contextlib.contextmanager
 def stderr_held_back() -> Iterator[None]:
-  """Drops what the block writes to standard error, unless it raises."""
+  """Discards the block's standard error, unless the block raises."""
   sys.stderr.flush()
   kept = os.dup(2)
   with tempfile.TemporaryFile() as held:
@@ -444,7 +445,7 @@ def run(function: Callable[..., object]) -> int:
   import gin
   import seqio
 
-  # What it imports is configurable: before gin's configuration is locked.
+  # Its imports register configurables: before gin's configuration is locked.
   from fnet_t5x.tasks import text_notice
 
   if flags.FLAGS.tfds_data_dir:
@@ -461,13 +462,13 @@ def run(function: Callable[..., object]) -> int:
 
   kept_vocabulary.use_configured(function.__name__)
   if function.__name__ == 'train':
-    _tell_of_text(text_notice.lines)
+    _print_text_notice(text_notice.lines)
   result = configured()
   return result if isinstance(result, int) else 0
 
 
-def _tell_of_text(lines_of: Callable[..., Sequence[str]]) -> None:
-  """Prints what is known of a run's own text, whichever engine trains."""
+def _print_text_notice(lines_of: Callable[..., Sequence[str]]) -> None:
+  """Prints the notice about a run's text files, with either engine."""
   from fnet_t5x.runtime import gin_utils
 
   values = [
@@ -479,14 +480,14 @@ def _tell_of_text(lines_of: Callable[..., Sequence[str]]) -> None:
       'TRAIN_STEPS',
     )
   ]
-  # Other gin files may bind those without macros; the engine checks them.
+  # Other gin files may bind these without macros; the engine checks them.
   if all(values):
     for line in lines_of(*values):
       print(line, flush=True)
 
 
 def _check_configured(function: Callable[..., object]) -> None:
-  """Refuses gin files that leave an argument of `function` out."""
+  """Checks that gin binds every required argument of `function`."""
   import gin
 
   name = function.__name__

@@ -1,37 +1,39 @@
-"""What a run's data pipeline counts: documents left out, and why not silently.
+"""Counters of a run's data pipeline, such as skipped documents.
 
-Imports neither JAX nor TensorFlow. tf.data reads ahead in threads of its own.
+Imports neither JAX nor TensorFlow. Thread-safe: tf.data reads ahead in its own
+threads.
 """
 
 import collections
 import threading
 from collections.abc import Mapping
 
-# Of their names in metrics.
+# Prefix of counters among metrics.
 _PREFIX = 'data/'
 _LOCK = threading.Lock()
 _COUNTS: collections.Counter[str] = collections.Counter()
 
 
 def add(name: str, amount: int = 1) -> int:
-  """Adds to a counter of this run, and returns what it counts now."""
+  """Adds to a counter of this run, and returns its new value."""
   with _LOCK:
     _COUNTS[name] += amount
     return _COUNTS[name]
 
 
 def counts() -> dict[str, int]:
-  """Returns what was counted in this run so far, by name."""
+  """Returns the counters of this run, by name."""
   with _LOCK:
     return dict(_COUNTS)
 
 
 def restore(values: Mapping[str, object]) -> None:
-  """Goes on from what a run had counted; a run that starts had nothing.
+  """Sets the counters to those of a run that resumes.
 
   Args:
-    values: its last metrics, the counts as 'data/<name>' among them. What is
-      no count is left out: the file that they are from may be anybody's.
+    values: its last metrics, with the counters as 'data/<name>' among them.
+      Anything that is not a valid count is ignored, since the file they come
+      from is not trusted.
   """
   kept = {
     name.removeprefix(_PREFIX): value
@@ -44,5 +46,5 @@ def restore(values: Mapping[str, object]) -> None:
 
 
 def reset() -> None:
-  """Sets all counters to nothing."""
+  """Removes all counters."""
   restore({})

@@ -1,9 +1,9 @@
-r"""An evaluation run, by either engine: `python -m fnet_t5x.eval`.
+r"""Evaluation with either engine: `python -m fnet_t5x.eval`.
 
   python -m fnet_t5x.eval --model_dir=runs/small
 
 takes the model, the task and the last checkpoint from the folder of a training
-run. Or gin files say all of it:
+run. Gin files can describe the same in full:
 
   python -m fnet_t5x.eval --gin_file=gin/models/fnet_t5_small.gin \
     --gin_file=gin/objectives/span_corruption.gin \
@@ -20,7 +20,7 @@ if __name__ == '__main__':
   with command_line.one_line_errors():
     absent_tpu.hide_library()
     command_line.start(sys.argv, 'eval', __doc__)
-    # Gin files reach the engine's function as `__main__.evaluate`, as T5X's do.
+    # Gin files refer to it as `__main__.evaluate`, as T5X's do.
     from fnet_t5x.compat.eval import evaluate
 
     sys.exit(command_line.run(evaluate))

@@ -1,4 +1,4 @@
-"""Examples as a person reads them: texts in the place of token ids."""
+"""Human-readable examples: texts instead of token ids."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ def texts(
     features: of the task.
 
   Returns:
-    The texts that were tokenized, by their names (`inputs_pretokenized`);
-    where a task keeps none, the text of the ids by the feature's name.
+    The texts before tokenization, by their names (`inputs_pretokenized`); for
+    features without one, the decoded ids, by the feature's name.
   """
   shown = {k: plain(v) for k, v in example.items() if k.endswith(_TEXT)}
   for name, feature in features.items():
@@ -30,7 +30,7 @@ def texts(
 
 
 def plain(value: Any) -> Any:
-  """Returns an array or its bytes as JSON takes it."""
+  """Returns an array, or bytes, as a value that JSON can represent."""
   if isinstance(value, bytes):
     return value.decode('utf-8')
   if hasattr(value, 'tolist'):
@@ -52,7 +52,7 @@ class JSONLogger(seqio.JSONLogger):
     inferences: Mapping[str, Sequence[Any]] | None,
     targets: Sequence[Any] | None,
   ) -> None:
-    """Writes metrics and rows, as SeqIO's."""
+    """Writes metrics and examples, as SeqIO's logger does."""
     if dataset is not None:
       features = seqio.get_mixture_or_task(task_name).output_features
       dataset = _readable(dataset, features)
@@ -62,21 +62,21 @@ class JSONLogger(seqio.JSONLogger):
 def _readable(
   dataset: tf.data.Dataset, features: Mapping[str, seqio.Feature]
 ) -> tf.data.Dataset:
-  """The examples, with `texts` in the place of what they stand for."""
+  """Replaces the token ids of examples by texts, as `texts` does."""
   spec = dataset.element_spec
-  decoded, left_out = {}, set()
+  decoded, dropped = {}, set()
   for name, feature in features.items():
     if name not in spec or spec[name].shape.rank != 1:
       continue
     if f'{name}{_TEXT}' in spec:
-      left_out.add(name)
+      dropped.add(name)
     elif spec[name].dtype.is_integer and not isinstance(
       feature.vocabulary, seqio.PassThroughVocabulary
     ):
       decoded[name] = feature.vocabulary
 
   def readable(example):
-    shown = {k: v for k, v in example.items() if k not in left_out}
+    shown = {k: v for k, v in example.items() if k not in dropped}
     for name, vocabulary in decoded.items():
       shown[name] = tf.numpy_function(
         lambda ids, vocabulary=vocabulary: vocabulary.decode(

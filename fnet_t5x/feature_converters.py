@@ -17,12 +17,12 @@ _MODEL_FEATURES = {
 
 
 class MaskedLMFeatureConverter(seqio.FeatureConverter):
-  """For encoder-only models that predict some of their inputs' tokens.
+  """Converter for encoder-only models that predict some of their input tokens.
 
-  `seqio.EncoderFeatureConverter` takes the loss where the inputs hold the mask
-  token, and misses the tokens that are to be predicted but were left as they
-  are, or replaced by random ones. This one takes it where `loss_weights` say.
-  Names of model features are seqio's.
+  `seqio.EncoderFeatureConverter` computes the loss where the input is the mask
+  token, and so misses tokens to be predicted that were kept or replaced by
+  random ones. This converter uses the task's `loss_weights` instead. Names of
+  model features are SeqIO's.
 
   Example, packed, with [CLS] = 8, [SEP] = 6, [MASK] = 9:
 
@@ -72,7 +72,7 @@ class MaskedLMFeatureConverter(seqio.FeatureConverter):
       return converted
 
     if self.pack:
-      # Packing takes zeros for padding, and drops them.
+      # Packing drops zeros as padding.
       ds = ds.map(shift, num_parallel_calls=tf.data.AUTOTUNE)
     ds = self._pack_or_pad(ds, task_feature_lengths)
     return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
@@ -80,16 +80,16 @@ class MaskedLMFeatureConverter(seqio.FeatureConverter):
   def get_model_feature_lengths(
     self, task_feature_lengths: Mapping[str, int]
   ) -> dict[str, int]:
-    """Length by model feature; those of aligned task features must be equal.
+    """Returns the length of each model feature.
 
     Raises:
-      ValueError: they are not.
+      ValueError: if lengths of aligned task features differ.
     """
     aligned = {key: task_feature_lengths[key] for key in _MODEL_FEATURES}
     if len(set(aligned.values())) > 1:
       raise ValueError(
-        f'the lengths {aligned} differ, but these features belong together'
-        ' position by position: give them one length in TASK_FEATURE_LENGTHS'
+        f'the lengths {aligned} differ, but these features are aligned token by'
+        ' token: give them the same length in TASK_FEATURE_LENGTHS'
       )
     lengths = {
       self._model_feature(key): task_feature_lengths[key]
@@ -102,10 +102,10 @@ class MaskedLMFeatureConverter(seqio.FeatureConverter):
 
 
 class NextSentenceFeatureConverter(MaskedLMFeatureConverter):
-  """For models that also tell whether the second text continues the first.
+  """Converter for masked LMs that also predict the next-sentence label.
 
   Adds `encoder_type_ids` [length], 1 on the second text and 0 elsewhere, and
-  `next_sentence_labels` [1], 1 where the second text is from elsewhere.
+  `next_sentence_labels` [1], 1 if the second text does not continue the first.
   """
 
   TASK_FEATURES: _Specs = dict.fromkeys(
@@ -117,15 +117,15 @@ class NextSentenceFeatureConverter(MaskedLMFeatureConverter):
   )
 
   def __init__(self, pack: bool = False, **kwargs):
-    """See `seqio.FeatureConverter`.
+    """Takes the arguments of `seqio.FeatureConverter`.
 
     Raises:
-      ValueError: `pack` is true: there is one label a row.
+      ValueError: if `pack` is true: there is one label per row.
     """
     if pack:
       raise ValueError(
-        'examples with next-sentence labels cannot be packed, there is one'
-        ' label a row: set pack to False'
+        'examples with next-sentence labels cannot be packed, since there is'
+        ' one label per row: set pack to False'
       )
     super().__init__(pack=False, **kwargs)
 

@@ -1,4 +1,4 @@
-r"""Continues texts with a trained model.
+r"""Text generation with a trained model: `python -m fnet_t5x.generate`.
 
   python -m fnet_t5x.generate --model_dir=runs/quickstart \
     --prompt="My fellow citizens,"
@@ -6,10 +6,10 @@ r"""Continues texts with a trained model.
     --prompt_file=prompts.txt --num_samples=3 --temperature=1
   python -m fnet_t5x.generate --model_dir=runs/quickstart
 
-The prompt is --prompt, or each line of --prompt_file or of standard input; on
-a terminal it is asked for (Ctrl-D ends, Ctrl-C stops a text). One text is
-printed alone; of several, each follows a line with the beginning of its
-prompt. The same command prints the same texts.
+The prompt is --prompt, or each line of --prompt_file or of standard input. A
+terminal prompts for input (Ctrl-C stops a text, Ctrl-D quits). If there are
+several texts, each follows a line with the beginning of its prompt. The same
+command prints the same texts.
 """
 
 import contextlib
@@ -39,44 +39,47 @@ def define_flags() -> None:
   """Defines the command-line flags."""
   flags.DEFINE_string('model_dir', None, 'Folder of a training run.')
   flags.DEFINE_integer(
-    'checkpoint_step', None, 'Step of the checkpoint; else the last one.'
+    'checkpoint_step', None, 'Step of the checkpoint; the last by default.'
   )
   flags.DEFINE_string('prompt', None, 'The text to continue.')
   flags.DEFINE_string('prompt_file', None, 'A file with one prompt per line.')
   flags.DEFINE_boolean(
     'truncate_prompt',
     False,
-    'Keep the end of a prompt that is longer than the model reads; else it is '
-    'an error.',
+    "Truncate prompts longer than the model's maximum from the left, instead "
+    'of failing.',
   )
   flags.DEFINE_integer('num_samples', 1, 'Texts per prompt.')
   flags.DEFINE_integer(
-    'max_tokens', None, 'Maximum number of tokens; else what the decoder takes.'
+    'max_tokens',
+    None,
+    "Maximum number of tokens to generate; the decoder's maximum by default.",
   )
   flags.DEFINE_float(
     'temperature',
     None,
-    'Below 1 likely tokens become likelier; 0 takes the likeliest. (default: '
-    f'{DEFAULT_TEMPERATURE})',
+    'Sampling temperature: below 1, likely tokens become likelier; 0 is greedy '
+    f'decoding. (default: {DEFAULT_TEMPERATURE})',
   )
   flags.DEFINE_integer(
     'top_k',
     None,
-    'Sample from so many likeliest tokens; 0 for all. (default: '
+    'Sample from the k most likely tokens; 0 for all. (default: '
     f'{DEFAULT_TOP_K}, without --top_p)',
   )
   flags.DEFINE_float(
     'top_p',
     0.0,
-    'Sample from the likeliest tokens of this total probability; 0 for all.',
+    'Sample from the most likely tokens with this total probability; 0 for '
+    'all.',
   )
   flags.DEFINE_integer(
-    'num_beams', 1, 'Beam search with so many beams, instead of sampling.'
+    'num_beams', 1, 'Number of beams; more than 1 is beam search.'
   )
   flags.DEFINE_integer(
     'no_repeat_ngram_size',
     0,
-    'No sequence of so many tokens occurs twice within a text; 0: it may.',
+    'Length in tokens of n-grams that may not repeat in a text; 0 for none.',
   )
   flags.DEFINE_integer('seed', 0, 'Seed of the sampling.')
 
@@ -85,7 +88,7 @@ def options() -> GenerationOptions:
   """Returns the options that the flags set.
 
   Raises:
-    ValueError: a value is out of range, or two exclude each other.
+    ValueError: if a value is out of range, or two exclude each other.
   """
   given = flags.FLAGS
   try:
@@ -107,17 +110,15 @@ def options() -> GenerationOptions:
 
 
 def given_prompts() -> list[str] | None:
-  """Returns the prompts that flags or standard input give.
-
-  None stands for a terminal, on which they are asked for.
+  """Returns the prompts from flags or standard input; None for a terminal.
 
   Raises:
-    ValueError: there is none, or they are no UTF-8.
-    OSError: the file cannot be read.
+    ValueError: if there is none, or they are not UTF-8.
+    OSError: if the file cannot be read.
   """
   given = flags.FLAGS
   if given.prompt is not None and given.prompt_file is not None:
-    raise ValueError('--prompt and --prompt_file: give one of them')
+    raise ValueError('--prompt and --prompt_file: give only one of them')
   if given.prompt is not None:
     if not given.prompt.strip():
       raise ValueError('--prompt is empty: give some text to continue')
@@ -146,24 +147,24 @@ def _lines(content: bytes, name: str) -> list[str]:
   except UnicodeDecodeError as error:
     line = content.count(b'\n', 0, error.start) + 1
     raise ValueError(
-      f'{name}, line {line}: no UTF-8 text; convert it to UTF-8'
+      f'{name}, line {line}: not UTF-8; convert it to UTF-8'
     ) from error
-  # Not `splitlines`, which ends lines at characters that texts hold too.
+  # Not `splitlines`, which also splits at characters that occur within texts.
   lines = [line.rstrip('\r') for line in text.split('\n')]
   lines = [line for line in lines if line.strip()]
   if not lines:
-    raise ValueError(f'{name} holds no prompt: give one per line, or --prompt')
+    raise ValueError(f'{name} has no prompt: give one per line, or --prompt')
   return lines
 
 
-def asked_prompts() -> Iterator[str]:
-  """Yields the lines that a person types, until Ctrl-D."""
-  # Arrow keys, and lines typed before.
+def typed_prompts() -> Iterator[str]:
+  """Yields the lines that the user types, until Ctrl-D."""
+  # Line editing and history.
   with contextlib.suppress(ImportError):
     import readline  # noqa: F401
   while True:
     try:
-      line = _ask()
+      line = _read_typed_line()
     except EOFError:
       sys.stderr.write('\n')
       return
@@ -174,10 +175,10 @@ def asked_prompts() -> Iterator[str]:
       yield line
 
 
-def _ask() -> str:
+def _read_typed_line() -> str:
   if sys.stdout.isatty():
     return input('> ')
-  # The texts go elsewhere, and the question must not be among them.
+  # Standard output is redirected: keep the prompt sign out of the texts.
   sys.stderr.write('> ')
   sys.stderr.flush()
   line = sys.stdin.readline()
@@ -187,37 +188,47 @@ def _ask() -> str:
 
 
 class Printer:
-  """Prints the texts of prompts, told apart where there are several."""
+  """Printer of generated texts, with labels if there are several."""
 
   def __init__(
-    self, generator: 'TextGenerator', how: GenerationOptions, labelled: bool
+    self,
+    generator: 'TextGenerator',
+    generation_options: GenerationOptions,
+    labelled: bool,
   ):
-    """Takes a model and its options; `labelled` if there are more prompts."""
+    """Creates a printer.
+
+    Args:
+      generator: the model.
+      generation_options: its options.
+      labelled: whether to label texts by the number of their prompt.
+    """
     self._generator = generator
-    self._how = how
+    self._options = generation_options
     self._labelled = labelled
     self._printed = 0
 
   def print_texts(self, prompt: str, number: int) -> None:
-    """Generates and prints the texts of one prompt; one alone is streamed."""
-    how = self._how
-    if how.num_samples == 1 and how.num_beams == 1:
+    """Generates and prints the texts of one prompt; streams a single sample."""
+    chosen = self._options
+    if chosen.num_samples == 1 and chosen.num_beams == 1:
       self._print_label(prompt, number, 1)
-      stream = self._generator.text_stream(prompt, how)
+      stream = self._generator.text_stream(prompt, chosen)
       for piece in stream:
         _write(piece)
       _write('\n')
       self._note_cut(stream.ended, number, 1)
       return
-    for sample, text in enumerate(self._generator.texts(prompt, how), start=1):
+    texts = self._generator.texts(prompt, chosen)
+    for sample, text in enumerate(texts, start=1):
       self._print_label(prompt, number, sample)
       _write(text.text + '\n')
       self._note_cut(text.ended, number, sample)
 
   def _name(self, number: int, sample: int) -> str:
-    """Returns what tells a text from the others; '' where it is the one."""
+    """Returns the label of a text; '' if it is the only one."""
     names = [str(number)] if self._labelled else []
-    if self._how.num_samples > 1:
+    if self._options.num_samples > 1:
       names.append(f'sample {sample}')
     return f'[{", ".join(names)}] ' if names else ''
 
@@ -231,11 +242,11 @@ class Printer:
   def _note_cut(self, ended: bool, number: int, sample: int) -> None:
     if ended:
       return
-    most = self._generator.max_tokens(self._how.max_tokens)
-    asked = most == self._how.max_tokens
+    limit = self._generator.max_tokens(self._options.max_tokens)
+    by_flag = limit == self._options.max_tokens
     _note(
-      f'{self._name(number, sample)}the text was cut at {most} tokens '
-      f'({"--max_tokens" if asked else "the maximum of the decoder"})'
+      f'{self._name(number, sample)}the text was cut at {limit} tokens '
+      f'({"--max_tokens" if by_flag else "the maximum of the decoder"})'
     )
 
 
@@ -261,13 +272,13 @@ def main(argv: list[str]) -> None:
   """Prints continuations of the prompts to standard output.
 
   Raises:
-    flags.Error, ValueError, OSError: something on the command line, the
-      folder or a prompt is wrong; flags are looked at first.
+    flags.Error, ValueError, OSError: for an error in flags, which are checked
+      first, the folder or a prompt.
   """
   define_flags()
   command_line.read(argv, __doc__)
   given = flags.FLAGS
-  how = options()
+  chosen = options()
   if not given.model_dir:
     raise ValueError(
       'no --model_dir given; name the folder of a training run, such as '
@@ -280,24 +291,24 @@ def main(argv: list[str]) -> None:
 
   generator = api.load(given.model_dir, given.checkpoint_step)
   longest = generator.max_tokens(None)
-  if how.max_tokens and how.max_tokens > longest:
+  if chosen.max_tokens and chosen.max_tokens > longest:
     _note(
-      f'--max_tokens={how.max_tokens} is more than the decoder takes: texts '
-      f'have {longest} tokens at most'
+      f'--max_tokens={chosen.max_tokens} exceeds the maximum of the decoder: '
+      f'texts have at most {longest} tokens'
     )
   sys.stdout.reconfigure(errors='replace')
   if prompts is None:
-    _converse(Printer(generator, how, labelled=False))
+    _run_interactively(Printer(generator, chosen, labelled=False))
     return
-  generator.check_prompts(prompts, how.truncate_prompt)
-  printer = Printer(generator, how, labelled=len(prompts) > 1)
+  generator.check_prompts(prompts, chosen.truncate_prompt)
+  printer = Printer(generator, chosen, labelled=len(prompts) > 1)
   for number, prompt in enumerate(prompts, start=1):
     printer.print_texts(prompt, number)
 
 
-def _converse(printer: Printer) -> None:
-  """Continues what a person types; Ctrl-C stops a text, and errors do."""
-  for prompt in asked_prompts():
+def _run_interactively(printer: Printer) -> None:
+  """Continues typed prompts; Ctrl-C or an error ends one text only."""
+  for prompt in typed_prompts():
     try:
       printer.print_texts(prompt, 1)
     except KeyboardInterrupt:
@@ -311,5 +322,5 @@ if __name__ == '__main__':
     try:
       main(sys.argv)
     except BrokenPipeError:
-      # The reader, such as `head`, has what it wanted.
+      # The reader, such as `head`, has closed the pipe.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

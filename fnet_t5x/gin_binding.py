@@ -1,18 +1,23 @@
-"""One binding `NAME = VALUE` of the command line, by gin's own parser."""
+"""Parsing of a command-line binding `NAME = VALUE` by gin's own parser."""
 
 import io
 import tokenize
 
 from gin import config_parser
 
-# What the parser raises for text that is no gin, or too deeply nested.
-NO_GIN = (SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
-# Characters of a value that a message shows.
+# Errors of the parser for text that is not gin, or too deeply nested.
+_PARSER_ERRORS = (
+  SyntaxError,
+  tokenize.TokenError,
+  RecursionError,
+  MemoryError,
+)
+# Maximum number of a value's characters in a message.
 _SHOWN = 60
 
 
-class _Anything(config_parser.ParserDelegate):
-  """Takes every reference and every macro."""
+class _AnyName(config_parser.ParserDelegate):
+  """Accepts every reference and every macro."""
 
   def configurable_reference(self, scoped_configurable_name, evaluate):
     return scoped_configurable_name
@@ -24,34 +29,34 @@ class _Anything(config_parser.ParserDelegate):
 def parse(
   binding: str, delegate: config_parser.ParserDelegate | None = None
 ) -> config_parser.BindingStatement:
-  """Returns the statement that a binding is.
+  """Parses one binding.
 
   Args:
     binding: `NAME = VALUE`.
-    delegate: what makes values of the references and macros in it.
+    delegate: resolves references and macros in the value.
 
   Raises:
-    ValueError: it is no gin, or more than one binding: gin itself takes
-      whatever stands in further lines, imports among it.
+    ValueError: if it is not gin, or more than one binding: gin itself would
+      also run the statements of further lines, imports included.
   """
   name, _, value = (part.strip() for part in binding.partition('='))
   try:
     statements = list(
       config_parser.ConfigParser(
-        io.StringIO(f'{binding}\n'), delegate or _Anything()
+        io.StringIO(f'{binding}\n'), delegate or _AnyName()
       )
     )
-  except NO_GIN as error:
+  except _PARSER_ERRORS as error:
     shown = _short(value)
     raise ValueError(
-      f'--gin.{name}={shown}: {shown or "nothing"} is no gin value; text needs '
-      f'quotes: --gin.{name}="\'...\'"'
+      f'--gin.{name}={shown}: {shown or "nothing"} is not a gin value; strings '
+      f'need quotes: --gin.{name}="\'...\'"'
     ) from error
   if len(statements) != 1 or not isinstance(
     statements[0], config_parser.BindingStatement
   ):
     raise ValueError(
-      f'{_short(binding)!r}: not one binding; give each its own flag'
+      f'{_short(binding)!r}: not one binding; give each binding its own flag'
     )
   return statements[0]
 

@@ -1,7 +1,7 @@
-"""A check of gin files and bindings that imports nothing they name.
+"""Static checks of gin files and bindings, without importing what they name.
 
-Gin's own parser reads them: what is wrong with a command line is said within a
-second here, and only after TensorFlow's import or a pod's start elsewhere.
+Gin's own parser reads them. Errors in a command line thus show within a second,
+instead of after TensorFlow's import or the start of a pod.
 """
 
 import dataclasses
@@ -20,16 +20,17 @@ from gin import config_parser
 from fnet_t5x import gin_binding, macro_circles
 from fnet_t5x.gin_root import gin_root
 
-# The function that each command configures, and the gin file that does it.
+# By command, the function to configure and a gin file that configures it.
 RUN_FUNCTIONS = {
   'train': ('train', 'gin/runs/pretrain.gin'),
   'eval': ('evaluate', 'gin/runs/eval.gin'),
   'infer': ('infer', 'gin/runs/infer.gin'),
 }
-# The package whose gin files ours include, and that may be elsewhere only.
+# The package whose gin files ours include, and which may be installed only
+# where the run takes place.
 T5X = 't5x'
-# Folders of gin/ whose files set up one choice each: where a macro is looked
-# for that no file given has. Experiments set macros of all others.
+# Folders of gin/ to search for macros that a run's files lack. Each file there
+# is one choice; experiments, which set macros of all of these, are not listed.
 _PROVIDERS = (
   'sources',
   'objectives',
@@ -42,14 +43,14 @@ _PROVIDERS = (
 
 
 class _Text(str):
-  """A reference or macro in a value, shown without quotes."""
+  """A reference or macro in a value, with a repr without quotes."""
 
   def __repr__(self) -> str:
     return str(self)
 
 
 class _Macros(config_parser.ParserDelegate):
-  """Keeps the names of the macros that values refer to."""
+  """A parser delegate that collects the macros that values refer to."""
 
   def __init__(self):
     self.used: set[str] = set()
@@ -79,16 +80,16 @@ class Macro:
 
 @dataclasses.dataclass
 class Contents:
-  """What the files and bindings of a run set, use and configure.
+  """Macros and functions that the files and bindings of a run set and use.
 
   Attributes:
-    search_paths: folders that files are looked for in.
-    macros: by name; later files and bindings override.
-    functions: those of `__main__`, and the file that configures each.
+    search_paths: folders to search for files.
+    macros: by name; later files and bindings override earlier ones.
+    functions: functions of `__main__`, with the file that configures each.
     unseen: files that only the full parser can read, such as gs:// ones. What
-      they set is not known here.
-    elsewhere: packages whose files the run finds, and this machine may not:
-      where such a package is missing its files are unseen.
+      they set is unknown here.
+    elsewhere: packages that are installed where the run takes place, but maybe
+      not on this machine; if such a package is missing, its files are unseen.
   """
 
   search_paths: Sequence[str]
@@ -114,8 +115,8 @@ class Contents:
     """Reads a file, and the files that it includes.
 
     Raises:
-      FileNotFoundError: no search path holds it.
-      ValueError: it is no gin, or includes itself.
+      FileNotFoundError: if it is in none of the search paths.
+      ValueError: if it is not gin, or includes itself.
     """
     if name in included_by:
       raise ValueError(
@@ -136,18 +137,18 @@ class Contents:
         'the name, or add --gin_search_paths'
       )
     if os.path.isdir(path):
-      raise ValueError(f'gin file {name}: it is a folder; name a file in it')
+      raise ValueError(f'gin file {name}: is a folder; name a file in it')
     try:
       with open(path, encoding='utf-8') as f:
         text = f.read()
     except UnicodeDecodeError as error:
       raise ValueError(
-        f'{name}: not a text file (byte {error.start} is no UTF-8)'
+        f'{name}: not a text file (byte {error.start} is not UTF-8)'
       ) from error
     self.take(text, name, included_by)
 
   def take(self, text: str, name: str, included_by: Sequence[str] = ()) -> None:
-    """Takes a file's contents, and reads the files that it includes.
+    """Parses a file's contents, and reads the files that it includes.
 
     Raises:
       FileNotFoundError, ValueError: as `read`.
@@ -172,11 +173,11 @@ class Contents:
       ) from error
 
   def bind(self, binding: str) -> None:
-    """Takes a binding `NAME = VALUE` of the command line.
+    """Parses a binding `NAME = VALUE` of the command line.
 
     Raises:
-      ValueError: it is no gin, not one binding, or sets a macro that no file
-        has.
+      ValueError: if it is not gin, not one binding, or sets a macro that is in
+        no file.
     """
     name = binding.partition('=')[0].strip()
     if not self.unseen:
@@ -184,12 +185,12 @@ class Contents:
     self._bind(gin_binding.parse(binding, self._delegate), f'--gin.{name}')
 
   def check_macros(self) -> None:
-    """Raises ValueError where a macro that is used has no value."""
+    """Raises ValueError if a macro is used and has no value."""
     if not self.unseen:
       check_set(self.used - set(self.macros))
 
   def check_circles(self) -> None:
-    """Raises ValueError where a macro's value leads back to itself."""
+    """Raises ValueError if a macro refers to itself."""
     macro_circles.check(self._refers)
 
   def _bind(self, statement: config_parser.BindingStatement, by: str) -> None:
@@ -218,13 +219,13 @@ def read(
   search_paths: Sequence[str],
   texts: Iterable[tuple[str, str]] = (),
 ) -> Contents:
-  """Reads gin files, then bindings, as a command takes them.
+  """Reads gin files, then bindings, in the order of a command.
 
   Args:
     gin_files: files, by their path in one of `search_paths`.
     bindings: `NAME=VALUE`.
-    search_paths: folders of this machine.
-    texts: gin that comes before the files, by name and text.
+    search_paths: local folders.
+    texts: (name, gin text) pairs to be read before the files.
 
   Raises:
     FileNotFoundError, ValueError: as `Contents.read` and `Contents.bind`.
@@ -243,11 +244,10 @@ def read(
 def macros_of(text: str) -> dict[str, Any]:
   """Returns the macros that a gin text sets, by name.
 
-  Nothing else is opened: of a `config.gin` that somebody sent, what it includes
-  must not be read.
+  Opens no included files, since the text may be an untrusted `config.gin`.
 
   Raises:
-    ValueError: it is no gin.
+    ValueError: if it is not gin.
   """
   try:
     return {
@@ -268,23 +268,24 @@ def check(
   texts: Iterable[tuple[str, str]] = (),
   elsewhere: Collection[str] = (),
 ) -> Contents:
-  """Refuses gin files and bindings that a command could not start with.
+  """Checks that a command can start with these gin files and bindings.
 
   Args:
     run_mode: `train`, `eval` or `infer`.
     gin_files: files, by their path in one of `search_paths`.
     bindings: `NAME=VALUE`.
-    search_paths: folders of this machine.
-    texts: gin that comes before the files, by name and text.
-    elsewhere: packages that need not be here, as `Contents.elsewhere`.
+    search_paths: local folders.
+    texts: (name, gin text) pairs to be read before the files.
+    elsewhere: packages that may be missing here; see `Contents.elsewhere`.
 
   Returns:
-    What they hold.
+    Their contents.
 
   Raises:
-    FileNotFoundError: no search path holds a file, or one that it includes.
-    ValueError: a file or binding is no gin, a binding sets a macro that no
-      file has, a macro that is used has no value or refers to itself, or the
+    FileNotFoundError: if a file, or one that it includes, is in none of the
+      search paths.
+    ValueError: if a file or binding is not gin, a binding sets a macro that is
+      in no file, a macro is used and has no value or refers to itself, or the
       files configure another command.
   """
   contents = Contents(search_paths, elsewhere=elsewhere)
@@ -306,8 +307,8 @@ def _check_function(run_mode: str, contents: Contents) -> None:
   if others:
     other, name = next(iter(others.items()))
     raise ValueError(
-      f'{name} configures {other}, not {function}; give a --gin_file for '
-      f'{run_mode}, such as {run_file}, in its place'
+      f'{name} configures {other}, not {function}; replace it by a --gin_file '
+      f'for {run_mode}, such as {run_file}'
     )
   if function not in contents.functions and not contents.unseen:
     raise ValueError(
@@ -316,16 +317,17 @@ def _check_function(run_mode: str, contents: Contents) -> None:
 
 
 def check_macro(name: str, known: Collection[str]) -> None:
-  """Refuses a binding of a macro that no file of a run has.
+  """Checks that a binding sets no macro that the run's files lack.
 
-  Gin takes any name without a dot for a new macro: a typo would be ignored.
+  Gin defines a new macro for any name without a dot, so that a typo would be
+  ignored.
 
   Args:
-    name: what the binding sets; anything but a macro passes.
+    name: the name that the binding sets; anything but a macro passes.
     known: the macros of the run's files.
 
   Raises:
-    ValueError: names the file to add, or macros of like names.
+    ValueError: if the macro is unknown; names a file to add, or similar names.
   """
   if not re.fullmatch(r'\w+', name) or name in known:
     return
@@ -336,14 +338,14 @@ def check_macro(name: str, known: Collection[str]) -> None:
   elif close:
     remedy = f'did you mean {", ".join(close)}?'
   else:
-    remedy = 'correct the name (--list_macros lists those there are)'
+    remedy = 'correct the name (--list_macros lists all macros)'
   raise ValueError(
     f'--gin.{name}: no gin file of this run has the macro {name}; {remedy}'
   )
 
 
 def check_set(missing: Iterable[str]) -> None:
-  """Raises ValueError where there are macros that are used and not set."""
+  """Raises ValueError if any macros are missing, with files that set them."""
   by_remedy: dict[str, list[str]] = {}
   for name in sorted(missing):
     providers = providing_files(name)
@@ -370,10 +372,10 @@ def _macros_in(value: Any) -> list[str]:
 
 
 def providing_files(macro: str) -> list[str]:
-  """Returns the files of gin/ that set a macro, of the first folder that does.
+  """Returns the gin files that set a macro, from the first folder with any.
 
-  Those that set it themselves come before those that include a file that does.
-  Experiments are left out: they set what other files provide.
+  Files that set it themselves come before files that include one that does.
+  Experiments are skipped: they only override macros of other files.
   """
   root = gin_root()
   for folder in _PROVIDERS:
@@ -390,22 +392,22 @@ def providing_files(macro: str) -> list[str]:
 
 def _as_flags(files: Sequence[str]) -> str:
   first = f'--gin_file={files[0]}'
-  return first if len(files) == 1 else f'{first} (or another of that folder)'
+  return first if len(files) == 1 else f'{first} (or another in that folder)'
 
 
 def find(name: str, search_paths: Sequence[str]) -> str | None:
-  """Returns where a gin file is; None if it is nowhere on this machine.
+  """Returns the path of a gin file, or None if it is not on this machine.
 
   Args:
-    name: the file's path in one of `search_paths`, or in an installed package:
-      't5x/...'.
-    search_paths: folders.
+    name: the file's path in one of `search_paths`, or in an installed package,
+      such as 't5x/...'.
+    search_paths: folders to search.
   """
   for folder in search_paths:
     path = os.path.join(folder, name)
     if os.path.exists(path):
       return path
-  # Gin also finds `package/...` where that package is installed.
+  # Gin also finds `package/...` in installed packages.
   package = name.partition('/')[0]
   if not package.isidentifier() or package in ('gin', '__main__'):
     return None

@@ -1,6 +1,6 @@
-"""Prints the folder that `gin/...` paths start from: a gin search path.
+"""The root folder of `gin/...` paths, for use as a gin search path.
 
-T5X's own commands take it by a flag:
+T5X's own commands need it as a flag:
 
   python -m t5x.train --gin_search_paths=$(python -m fnet_t5x.gin_root) ...
 """
@@ -12,7 +12,7 @@ _PACKAGE_DIR = pathlib.Path(__file__).resolve().parent
 
 
 def gin_root() -> str:
-  """Returns the folder holding `gin/`: the package's, or the checkout's."""
+  """Returns the folder that contains `gin/`: the package or the checkout."""
   if (_PACKAGE_DIR / 'gin').is_dir():
     return str(_PACKAGE_DIR)
   return str(_PACKAGE_DIR.parent)

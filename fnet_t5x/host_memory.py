@@ -1,13 +1,13 @@
-"""Memory that training on a CPU keeps from one step to the next.
+"""Reuse of freed memory between training steps on a CPU.
 
-XLA asks for the memory of every step anew. On Linux, glibc takes a large block
-straight from the kernel, gives it back when it is free, and the next step's has
-to be filled with zeros, page by page, before it can be written: about a fifth
-of a tiny model's step on two cores (measured: `python -m
-fnet_t5x.benchmarks.host_memory`).
+XLA allocates memory anew for every step. On Linux, glibc maps large blocks
+straight from the kernel and unmaps them when they are freed, so that the kernel
+has to zero the next step's pages again. That is about a fifth of the step time
+of a tiny model on two cores (measured by
+`python -m fnet_t5x.benchmarks.host_memory`).
 
-It is not for writing, whose many small steps contend for the one heap, nor for
-the hosts of accelerators, which have allocators and many threads of their own.
+Not for generation, whose many small steps contend for the one heap, and not for
+the hosts of accelerators, which have their own allocators and many threads.
 """
 
 import ctypes
@@ -15,25 +15,26 @@ import importlib.metadata
 import importlib.util
 import os
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-  """Has the allocator keep what is freed, where JAX has a CPU and no more.
+  """Makes the allocator keep freed memory if JAX has only a CPU.
 
-  Call it before any library starts threads: theirs are the heaps that give
-  memory back. The process then holds the most that it ever held. Settings of
-  the allocator in the environment (MALLOC_ARENA_MAX, GLIBC_TUNABLES, ...) are
-  the user's, and stay.
+  To be called before any library starts threads, since their arenas return
+  memory to the kernel. Resident memory then stays at its peak. Does nothing if
+  the user configures the allocator by the environment (MALLOC_ARENA_MAX,
+  GLIBC_TUNABLES, ...).
 
   Returns:
-    Whether it does; False too where the allocator is not glibc's.
+    Whether freed memory is kept; always False for allocators other than
+    glibc's.
   """
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
   if mallopt is None or _set_by_user() or not _only_cpu():
     return False
-  # One heap that grows and never shrinks, and no block outside of it.
+  # One heap that never shrinks, and no blocks outside it.
   settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
   return all(mallopt(name, value) for name, value in settings)
 
@@ -45,7 +46,7 @@ def _set_by_user() -> bool:
 
 
 def _only_cpu() -> bool:
-  """Without asking JAX, whose answer starts threads."""
+  """Whether JAX will have only a CPU; asking JAX itself starts threads."""
   platforms = os.environ.get('JAX_PLATFORMS')
   if platforms:
     return platforms == 'cpu'

@@ -1,42 +1,42 @@
-"""Macros whose values lead back to themselves: gin follows them for ever."""
+"""Detection of macros that refer to themselves, which gin follows forever."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 
 
 def check(references: Mapping[str, Sequence[str]]) -> None:
-  """Refuses macros that refer to themselves, by others or at once.
+  """Checks that no macro refers to itself, directly or through others.
 
   Args:
-    references: the macros that a macro's value refers to, by its name; either
+    references: by name of a macro, the macros that its value refers to. Names
       may have a scope, 'scope/NAME'.
 
   Raises:
-    ValueError: names the macros of a circle.
+    ValueError: if there is a cycle; names its macros.
   """
   for start in references:
-    circle = _way_back(start, references)
-    if circle:
-      said = ', '.join(f'{a} = %{b}' for a, b in itertools.pairwise(circle))
+    cycle = _cycle_through(start, references)
+    if cycle:
+      steps = ', '.join(f'{a} = %{b}' for a, b in itertools.pairwise(cycle))
       raise ValueError(
-        f'{said}: the macro {start} refers to itself; give it a value'
+        f'{steps}: the macro {start} refers to itself; give it a value'
       )
 
 
-def _way_back(
+def _cycle_through(
   start: str, references: Mapping[str, Sequence[str]]
 ) -> list[str] | None:
-  """Returns the macros from one to itself, where its value leads there."""
-  ways, seen = [[start]], set()
-  while ways:
-    way = ways.pop()
-    for name in references[way[-1]]:
-      # A macro that has no value in a scope takes the one outside it.
+  """Returns the macros of a cycle through `start`, or None."""
+  paths, seen = [[start]], set()
+  while paths:
+    path = paths.pop()
+    for name in references[path[-1]]:
+      # A macro without a value in its scope has the value outside it.
       if name not in references:
         name = name.rpartition('/')[2]
       if name == start:
-        return [*way, name]
+        return [*path, name]
       if name in references and name not in seen:
         seen.add(name)
-        ways.append([*way, name])
+        paths.append([*path, name])
   return None

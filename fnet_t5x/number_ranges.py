@@ -1,4 +1,4 @@
-"""Numbers of gin files that must lie in a range."""
+"""Range checks of numbers from gin files."""
 
 import math
 
@@ -11,23 +11,23 @@ def check(
   maximum: float = math.inf,
   whole: bool = False,
 ) -> None:
-  """Refuses what is no number, or out of range; NaN and infinity are both.
+  """Checks that a value is a finite number within a range.
 
   Args:
-    name: what the user sets, for the message.
-    value: as it is set.
-    minimum: the lowest that is allowed.
-    below: all that is allowed is less than this.
-    maximum: the highest that is allowed.
+    name: name of the setting, for the message.
+    value: its value.
+    minimum: inclusive lower limit.
+    below: exclusive upper limit.
+    maximum: inclusive upper limit.
     whole: whether it must be a whole number.
 
   Raises:
-    ValueError: one line with the name, the value and the range.
+    ValueError: if it is not; one line with the name, the value and the range.
   """
   is_number = hasattr(value, '__float__') and not isinstance(value, bool)
   if whole:
     is_number = is_number and hasattr(value, '__index__')
-  # Written so that no comparison with NaN holds.
+  # False for NaN, since every comparison with it is.
   if is_number and minimum <= value < below and value <= maximum:
     return
   kind = 'a whole number' if whole else 'a number'

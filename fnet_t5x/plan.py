@@ -1,22 +1,22 @@
-r"""What a run takes: `python -m fnet_t5x.plan --gin_file=... --topology=...`.
+r"""Cost estimates of a run, for absent devices: `python -m fnet_t5x.plan`.
 
   python -m fnet_t5x.plan --topology=v4:4x4x8 \
     --gin_file=gin/experiments/xl_c4_span_corruption.gin
 
-Compiles the training step, the prefill and a decoding step of the run that the
-gin files describe, as fnet_t5x.train takes them, for devices that are not here:
-from abstract shapes, no weights, no data. Prints parameters, arithmetic,
-memory, collectives and times; every figure of the future is an estimate.
+Compiles the training step, the prefill and a decoding step of a run ahead of
+time, for absent devices, from abstract shapes, without weights or data. The gin
+files are those of fnet_t5x.train. Prints parameters, FLOPs, memory, collectives
+and times; all times are estimates.
 
   --topology=v4:4x4x8   a TPU slice, by the real TPU compiler (libtpu)
   --topology=cpu:256    simulated devices; h100:8, a100:8 likewise
-  --compare=gin/models/t5_xl.gin   the same run with another model, beside it
-  --nodecoding          the training step alone
-  --decode_batch_size=8 rows written for at once, BATCH_SIZE by default
-  --thorough            the TPU compiler optimizes as for a run: nearer times,
-                        after about three times as long
-  --comment             the main figures once more, as a gin file's comment
-  --json=plan.json      all figures
+  --compare=gin/models/t5_xl.gin   also plan the run with another model
+  --nodecoding          plan the training step only
+  --decode_batch_size=8 decoding batch size, BATCH_SIZE by default
+  --thorough            compile at the effort of a run: better estimates of
+                        times, but compiling takes about three times as long
+  --comment             also print the main figures as a gin comment
+  --json=plan.json      write all figures to a file
 """
 
 import pathlib
@@ -26,28 +26,28 @@ from absl import flags
 
 from fnet_t5x import command_line
 
-_REQUIRED = 'no --topology given: write v4:4x4x8, cpu:256 or h100:8'
+_REQUIRED = 'no --topology given, such as v4:4x4x8, cpu:256 or h100:8'
 
 
 def _define_flags() -> None:
   flags.DEFINE_string('topology', None, 'Devices to plan for.')
   flags.DEFINE_string(
-    'compare', None, 'Gin file of another model, planned beside the run.'
+    'compare', None, 'Gin file of another model to plan the run with, too.'
   )
   flags.DEFINE_bool('decoding', True, 'Whether to plan prefill and decoding.')
   flags.DEFINE_integer(
     'decode_batch_size',
     None,
-    'Rows written for at once; by default BATCH_SIZE.',
+    'Decoding batch size; BATCH_SIZE by default.',
     lower_bound=1,
   )
   flags.DEFINE_bool(
     'thorough',
     False,
-    'Whether the TPU compiler optimizes as for a run: times are then nearer to '
-    'what they will be, after about three times as long.',
+    'Whether to compile at the effort of a run: estimates of times are better, '
+    'but compiling takes about three times as long.',
   )
-  flags.DEFINE_bool('comment', False, 'Whether to print a gin comment too.')
+  flags.DEFINE_bool('comment', False, 'Whether to also print a gin comment.')
   flags.DEFINE_string('json', None, 'File to write the figures to.')
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
   """Makes the plans, prints them, and writes the JSON file.
 
   Returns:
-    The exit code: 1 where something does not fit.
+    The exit code: 1 if something does not fit.
   """
   _define_flags()
   command_line.read_planned_run(argv, __doc__)

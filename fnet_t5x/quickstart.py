@@ -1,10 +1,10 @@
-"""A small hybrid, trained and made to continue texts, in some minutes.
+"""Training of and generation with a small hybrid, in a few minutes.
 
   python -m fnet_t5x.quickstart
 
-Runs `gin/experiments/quickstart.gin`, sets its validation loss beside that of
-a model that knows word frequencies only, and continues three texts that it
-has not seen. Stopped and started again, it goes on where it was.
+Runs `gin/experiments/quickstart.gin`, compares the validation loss with that of
+a unigram model, and continues three held-out texts. The same command resumes a
+run that was stopped.
 """
 
 import os
@@ -19,11 +19,11 @@ GIN_FILE = 'gin/experiments/quickstart.gin'
 MODEL_DIR = 'runs/quickstart'
 _PROMPT_WORDS = 40
 _NUM_PROMPTS = 3
-_EVAL_SEED = 42  # gin/runs/training.gin's, for the same validation targets
+_EVAL_SEED = 42  # That of gin/runs/training.gin, for the same targets.
 
 
 def held_out_prompts() -> list[tuple[str, str]]:
-  """Returns (document id, opening) of validation documents of all times."""
+  """Returns (document id, prompt) pairs from validation documents over time."""
   from fnet_t5x.tasks import corpus
 
   documents = list(corpus.documents('validation'))
@@ -37,22 +37,22 @@ def held_out_prompts() -> list[tuple[str, str]]:
 
 
 def run_training() -> int:
-  """Trains in a process of its own; returns its exit code.
+  """Trains in a subprocess; returns its exit code.
 
-  Ctrl-C reaches both processes, and the run answers it: it ends its step and
-  saves. SIGTERM is passed on.
+  Ctrl-C reaches both processes, and the run handles it: it finishes the step
+  and saves. SIGTERM is forwarded.
   """
   environment = {**os.environ, command_line.COMMANDS_VARIABLE: '0'}
   process = None
 
-  def pass_on(signum, frame):
+  def forward(signum, frame):
     del frame
     if process is not None and signum == signal.SIGTERM:
       process.send_signal(signum)
 
   # A handler, not SIG_IGN, which the run would inherit.
   signals = (signal.SIGINT, signal.SIGTERM)
-  before = {each: signal.signal(each, pass_on) for each in signals}
+  before = {each: signal.signal(each, forward) for each in signals}
   try:
     process = subprocess.Popen(
       [sys.executable, '-m', 'fnet_t5x.train', f'--gin_file={GIN_FILE}'],
@@ -62,15 +62,15 @@ def run_training() -> int:
   finally:
     for signum, handler in before.items():
       signal.signal(signum, handler)
-  # Killed by a signal it is negative: the shell's code for it then.
+  # Negative after a signal: converted to the shell's exit code for it.
   return code if code >= 0 else 128 - code
 
 
 def show(seconds: float) -> int:
-  """Compares, and continues texts; returns the exit code.
+  """Compares losses and continues texts; returns the exit code.
 
   Args:
-    seconds: what the training took.
+    seconds: duration of the training.
   """
   start = time.perf_counter() - seconds
   from fnet_t5x.runtime import (
@@ -88,7 +88,7 @@ def show(seconds: float) -> int:
   ]
   with console.waiting('loading the model'):
     generator = text_generation.TextGenerator(MODEL_DIR)
-  with console.waiting('counting words, to compare'):
+  with console.waiting('fitting a unigram model for comparison'):
     unigram_loss = unigram.unigram_loss(
       generator.task_name, generator.feature_lengths, _EVAL_SEED
     )
@@ -102,11 +102,11 @@ def show(seconds: float) -> int:
     console.say(f'\n[{name}] {prompt} ...')
     console.say(f'  -> {generator.generate(prompt)}')
   took = reporting.duration(time.perf_counter() - start)
-  console.say(f'\ntook {took} in all; try it yourself:')
+  console.say(f'\ntook {took} in total; try it yourself:')
   for line in closing_lines.commands(MODEL_DIR, 'My fellow citizens,'):
     console.say(line)
   if not last < unigram_loss:
-    console.say('error: the hybrid is no better than the unigram model')
+    console.say('error: the hybrid does no better than the unigram model')
     return 1
   return 0
 

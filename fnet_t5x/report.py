@@ -1,8 +1,8 @@
-r"""Draws training runs: `python -m fnet_t5x.report RUN [RUN ...]`.
+r"""Plots of training runs: `python -m fnet_t5x.report RUN [RUN ...]`.
 
-Reads the metrics.jsonl and config.gin of each run's folder (MODEL_DIR), also
-while it trains, and makes a picture, report.png, and a page to send on,
-report.html: losses by steps and by training time, learning rate, speed, and
+Reads metrics.jsonl and config.gin from each run's folder (MODEL_DIR), also
+during training, and writes a figure, report.png, and a self-contained page,
+report.html: losses by step and by training time, learning rate, speed, and
 tables of results and macros. Needs matplotlib: pip install 'fnet_t5x[report]'.
 
   python -m fnet_t5x.report runs/quickstart
@@ -23,13 +23,13 @@ def _define_flags() -> None:
   flags.DEFINE_string(
     'output',
     'report',
-    'Folder to write report.png and report.html to; or the picture, such as '
-    'compared.png, and the page beside it.',
+    'Folder to write report.png and report.html to; or the path of the figure, '
+    'such as compared.png, with the page beside it.',
   )
 
 
 def files(output: str) -> tuple[pathlib.Path, pathlib.Path]:
-  """Returns where the picture and the page go."""
+  """Returns the paths of the figure and the page."""
   path = pathlib.Path(output).expanduser()
   if path.suffix.lower() in ('.png', '.html'):
     return path.with_suffix('.png'), path.with_suffix('.html')
@@ -37,10 +37,10 @@ def files(output: str) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def write(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file, and makes its folder; the old one stays until it is done.
+  """Writes a file atomically, and creates its folder.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: if it cannot be written.
   """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,19 +49,19 @@ def write(path: pathlib.Path, content: bytes) -> None:
     part.replace(path)
   except OSError as error:
     raise OSError(
-      f'--output: {path} cannot be written ({error.strerror}); name a folder '
-      'of yours'
+      f'--output: {path} cannot be written ({error.strerror}); name a writable '
+      'folder'
     ) from error
 
 
 def main(argv: list[str]) -> None:
-  """Draws the runs that the command line names.
+  """Plots the runs that the command line names.
 
   Raises:
-    ValueError: no run named, or one without a row.
-    FileNotFoundError: no such run.
-    ImportError: matplotlib is not installed.
-    OSError: the output cannot be written.
+    ValueError: if no run is named, or one has no metrics.
+    FileNotFoundError: if a run does not exist.
+    ImportError: if matplotlib is not installed.
+    OSError: if the output cannot be written.
   """
   _define_flags()
   folders = command_line.read(argv, __doc__, arguments=True)

@@ -1,4 +1,4 @@
-"""The rows of a run's `metrics.jsonl`, read without TensorFlow."""
+"""Parser of a run's `metrics.jsonl`, without TensorFlow."""
 
 import json
 import os
@@ -6,23 +6,24 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 FILE = 'metrics.jsonl'
-# The collection of training rows; others are a kind of evaluation and a task.
+# The collection of training rows. Those of evaluations are a prefix and a task.
 TRAIN = 'train'
 TRAINING_EVAL = 'training_eval/'
 INFERENCE_EVAL = 'inference_eval/'
-# What a step fits in where steps are drawn, or kept by a checkpoint.
+# Steps up to here are exact in float64, which plots and checkpoints use.
 _MAX_STEP = 2**53
-# Far more than the metrics of a row take.
+# Far more than any row of metrics needs.
 _MAX_LINE_BYTES = 2**20
 
 
 class Rows(NamedTuple):
-  """What a file holds.
+  """Contents of a file.
 
   Attributes:
-    rows: each with its `step`, a whole number, and its `collection`, a text.
-      Other values are as the file has them.
-    skipped: lines that are no such row, such as one that a kill cut off.
+    rows: each with an int `step` and a str `collection`. Other values are not
+      checked.
+    skipped: number of lines that are not such rows, such as one cut off when
+      the run was killed.
   """
 
   rows: list[dict[str, Any]]
@@ -30,7 +31,7 @@ class Rows(NamedTuple):
 
 
 def parse(lines: Iterable[str | bytes]) -> Rows:
-  """Parses lines of JSON; empty lines count as nothing."""
+  """Parses lines of JSON; ignores empty lines."""
   rows, skipped = [], 0
   for line in lines:
     if not line.strip():
@@ -44,10 +45,10 @@ def parse(lines: Iterable[str | bytes]) -> Rows:
 
 
 def read(path: str | os.PathLike[str]) -> Rows:
-  """Reads a file of this machine.
+  """Reads a local file.
 
   Raises:
-    OSError: it cannot be read.
+    OSError: if it cannot be read.
   """
   with open(path, 'rb') as f:
     return parse(_lines(f))
@@ -56,7 +57,7 @@ def read(path: str | os.PathLike[str]) -> Rows:
 def _row(line: str | bytes) -> dict[str, Any] | None:
   try:
     row = json.loads(line)
-  # A ValueError is also what no UTF-8 and a number of 5000 digits raise.
+  # ValueError also covers invalid UTF-8 and numbers of thousands of digits.
   except (ValueError, RecursionError):
     return None
   if not isinstance(row, dict) or not isinstance(row.get('collection'), str):
@@ -68,7 +69,7 @@ def _row(line: str | bytes) -> dict[str, Any] | None:
 
 
 def _lines(f: BinaryIO) -> Iterator[bytes]:
-  """Yields lines, long ones cut: a file of one line must not fill memory."""
+  """Yields lines, long ones truncated so that they cannot fill the memory."""
   while line := f.readline(_MAX_LINE_BYTES):
     yield line
     while not line.endswith(b'\n') and len(line) == _MAX_LINE_BYTES:

@@ -1,9 +1,9 @@
-"""What a model directory's configuration may say, and what of it is used.
+"""Safe reading of a model directory's `config.gin`.
 
-People send each other model directories, so their `config.gin` is not trusted.
-Gin on its own imports any module and calls any function that a file names.
-Here the file is only read; what is kept of it describes the model and its
-task, by the names listed below, and is written anew for gin to parse.
+People share model directories, so that their `config.gin` is not trusted. Gin
+itself imports any module and calls any function that a file names. Here the
+file is only parsed. The statements that describe the model and its task, by the
+names listed below, are kept, and written out again for gin to parse.
 """
 
 import dataclasses
@@ -15,11 +15,12 @@ from typing import Any
 
 from gin import config_parser
 
-# Modules of your own, separated by commas, that a file may import and call.
+# The user's own modules, comma-separated, that a file may import and call.
 TRUST_VARIABLE = 'FNET_T5X_TRUSTED_MODULES'
 _DYNAMIC_REGISTRATION = '__gin__.dynamic_registration'
 _TASKS = 'fnet_t5x.tasks'
-# Configurables of models and tasks. They read files, and run and write nothing.
+# Configurables of models and tasks. They may read files, but neither write any
+# nor run other code.
 _MODEL_NAMES = {
   'fnet_t5x.compat.adafactor': ('Adafactor', 'standard_logical_factor_rules'),
   'fnet_t5x.compat.decoding': ('beam_search', 'temperature_sample'),
@@ -32,7 +33,7 @@ _MODEL_NAMES = {
     'rmsprop',
     'sgd',
   ),
-  # A schedule that an optax optimizer holds.
+  # The learning rate schedule of an optax optimizer.
   'fnet_t5x.compat.utils': ('create_learning_rate_scheduler',),
   'fnet_t5x.networks.fnet_t5': (
     'FNetT5Config',
@@ -74,7 +75,7 @@ _MODEL_NAMES = {
 }
 _MODEL_CLASS = 'fnet_t5x.compat.models.EncoderDecoderModel'
 _MODEL = {f'{m}.{name}' for m, names in _MODEL_NAMES.items() for name in names}
-# How the run that saved the file went: left out, and not imported either.
+# Configuration of the run that saved the file: dropped, and not imported.
 _RUN_MODULES = (
   '__main__',
   'fnet_t5x.example_texts',
@@ -93,7 +94,7 @@ _RUN_NAMES = (
   'seqio.PyLoggingLogger',
   'seqio.TensorBoardLogger',
 )
-# A module that registers tasks: gin would import it, whatever it is.
+# Names a module that registers tasks, and would be imported unchecked.
 _TASK_MODULE = 'MIXTURE_OR_TASK_MODULE'
 
 
@@ -121,11 +122,11 @@ class _Delegate(config_parser.ParserDelegate):
 
 @dataclasses.dataclass(frozen=True)
 class SavedConfig:
-  """What is kept of a configuration.
+  """The safe part of a configuration.
 
   Attributes:
-    text: gin, to be parsed.
-    macros: values by name; a reference's or macro's repr is gin's text.
+    text: gin text to parse.
+    macros: values by name; the repr of a reference or macro is its gin text.
   """
 
   text: str
@@ -140,11 +141,11 @@ def read(text: str, where: str) -> SavedConfig:
     where: its name, for errors.
 
   Raises:
-    ValueError: it is no gin, not of a run of this package, or names a module
-      or a function that a model directory may not.
+    ValueError: if it is not gin or not from a run of this package, or names a
+      module or function that is not allowed.
   """
   imports: list[config_parser.ImportStatement] = []
-  # What a selector's first name stands for.
+  # Modules, by the first name of selectors.
   symbols: dict[str, str] = {'gin': 'gin'}
   used: set[str] = set()
   macros: dict[str, Any] = {}
@@ -170,8 +171,8 @@ def read(text: str, where: str) -> SavedConfig:
       continue
     if isinstance(statement, config_parser.IncludeStatement):
       raise ValueError(
-        f'{at}: includes {statement.filename!r}, which a saved configuration '
-        'may not; copy what it holds into this file'
+        f'{at}: includes {statement.filename!r}, which is not allowed in a '
+        'saved configuration; copy its contents into this file'
       )
     names = [r.selector for r in _references(getattr(statement, 'value', ()))]
     is_macro = not getattr(statement, 'arg_name', True)
@@ -193,7 +194,7 @@ def read(text: str, where: str) -> SavedConfig:
   header += [
     statement.format()
     for statement in imports
-    # Some modules of tasks are imported only to register them.
+    # Some task modules are imported only to register their tasks.
     if statement.bound_name() in used
     or _is_in(statement.module, (_TASKS, *_trusted()))
   ]
@@ -221,7 +222,7 @@ def _is_in(name: str, modules: Iterable[str]) -> bool:
 
 
 def _trusted() -> list[str]:
-  """Returns the modules that the user, not the file, says to trust."""
+  """Returns the modules that the user trusts, by environment variable."""
   named = os.environ.get(TRUST_VARIABLE, '').split(',')
   return [name.strip() for name in named if name.strip()]
 
@@ -233,8 +234,8 @@ def _check_import(statement: config_parser.ImportStatement, at: str) -> None:
   if _is_in(module, (_TASKS, *_RUN_MODULES, *_trusted())):
     return
   raise ValueError(
-    f'{at}: imports {module}, which may run code of others; if you know that '
-    f'module and trust it, set {TRUST_VARIABLE}={module}'
+    f'{at}: imports {module}, which may run untrusted code; if you know and '
+    f'trust that module, set {TRUST_VARIABLE}={module}'
   )
 
 
@@ -248,23 +249,23 @@ def _check_task_module(value: Any, at: str) -> None:
     )
   if not _is_in(value, (_TASKS, *_trusted())):
     raise ValueError(
-      f'{at}: {_TASK_MODULE} = {value!r} would be imported and may run code of '
-      'others; if you know that module and trust it, set '
+      f'{at}: {_TASK_MODULE} = {value!r} would be imported and may run '
+      'untrusted code; if you know and trust that module, set '
       f'{TRUST_VARIABLE}={value}'
     )
 
 
 def _is_kept(selector: str, symbols: Mapping[str, str], at: str) -> bool:
-  """Whether a configurable is the model's or the task's, not the run's.
+  """Whether a configurable belongs to the model or task, not to the run.
 
   Raises:
-    ValueError: it is neither.
+    ValueError: if it belongs to none of them.
   """
   root, _, rest = selector.partition('.')
   if root not in symbols:
     raise ValueError(f'{at}: {root} of {selector} is not imported')
   name = f'{symbols[root]}.{rest}'
-  # Methods of models too: T5X's gin files bind theirs.
+  # Also methods of models, which T5X's gin files bind.
   owner, _, method = name.rpartition('.')
   if name in _MODEL or (owner == _MODEL_CLASS and method[0] != '_'):
     return True
@@ -273,9 +274,9 @@ def _is_kept(selector: str, symbols: Mapping[str, str], at: str) -> bool:
   if _is_in(name, _RUN_MODULES) or name in _RUN_NAMES:
     return False
   raise ValueError(
-    f"{at}: {selector} is none of the functions that a model directory's "
-    'configuration may name, as it may run code of others; take the line out, '
-    'or run with the gin files that the model was trained with'
+    f"{at}: {selector} is not allowed in a model directory's configuration, "
+    'since it may run untrusted code; remove the line, or use the gin files '
+    'that the model was trained with'
   )
 
 

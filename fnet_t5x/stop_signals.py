@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM of a training run: after the step, or at once.
+"""Handling of Ctrl-C and SIGTERM in training: after the step, or at once.
 
-Python runs a signal handler between two of its own instructions: not while XLA
-compiles, a step is computed or a library is loaded. So a thread watches for
-signals too, and can end the process meanwhile.
+Python runs signal handlers between its own instructions: not while XLA
+compiles, a step runs or a library loads. A thread therefore watches for signals
+too, and can end the process at such times.
 """
 
 import _thread
@@ -20,49 +20,53 @@ _AT_ONCE = {
 
 
 class Received:
-  """What a run was told.
+  """The signal that a run received.
 
   Attributes:
     signal: the first signal that arrived; None if none did.
   """
 
-  def __init__(self, stop: Callable[[], None], say: Callable[[str], None]):
+  def __init__(
+    self, stop: Callable[[], None], print_line: Callable[[str], None]
+  ):
     self.signal: signal.Signals | None = None
     self._stop = stop
-    self._say = say
-    self._said = False
+    self._print_line = print_line
+    self._announced = False
 
   @property
   def exit_code(self) -> int:
-    """The shell's for the signal, 128 and its number; 0 without one."""
+    """The shell's exit code for the signal, 128 + number; 0 without one."""
     return 128 + self.signal if self.signal else 0
 
   def note(self, signum: signal.Signals) -> None:
-    """Asks the run to stop; again and from any thread, too."""
+    """Asks the run to stop; may be called repeatedly, from any thread."""
     if self.signal is None:
       self.signal = signum
     self._stop()
 
   def announce(self) -> bool:
-    """Says that the run stops; False if that is said already."""
-    if self._said:
+    """Prints that the run is stopping; returns False if it has before."""
+    if self._announced:
       return False
-    self._said = True
+    self._announced = True
     if self.signal == signal.SIGTERM:
-      self._say('SIGTERM: stopping after the step under way')
+      self._print_line('SIGTERM: stopping after the current step')
     else:
-      self._say('stopping after the step under way; Ctrl-C again ends at once')
+      self._print_line(
+        'stopping after the current step; Ctrl-C again stops at once'
+      )
     return True
 
 
 class _Watcher:
-  """The process's signal handlers, and the thread beside them."""
+  """The process's signal handlers, and the thread that watches for signals."""
 
   def __init__(self, end: Callable[[signal.Signals, str], None]):
     """Takes over SIGINT and SIGTERM; in the main thread only.
 
     Args:
-      end: ends the run at once, with a line to say; called in the thread.
+      end: ends the run at once and prints a line; called in the watcher thread.
     """
     self.received: Received | None = None
     self._end = end
@@ -74,7 +78,7 @@ class _Watcher:
     threading.Thread(target=self._watch, args=(read,), daemon=True).start()
 
   def close(self) -> None:
-    """Gives the signals back."""
+    """Restores the previous signal handlers."""
     signal.set_wakeup_fd(self._other)
     for signum, handler in self._handlers.items():
       signal.signal(signum, handler)
@@ -87,7 +91,7 @@ class _Watcher:
       _thread.interrupt_main()
 
   def _handle(self, signum, frame) -> None:
-    """In the main thread: no later than the next step."""
+    """Handles a signal in the main thread, at the latest at the next step."""
     del frame
     if self._interrupts:
       raise KeyboardInterrupt
@@ -106,12 +110,12 @@ class _Watcher:
       self._end(signum, _AT_ONCE[signum])
       return
     received.note(signum)
-    # SIGTERM may come twice, to a process and to its group: only a person's
-    # second wish counts.
+    # SIGTERM may arrive twice, sent to the process and to its group: only a
+    # second Ctrl-C ends the run at once.
     if not received.announce() and signum == signal.SIGINT:
       self._end(
         signum,
-        'ended at once; the same command goes on from the last checkpoint',
+        'stopped at once; the same command resumes from the last checkpoint',
       )
 
 
@@ -119,18 +123,18 @@ _watcher: _Watcher | None = None
 
 
 def end_process() -> None:
-  """From now on Ctrl-C and SIGTERM end the process at once, in one line.
+  """Makes Ctrl-C and SIGTERM end the process at once, with one line.
 
-  For a command, before its imports. Exit code 130 or 143, without Python's
-  clean-up: what is written must be whole at any time.
+  To be called by a command before its imports. The exit code is 130 or 143.
+  Python does not clean up, so that files must be complete at all times.
   """
   global _watcher
-  # Imports hold standard error back meanwhile.
+  # A duplicate, since standard error is suppressed during imports.
   stderr = os.dup(2)
 
   def end(signum: signal.Signals, line: str) -> None:
     if os.isatty(stderr):
-      # Over the terminal's `^C` and a progress bar, which hides the cursor.
+      # Overwrites `^C` and a progress bar, and shows the cursor it hides.
       line = f'\r\x1b[2K\x1b[?25h{line}'
     os.write(stderr, f'{line}\n'.encode())
     os._exit(128 + signum)
@@ -140,19 +144,19 @@ def end_process() -> None:
 
 @contextlib.contextmanager
 def deferred(
-  stop: Callable[[], None], say: Callable[[str], None]
+  stop: Callable[[], None], print_line: Callable[[str], None]
 ) -> Iterator[Received]:
-  """Within the block the first Ctrl-C or SIGTERM asks the run to stop.
+  """Makes the first Ctrl-C or SIGTERM within the block ask the run to stop.
 
-  A second Ctrl-C ends at once: the process, after `end_process`; elsewhere by
-  a KeyboardInterrupt. The handlers before are restored. Outside the main
-  thread, which alone gets signals, nothing changes.
+  A second Ctrl-C acts at once: after `end_process` it ends the process,
+  otherwise it raises KeyboardInterrupt. The previous handlers are restored.
+  Does nothing outside the main thread, which alone receives signals.
 
   Args:
-    stop: asks the run to stop; called in any thread, more than once.
-    say: prints a line.
+    stop: asks the run to stop; called from any thread, maybe repeatedly.
+    print_line: prints a line.
   """
-  received = Received(stop, say)
+  received = Received(stop, print_line)
   if threading.current_thread() is not threading.main_thread():
     yield received
     return

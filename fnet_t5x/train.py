@@ -1,9 +1,8 @@
-r"""A training run, by either engine: `python -m fnet_t5x.train`.
+r"""Training with either engine: `python -m fnet_t5x.train`.
 
-A run is described by gin files: a model, an objective, a source and a run; or
-one experiment that includes them. Macros are set by --gin.NAME=VALUE; text
-needs quotes within quotes. Started again with the same command, a run that was
-stopped goes on.
+Gin files describe a run: a model, an objective, a source and a run; or one
+experiment that includes them. --gin.NAME=VALUE sets a macro; strings need
+quotes within quotes. The same command resumes a run that was stopped.
 
   python -m fnet_t5x.train --gin_file=gin/experiments/quickstart.gin
 
@@ -24,7 +23,7 @@ if __name__ == '__main__':
     host_memory.keep_freed_memory()
     stop_signals.end_process()
     command_line.start(sys.argv, 'train', __doc__)
-    # Gin files reach the engine's function as `__main__.train`, as T5X's do.
+    # Gin files refer to it as `__main__.train`, as T5X's do.
     from fnet_t5x.compat.train import exit_code, train
 
     sys.exit(exit_code(lambda: command_line.run(train)))

@@ -1,4 +1,4 @@
-"""`libtpu` without a TPU: JAX does not start it, and finds all else."""
+"""`libtpu` on machines without a TPU: hidden from JAX, unlike other plugins."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ import pytest
 import fnet_t5x
 from fnet_t5x import absent_tpu
 
-# Stands in for the real library, and tells when JAX imports it.
+# A stand-in for the library that reports when JAX imports it.
 _LIBRARY = """
 print('libtpu was imported')
 def get_library_path():
@@ -60,7 +60,7 @@ def test_jax_does_not_start_the_library(environment):
 
 
 @pytest.mark.parametrize('name', ['TPU_NAME', 'JAX_PLATFORMS'])
-def test_what_the_user_set_stays(environment, name):
+def test_the_users_settings_are_kept(environment, name):
   environment[name] = 'cpu'
   assert 'libtpu was imported' in devices(environment, 'hide')
 
@@ -77,19 +77,21 @@ def pci_device(root, vendor, kind):
   [
     ('0x1ae0', '0x088000', True),
     ('0x1ae0', '0x120000', True),
-    # A network card and a disk of Google's machines without TPUs.
+    # A network card and a disk of Google Cloud VMs without TPUs.
     ('0x1ae0', '0x020000', False),
     ('0x1ae0', '0x010802', False),
     ('0x10de', '0x030200', False),
   ],
 )
-def test_tpus_are_told_by_their_pci_device(tmp_path, vendor, kind, present):
+def test_tpus_are_recognized_by_their_pci_device(
+  tmp_path, vendor, kind, present
+):
   pci_device(tmp_path, vendor, kind)
   assert absent_tpu.is_present({}, tmp_path) == present
 
 
 @pytest.mark.parametrize('name', ['accel0', 'vfio/0'])
-def test_tpus_are_told_by_their_device_file(tmp_path, name):
+def test_tpus_are_recognized_by_their_device_file(tmp_path, name):
   assert not absent_tpu.is_present({}, tmp_path)
   file = tmp_path / 'dev' / name
   file.parent.mkdir(parents=True)
@@ -97,6 +99,6 @@ def test_tpus_are_told_by_their_device_file(tmp_path, name):
   assert absent_tpu.is_present({}, tmp_path)
 
 
-def test_a_tpu_vm_is_told_by_its_environment(tmp_path):
+def test_a_tpu_vm_is_recognized_by_its_environment(tmp_path):
   assert absent_tpu.is_present({'TPU_WORKER_ID': '0'}, tmp_path)
   assert not absent_tpu.is_present({'HOME': '/'}, tmp_path)

@@ -1,4 +1,4 @@
-"""`fnet_t5x.load` in a process of its own, as in a program or a notebook."""
+"""`fnet_t5x.load` in a separate process, as in a program or a notebook."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 PROMPTS = ['abc', 'fed cb']
 
 # Two models of different shapes and lengths, each used before and after the
-# other was loaded.
+# other is loaded.
 _TWO_MODELS = """
 import os, sys
 import fnet_t5x
@@ -62,7 +62,7 @@ def model_dirs(tmp_path_factory) -> tuple[str, str]:
 
 
 def test_two_models_in_one_process(model_dirs, tmp_path):
-  """They say what each says alone."""
+  """Each generates the same text as when it is loaded alone."""
   want = []
   for model_dir, step in zip(model_dirs, (2, 1), strict=True):
     gin.clear_config()
@@ -96,7 +96,7 @@ except FileNotFoundError as error:
 
 
 def test_engine_that_the_user_chose_stays(model_dirs, tmp_path):
-  """T5X generates nothing here; the variable is left as it is."""
+  """With T5X `load` fails; the environment variable is unchanged."""
   (tmp_path / 't5x').mkdir()
   (tmp_path / 't5x/__init__.py').write_text('')
   code = f"""
@@ -109,6 +109,6 @@ except ValueError as error:
 print(os.environ.get('FNET_T5X_ENGINE'))
 """
   refused, engine = process(code, tmp_path, 't5x').stdout.splitlines()
-  assert 'takes the embedded runtime, and this process uses T5X' in refused
+  assert 'needs the embedded runtime' in refused
   assert engine == 't5x'
   assert process(code, tmp_path).stdout.splitlines() == ['2', 'None']

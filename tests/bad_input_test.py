@@ -1,4 +1,4 @@
-"""Bad input: one clear line, an exit code, and nothing written."""
+"""Invalid input: a one-line error, an exit code, and no output files."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ from fnet_t5x.runtime import train as train_lib
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 _QUICKSTART = ['--gin_file=gin/experiments/quickstart.gin']
-# A whole run on the made-up task, small enough for a test.
+# A complete run on the synthetic task, small enough for a test.
 RUN = """
 from __gin__ import dynamic_registration
 import seqio
@@ -74,7 +74,7 @@ def train(gin_file, model_dir, *bindings) -> int:
 
 
 def line_of(error) -> str:
-  """What the command line makes of an error: one line, by an input error."""
+  """Returns the line that the command line prints for an input error."""
   assert isinstance(error.value, command_line.INPUT_ERRORS)
   line = command_line.one_line(error.value)
   assert '\n' not in line
@@ -87,7 +87,7 @@ def line_of(error) -> str:
     ('BATCHSIZE = 1', r'--gin.BATCHSIZE: .* did you mean BATCH_SIZE'),
     ('adafactor.Adafactor.decay = 1', r"'decay'.* did you mean decay_rate"),
     ('no.Such.thing = 1', r"No configurable matching 'no.Such'"),
-    ('TRAIN_STEPS = (', r'--gin.TRAIN_STEPS=\(: \( is no gin value'),
+    ('TRAIN_STEPS = (', r'--gin.TRAIN_STEPS=\(: \( is not a gin value'),
     ("MIXTURE_OR_TASK_NAME = 'small_run_echo'", r'did you mean small_runs_e'),
     ("TASK_FEATURE_LENGTHS = {'inputs': 0, 'targets': 9}", r'is 0; it must'),
     ("TASK_FEATURE_LENGTHS = {'inputs': 9, 'targets': -1}", r'is -1; it must'),
@@ -205,12 +205,14 @@ NESTED = {
     ('itself', (), 'run.gin includes run.gin, which includes it in turn'),
     ('circle', (), 'A = %B, B = %A: the macro A refers to itself'),
     ('brackets', (), 'run.gin: brackets or includes nested too deeply'),
-    ('fine', ('BATCH_SIZE', f'{9000 * "("}{9000 * ")"}'), 'is no gin value'),
+    ('fine', ('BATCH_SIZE', f'{9000 * "("}{9000 * ")"}'), 'not a gin value'),
     ('fine', ('BATCH_SIZE', '1\nimport os'), 'not one binding'),
     ('fine', ('BATCH_SIZE', '%BATCH_SIZE'), 'BATCH_SIZE refers to itself'),
   ],
 )
-def test_what_never_ends_is_one_line(tmp_path, module, text, binding, line):
+def test_cycles_and_deep_nesting_are_one_line(
+  tmp_path, module, text, binding, line
+):
   (tmp_path / 'run.gin').write_text(
     f"include 'gin/experiments/quickstart.gin'\n{NESTED[text]}"
   )

@@ -1,4 +1,4 @@
-"""Lengths of the task that --task names, in the place of the run's."""
+"""Feature lengths of the task that --task names, instead of the run's."""
 
 import pytest
 
@@ -11,7 +11,7 @@ RUN = {'inputs': 128, 'targets': 64}
 @pytest.mark.parametrize(
   ('task', 'own'),
   [
-    # What a model is trained on has the lengths that it was trained with.
+    # A pretraining task keeps the lengths of the run.
     ('fnet_sotu_prefix_lm', False),
     ('fnet_text_held_out', False),
     ('fnet_glue_sst2', True),

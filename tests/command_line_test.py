@@ -1,4 +1,4 @@
-"""Joining the processes of a run: what is refused before anything starts."""
+"""Command lines of runs: errors before any heavy import, and --list_macros."""
 
 import os
 import pathlib
@@ -14,8 +14,8 @@ ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 
 
 def train(folder, *arguments, engine):
-  """Runs the command, without starting it; returns its error line."""
-  # A T5X that can be found is all that the choice of the engine asks for.
+  """Runs the command, which must fail, and returns its error line."""
+  # The choice of the engine only requires that T5X can be found.
   (folder / 't5x').mkdir()
   (folder / 't5x/__init__.py').write_text('')
   paths = [str(ROOT), *sys.path[1:], str(folder)]
@@ -43,7 +43,11 @@ def train(folder, *arguments, engine):
 @pytest.mark.parametrize(
   'engine, arguments, message',
   [
-    ('runtime', (), "the embedded runtime is one process; several are T5X's"),
+    (
+      'runtime',
+      (),
+      '--multiprocess_gpu: the embedded runtime runs in one process',
+    ),
     ('t5x', (), 'Give --coordinator_address=HOST:PORT, --process_count'),
     ('t5x', ('--coordinator_address=localhost:1',), 'Give --coordinator_addr'),
   ],

@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices, strict arithmetic and one engine for tests."""
+"""Test settings: eight simulated CPU devices, strict arithmetic, one engine."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
-    # Most of a test's time is compiling; the arithmetic is the same.
+    # Tests mostly compile; a lower effort gives the same arithmetic.
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
     '--xla_cpu_use_fusion_emitters=false',
@@ -24,7 +24,7 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
 )
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
-# Tests of the engine `t5x` say so themselves.
+# Tests of the engine `t5x` override this.
 os.environ['FNET_T5X_ENGINE'] = 'runtime'
 
 import gin

@@ -1,4 +1,4 @@
-"""Counts of the data pipeline, and of a run that goes on."""
+"""Counters of the data pipeline, also across a resumed run."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_counts_add_up():
   assert data_counters.counts() == {'a': 3, 'b': 1}
 
 
-def test_run_goes_on_from_what_it_had_counted():
+def test_a_resumed_run_continues_its_counts():
   data_counters.add('of_another_run')
   data_counters.restore({'step': 5, 'loss': 0.5, 'data/a': 7, 'data/b': 0})
   data_counters.add('a')
@@ -29,6 +29,6 @@ def test_run_goes_on_from_what_it_had_counted():
 
 
 @pytest.mark.parametrize('value', [None, -1, 1.5, '3', True, [], 1e300])
-def test_what_is_no_count_is_left_out(value):
+def test_values_that_are_not_counts_are_ignored(value):
   data_counters.restore({'data/a': value, 'data/b': 2})
   assert data_counters.counts() == {'b': 2}

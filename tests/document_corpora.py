@@ -1,4 +1,4 @@
-"""Corpora of made-up documents in every format, for tests of sources."""
+"""Synthetic corpora in every file format, for tests of sources."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ COMPONENTS = ('ArXiv', 'FreeLaw', 'Github')
 
 
 def text(number: int) -> str:
-  """A document's text: its number first, then words, lines and signs."""
+  """Returns a document: its number, then words, lines and punctuation."""
   words = ' '.join(f'w{number * 7 + i}' for i in range(5 + number % 11))
   return f'd{number} {words}\nsecond line, "quoted" é☃ {number}'
 
@@ -23,7 +23,7 @@ def component(number: int) -> str:
 
 
 def rows(numbers: Sequence[int]) -> list[dict]:
-  """Documents in the Pile's form."""
+  """Returns documents in the Pile's schema."""
   return [
     {'text': text(n), 'meta': {'pile_set_name': component(n)}} for n in numbers
   ]
@@ -35,7 +35,7 @@ def json_lines(numbers: Sequence[int]) -> bytes:
 
 
 def write(path: pathlib.Path, numbers: Sequence[int]) -> pathlib.Path:
-  """Writes documents in the format that the file's name asks for."""
+  """Writes documents in the format given by the file's suffix."""
   path.parent.mkdir(parents=True, exist_ok=True)
   if path.suffix == '.parquet':
     table = pyarrow.Table.from_pylist(rows(numbers))
@@ -54,5 +54,5 @@ def write(path: pathlib.Path, numbers: Sequence[int]) -> pathlib.Path:
 
 
 def number_of(document: bytes) -> int:
-  """The number that a document's text starts with."""
+  """Returns the number at the start of a document's text."""
   return int(document.split()[0].removeprefix(b'd'))

@@ -1,4 +1,4 @@
-"""Rows of an evaluation say what was read and what was wanted."""
+"""Readable rows of an evaluation: input and target texts."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_ids_become_texts(tmp_path):
   assert metrics == '{"step": 7, "accuracy": 0.5}\n' * 2
 
 
-def test_texts_that_were_tokenized_are_shown_as_they_were(tmp_path):
+def test_texts_before_tokenization_are_shown_unchanged(tmp_path):
   example = {
     'inputs': ids('Wie es war'),
     'inputs_pretokenized': 'Wie es WAR',

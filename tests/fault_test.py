@@ -1,4 +1,4 @@
-"""Runs that are killed, or find the disk full, at any call: no bit is lost."""
+"""Runs killed, or with a full disk, at any call: resume is bit-exact."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _LAST = 'checkpoint_8'
 
 
 class Runs:
-  """Starts runs, each in a process of its own."""
+  """Starter of runs, each in its own process."""
 
   def __init__(self, library: pathlib.Path | None):
     root = pathlib.Path(fnet_t5x.__file__).parents[1]
@@ -44,12 +44,13 @@ class Runs:
     )
 
   def run(self, model_dir, number=0, kill=False) -> tuple[int, str]:
-    """Trains in `model_dir`, and returns the exit code and what was said.
+    """Trains in `model_dir`, and returns the exit code and the output.
 
     Args:
-      model_dir: a new folder, or that of a run to go on with.
-      number: of the call that the fault hits; 0 for none.
-      kill: the process dies of it; else the disk is full from there on.
+      model_dir: a new folder, or that of a run to resume.
+      number: number of the call with the fault; 0 for none.
+      kill: whether the fault kills the process; otherwise the disk is full from
+        this call on.
     """
     log = model_dir.with_suffix('.log')
     log.unlink(missing_ok=True)
@@ -70,7 +71,7 @@ class Runs:
 
 
 class Chains:
-  """Runs that faults hit, beside one that no fault hits."""
+  """Runs with faults, to be compared with one without."""
 
   def __init__(self, runs, folder):
     self._runs = runs
@@ -81,7 +82,7 @@ class Chains:
     self.calls = int(re.search(r'calls: (\d+)', log)[1])
 
   def check(self, seed: int, kill: bool, faults: int = 2) -> None:
-    """Hits a run, goes on with it, and compares what it left."""
+    """Injects a fault into a run, resumes the run, and compares its files."""
     rng = random.Random(seed)
     model_dir = self._folder / f'{"kill" if kill else "full"}_{seed}'
     for _ in range(faults):
@@ -102,7 +103,7 @@ class Chains:
 
 
 def is_one_line(log) -> bool:
-  """Whether a full disk is told in one line, and nothing else is."""
+  """Whether the output is one line about a full disk."""
   said = [line for line in log.splitlines() if not line.startswith('WARNING')]
   errors = [line for line in said if line.startswith('error: ')]
   return (

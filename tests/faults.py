@@ -1,8 +1,7 @@
-"""Faults at a chosen call to the operating system, in one folder.
+"""Fault injection at a chosen call to the operating system, in one folder.
 
-`in_python` sees the calls of Python code; `in_c` those of all libraries of the
-process, which must have been started with the library of `compile_library` in
-LD_PRELOAD.
+`in_python` covers the calls of Python code; `in_c` those of all libraries of a
+process that was started with the library of `compile_library` in LD_PRELOAD.
 """
 
 import builtins
@@ -20,7 +19,7 @@ _SOURCE = pathlib.Path(__file__).with_name('faults.c')
 
 
 class Fault:
-  """Counts calls, and strikes at one of them.
+  """A fault at one call, found by counting calls.
 
   Attributes:
     count: calls so far.
@@ -30,10 +29,10 @@ class Fault:
     """Sets the fault.
 
     Args:
-      folder: calls on paths in it count.
-      number: the call that is struck, from 1; 0 for none.
-      kill: the process dies before the call; or else the disk is full from
-        this call on.
+      folder: only calls on paths in this folder count.
+      number: number of the call with the fault, from 1; 0 for none.
+      kill: whether the process is killed before the call; otherwise the disk
+        is full from this call on.
     """
     self.count = 0
     self._folder = os.path.abspath(folder) + os.sep
@@ -56,13 +55,13 @@ class Fault:
 
 
 def in_python(folder: str, number: int, kill: bool) -> Fault:
-  """Patches what Python makes, renames, opens to write and removes."""
+  """Patches the calls by which Python creates, renames and removes files."""
   fault = Fault(folder, number, kill)
 
   def wrapped(function, frees):
     @functools.wraps(function)
     def call(path, *args, **kwargs):
-      # A full disk still lets files go.
+      # Files can be removed from a full disk.
       if kill or not frees:
         fault.called(path, kwargs.get('dir_fd'))
       return function(path, *args, **kwargs)
@@ -87,7 +86,7 @@ def in_python(folder: str, number: int, kill: bool) -> Fault:
 
 
 def in_c(library: str, folder: str, number: int, kill: bool) -> None:
-  """The same of every library's calls, and of writes; see `in_python`."""
+  """Covers the calls of all libraries, including writes; see `in_python`."""
   loaded = ctypes.CDLL(library)
   loaded.faults_set(
     os.fsencode(os.path.abspath(folder)), ctypes.c_long(number), int(kill)
@@ -102,7 +101,7 @@ def calls_in_c(library: str) -> int:
 
 
 def compile_library(folder: pathlib.Path) -> pathlib.Path | None:
-  """Returns the library to preload; None where there is no C compiler."""
+  """Returns the library to preload, or None if there is no C compiler."""
   compiler = shutil.which('cc')
   if compiler is None:
     return None

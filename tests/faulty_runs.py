@@ -1,8 +1,9 @@
-"""Trains in processes that a fault hits. A command: see `fault_test.py`.
+"""Training processes with injected faults, as a command for `fault_test.py`.
 
-It reads requests, lines of JSON, from standard input, and answers each by one.
-Each run is a process forked from this one, so that large libraries are imported
-once. Nothing of JAX may run here, which `fnet_t5x.runtime` does when imported.
+Reads requests from standard input, one JSON object per line, and answers each
+with one line. Each run is forked from this process, so that large libraries are
+imported only once. JAX must not be initialised here, as importing
+`fnet_t5x.runtime` would.
 """
 
 import json
@@ -32,8 +33,8 @@ def main() -> None:
 
 
 def _run(model_dir, log, number, kill, library) -> None:
-  """Trains, and ends the process; its last line tells the calls counted."""
-  # A run that waits for what never comes ends by SIGALRM.
+  """Trains, and exits; the last line of output is the number of calls."""
+  # SIGALRM ends a run that hangs.
   signal.alarm(_LIMIT_SECONDS)
   output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   os.dup2(output, 1)

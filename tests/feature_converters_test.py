@@ -1,4 +1,4 @@
-"""Loss weights and labels reach the model as the objective made them."""
+"""Feature converters: loss weights and labels reach the model unchanged."""
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_masked_lm_keeps_its_weights(pack):
     if triple[0]
   ]
   assert converted == token_documents.joined(triples)
-  # seqio's own converter takes the loss on masks only: about 80 %.
+  # SeqIO's own converter computes the loss on mask tokens only, about 80 %.
   seqio_s = seqio.EncoderFeatureConverter(
     mask_id=vocabulary.vocab_size - 1, pack=pack
   )

@@ -1,4 +1,4 @@
-"""The command: what it refuses, where prompts come from, what it prints."""
+"""The command `generate`: errors, sources of prompts, output."""
 
 import io
 import os
@@ -80,19 +80,19 @@ _HEAVY = 'raise RuntimeError("imported before the flags were checked")\n'
       r'--num_beams and --temperature exclude each other: beam search does',
     ),
     ([], b'x', 1, r'no --model_dir given; name the folder of a training run'),
-    (['--model_dir=run'], b' \n', 1, r'standard input holds no prompt: give'),
+    (['--model_dir=run'], b' \n', 1, r'standard input has no prompt: give'),
     (
       ['--model_dir=run'],
       b'a\n\xff\n',
       1,
-      r'standard input, line 2: no UTF-8 text; convert it to UTF-8',
+      r'standard input, line 2: not UTF-8; convert it to UTF-8',
     ),
     (['--model_dir=run', '--prompt= '], b'', 1, r'--prompt is empty: give'),
     (
       ['--model_dir=run', '--prompt=x', '--prompt_file=y'],
       b'',
       1,
-      r'--prompt and --prompt_file: give one of them',
+      r'--prompt and --prompt_file: give only one of them',
     ),
     (
       ['--model_dir=run', '--prompt_file=none.txt'],
@@ -171,7 +171,7 @@ def test_prompts_come_from_a_flag_a_file_or_standard_input(
   assert given(f'--prompt_file={file}') == ['one', '  two\x0btoo\u2028']
   assert given(stdin=b'x\n\ny') == ['x', 'y']
   file.write_text('\n')
-  with pytest.raises(ValueError, match=re.escape(f'{file} holds no prompt')):
+  with pytest.raises(ValueError, match=re.escape(f'{file} has no prompt')):
     given(f'--prompt_file={file}')
 
 
@@ -201,14 +201,14 @@ def printed(generator, given, capsys, **options) -> tuple[str, list[str]]:
   return out, err.splitlines()
 
 
-def test_one_text_is_printed_alone(generator, capsys):
+def test_a_single_text_has_no_label(generator, capsys):
   text = generator.generate('abc', seed=3)
   assert printed(generator, ['abc'], capsys, seed=3)[0] == text + '\n'
   text = generator.generate('abc', num_beams=2)
   assert printed(generator, ['abc'], capsys, num_beams=2)[0] == text + '\n'
 
 
-def test_several_texts_are_told_apart(generator, capsys):
+def test_several_texts_are_labelled(generator, capsys):
   how = {'seed': 3, 'max_tokens': 5}
   first, second = generator.generate(['abc', 'fed cba'], **how)
   out, _ = printed(generator, ['abc', 'fed cba'], capsys, **how)
@@ -258,8 +258,8 @@ def test_command_prints_the_texts(model_dir, generator, tmp_path):
   assert done.stdout.decode() == f'[1] abc\n{first}\n\n[2] fed\n{second}\n'
   notes = done.stderr.decode().splitlines()
   assert notes[0] == (
-    'note: --max_tokens=40 is more than the decoder takes: texts have 16 '
-    'tokens at most'
+    'note: --max_tokens=40 exceeds the maximum of the decoder: texts have at '
+    'most 16 tokens'
   )
   assert all(line.startswith('note: ') for line in notes)
 
@@ -276,7 +276,7 @@ def test_all_prompts_are_checked_before_the_first_text(model_dir, tmp_path):
 
 
 class Terminal:
-  """A program on a terminal, and what it shows there."""
+  """A program on a terminal, and its output there."""
 
   def __init__(self, arguments, folder):
     self._master, slave = pty.openpty()
@@ -293,10 +293,10 @@ class Terminal:
     self.shown = ''
 
   def wait_for(self, text: str, count: int = 1, otherwise=None) -> None:
-    """Returns when the text was shown so often.
+    """Waits until the text has been shown a given number of times.
 
-    `otherwise` is called where nothing is shown for two seconds. (Python's
-    readline misses a signal that arrives just before it waits for a key.)
+    `otherwise` is called after two seconds without output: Python's readline
+    misses a signal that arrives just before it waits for a key.
     """
     stop = time.monotonic() + 240
     while self.shown.count(text) < count:
@@ -319,7 +319,7 @@ class Terminal:
 
 
 @pytest.mark.parametrize('ending', ['end of file', 'interrupt'])
-def test_conversation_on_a_terminal(model_dir, tmp_path, ending):
+def test_interactive_use_on_a_terminal(model_dir, tmp_path, ending):
   terminal = Terminal(
     [f'--model_dir={model_dir}', '--temperature=0', '--max_tokens=3'], tmp_path
   )
@@ -342,7 +342,7 @@ def test_conversation_on_a_terminal(model_dir, tmp_path, ending):
   assert 'Traceback' not in terminal.shown
 
 
-def test_interrupt_ends_a_text_not_the_conversation(
+def test_interrupt_ends_a_text_but_not_the_command(
   generator, monkeypatch, capsys
 ):
   """Ctrl-C arrives while the second piece is generated."""
@@ -359,7 +359,7 @@ def test_interrupt_ends_a_text_not_the_conversation(
     raise KeyboardInterrupt
 
   monkeypatch.setattr(generator._tokens, 'sample', interrupted)
-  generate._converse(printer)
+  generate._run_interactively(printer)
   texts = capsys.readouterr().out.split('\n')
   first, second = generator.generate(['abc', 'fed'], temperature=0)
   assert first.startswith(texts[0])
@@ -367,7 +367,7 @@ def test_interrupt_ends_a_text_not_the_conversation(
   assert texts[1:] == [*second.split('\n'), '']
 
 
-def test_reader_that_has_enough(model_dir, tmp_path):
+def test_closed_output_pipe(model_dir, tmp_path):
   """As `| head` does; no error, no traceback."""
   read, write = os.pipe()
   os.close(read)

@@ -1,4 +1,4 @@
-"""Runs small enough to train in a test, to generate texts with."""
+"""Tiny training runs for tests of generation."""
 
 import pathlib
 
@@ -11,11 +11,11 @@ from fnet_t5x.runtime import train as train_lib
 
 
 def train(folder: pathlib.Path, *lines: str) -> str:
-  """Returns the model directory of two steps, both saved, of bytes.
+  """Trains a byte-level model for two steps; returns its folder, both saved.
 
   Args:
-    folder: where to make it.
-    lines: of gin, which override the rest.
+    folder: the parent folder.
+    lines: gin bindings that override the others.
   """
   gin_file = folder / 'run.gin'
   steps = ('TRAIN_STEPS = 2', 'SAVE_PERIOD = 1')

@@ -1,4 +1,4 @@
-"""A binding is one: nothing else comes with it."""
+"""Bindings of the command line: exactly one statement each."""
 
 import gin
 import pytest
@@ -31,7 +31,7 @@ def test_more_than_one_binding_is_refused(binding):
 
 
 def test_nothing_follows_a_binding_into_a_run(tmp_path):
-  """Without the check, gin imports what stands in a second line."""
+  """Without the check, gin would run an import on a second line."""
   (tmp_path / 'run.gin').write_text('A = 0\n')
   gin.clear_config()
   try:
@@ -51,7 +51,7 @@ def test_thousands_of_brackets_are_one_short_line(brackets, depth):
   try:
     gin_binding.parse(f'A = {value}')
   except ValueError as error:
-    assert 'is no gin value' in str(error)
+    assert 'is not a gin value' in str(error)
     assert len(str(error)) < 300
   else:
     assert depth == 100

@@ -1,4 +1,4 @@
-"""Gin that no host could start with is refused before a pod is."""
+"""Static gin checks: errors are found before a pod starts."""
 
 import importlib.util
 import pathlib
@@ -57,7 +57,7 @@ def test_whole_experiments_pass():
     ({'more': ['BATCH_SIZ=3']}, 'did you mean BATCH_SIZE?'),
     ({'more': ['XYZZY=3']}, 'has the macro XYZZY; correct the name'),
     ({'more': ["TEXT_FILES='x'"]}, 'add --gin_file=gin/sources/text.gin'),
-    ({'more': ['BATCH_SIZE=']}, 'nothing is no gin value'),
+    ({'more': ['BATCH_SIZE=']}, 'nothing is not a gin value'),
     ({'more': ['ENCODER_MIXING=none at all']}, 'text needs quotes'),
     ({'more': ["TASK_FEATURE_LENGTHS={'inputs': 1"]}, 'no gin value'),
     ({'more': ['BATCH_SIZE=1\nBATCH_SIZE=2']}, 'not one binding'),
@@ -78,7 +78,7 @@ def test_what_cannot_start_is_one_line(arguments, message):
 
 @pytest.fixture
 def t5x(tmp_path, monkeypatch):
-  """A stand-in for T5X that holds a gin file, and says if it is imported."""
+  """A stand-in for T5X with a gin file, which reports if it is imported."""
   folder = tmp_path / 'site/t5x'
   (folder / 'examples').mkdir(parents=True)
   (folder / '__init__.py').write_text('raise AssertionError("imported")')
@@ -97,7 +97,7 @@ def stock(folder, name='small', elsewhere=('t5x',), more=()):
   )
 
 
-def test_files_of_t5x_are_read_where_it_is(tmp_path, t5x):
+def test_files_of_t5x_are_read_if_installed(tmp_path, t5x):
   contents = stock(tmp_path, more=['OF_T5X=2'])
   assert contents.unseen == []
   assert contents.macros['OF_T5X'].value == 2
@@ -112,10 +112,10 @@ def test_files_of_t5x_are_read_where_it_is(tmp_path, t5x):
 @pytest.mark.skipif(
   importlib.util.find_spec('t5x') is not None, reason='T5X is there'
 )
-def test_files_of_t5x_are_unseen_where_it_is_not(tmp_path):
+def test_files_of_t5x_are_unseen_if_not_installed(tmp_path):
   contents = stock(tmp_path, more=['OF_T5X=2'])
   assert contents.unseen == ['t5x/examples/small.gin']
-  # The run is to be here: it cannot start.
+  # A run on this machine cannot start without it.
   with pytest.raises(FileNotFoundError, match=r't5x/examples/small.gin: in'):
     stock(tmp_path, elsewhere=())
 

@@ -1,4 +1,4 @@
-"""Commands as gin files know them: functions of `__main__`."""
+"""Commands as gin files refer to them: functions of `__main__`."""
 
 import contextlib
 import sys
@@ -10,10 +10,10 @@ import pytest
 
 @contextlib.contextmanager
 def of_main(*functions: Callable[..., object]) -> Iterator[None]:
-  """Within the block `__main__` has these functions, by their names.
+  """Makes these functions members of `__main__` within the block.
 
-  Gin calls the last function that was registered under a name. A process of
-  tests stands for several commands, so that may be another command's.
+  Gin calls the function that was registered last under a name. Since one test
+  process stands for several commands, that may be another command's.
   """
   main = sys.modules['__main__']
   with pytest.MonkeyPatch.context() as patch:

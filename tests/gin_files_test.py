@@ -1,4 +1,4 @@
-"""Every gin file parses, and what it configures can be built."""
+"""Gin files: each parses, and its models and objectives can be built."""
 
 import importlib.util
 import math
@@ -27,7 +27,7 @@ PUBLISHED_PARAMETERS = {
   f'gin/models/t5_{size}.gin': count
   for size, count in parameters.PUBLISHED.items()
 }
-# Every macro that a command line may set, by run file.
+# Macros that a command line may set, by run file.
 SETTABLE = {
   'gin/runs/pretrain.gin': 'MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS '
   'TRAIN_STEPS MODEL_DIR BATCH_SIZE RANDOM_SEED DROPOUT_RATE '
@@ -49,7 +49,7 @@ def configured(value=gin.REQUIRED):
 
 
 def value_of(macro):
-  """What a macro stands for, built."""
+  """Returns a macro's value, with references resolved."""
   gin.parse_config(f'gin_files_test.configured.value = %{macro}')
   return configured()
 
@@ -142,7 +142,7 @@ def test_source_and_objective_name_the_task(source, bindings, task, order):
   gin_utils.parse_gin_flags(
     [str(ROOT)], [files[i] for i in order], bindings, finalize_config=False
   )
-  # As a run saves it, and as it reads it.
+  # Saved as a run does, and read again.
   assert f'MIXTURE_OR_TASK_NAME = {task!r}' in gin.config_str()
   assert value_of('MIXTURE_OR_TASK_NAME') == task
 
@@ -152,7 +152,7 @@ def test_source_and_objective_name_the_task(source, bindings, task, order):
 )
 @pytest.mark.parametrize('source', ['text', 'c4', 'pile'])
 def test_what_a_run_saves_is_read_again(name, source):
-  """All that these files configure is on the list of what may be named."""
+  """All configurables of these files are allowed in a saved configuration."""
   gin_utils.parse_gin_flags(
     [str(ROOT)],
     [
@@ -188,7 +188,7 @@ def test_parameters_are_as_many_as_published(name):
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(variables['params']))
   if name in PUBLISHED_PARAMETERS:
     assert count == PUBLISHED_PARAMETERS[name]
-  # The hybrid has learned positions, and no attention in most layers.
+  # The hybrid has learned positions, and most layers lack attention.
   baseline = PUBLISHED_PARAMETERS.get(name.replace('fnet_t5', 't5'))
   if 'fnet_t5' in name and baseline:
     assert 0.5 * baseline < count < baseline
@@ -236,7 +236,7 @@ def test_tiny_model_takes_a_step(name):
   )
   metrics, taken = run.train(iter([batch]), 1)
   assert taken == 1
-  # Untrained, it knows next to nothing: about log(256) nats a token.
+  # Untrained, the loss is about log(256) nats per token.
   assert 4 < float(metrics['loss'].compute()) < 9
   changed = jax.tree.map(
     lambda a, b: bool(np.any(a != b)),

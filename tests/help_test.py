@@ -1,4 +1,4 @@
-"""Every command's --help and typos: answered before anything heavy loads."""
+"""--help and typos of all commands, handled before any heavy import."""
 
 import importlib.util
 import os
@@ -47,20 +47,20 @@ def call(*arguments):
 
 
 def said(done):
-  """What a command wrote to standard error, without the import times."""
+  """Returns a command's standard error, without import times."""
   lines = done.stderr.splitlines()
   return [line for line in lines if not line.startswith('import time:')]
 
 
 def imported(done):
-  """Top-level modules that a command imported."""
+  """Returns the top-level modules that a command imported."""
   found = re.findall(r'^import time:.*\| +([\w.]+)$', done.stderr, re.M)
   assert 'fnet_t5x' in found
   return {name.partition('.')[0] for name in found}
 
 
 def runnable(folder):
-  """Modules of a folder that run as a command."""
+  """Yields the modules of a folder that are commands."""
   for path in sorted(ROOT.glob(f'{folder}/*.py')):
     if "if __name__ == '__main__':" in path.read_text():
       yield path.stem
@@ -115,7 +115,7 @@ def test_list_of_commands_has_two_columns():
     assert line[column - 1] == ' ' and line[column] != ' '
   for name, (_, summary) in console.COMMANDS.items():
     assert summary in ' '.join(line[column:] for line in lines), name
-  # No command at all is a question too.
+  # Without a command it prints the same.
   assert call('fnet_t5x').stdout == done.stdout
 
 

@@ -1,4 +1,4 @@
-"""Memory kept on a CPU: pages that steps need not fill, and when not to."""
+"""Reuse of freed memory on a CPU: fewer page faults, and when it is off."""
 
 import importlib.metadata
 import os
@@ -35,7 +35,7 @@ def environment():
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='a setting of glibc')
-def test_steps_find_their_memory_in_place(environment):
+def test_steps_cause_few_page_faults(environment):
   taken = {
     way: int(
       subprocess.run(

@@ -1,4 +1,4 @@
-"""Macros that lead back to themselves are named; all others pass."""
+"""Detection of macros that refer to themselves."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from fnet_t5x import gin_check, macro_circles
     ({'A': ['s/B'], 'B': ['A']}, 'A = %B, B = %A'),
   ],
 )
-def test_circles_are_named(references, message):
+def test_cycles_are_named(references, message):
   with pytest.raises(ValueError) as error:
     macro_circles.check(references)
   assert message in str(error.value)
@@ -30,12 +30,12 @@ def test_circles_are_named(references, message):
     {},
     {'A': ['B', 'B'], 'B': []},
     {'A': ['B', 'C'], 'B': ['D'], 'C': ['D'], 'D': ['gin.REQUIRED']},
-    # A macro of a scope that stands on the one outside it.
+    # A scoped macro that refers to the one without a scope.
     {'s/A': ['A'], 'A': []},
     {'A': ['nowhere']},
   ],
 )
-def test_whatever_ends_passes(references):
+def test_macros_without_cycles_pass(references):
   macro_circles.check(references)
 
 

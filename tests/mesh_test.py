@@ -1,4 +1,4 @@
-"""Training on eight devices, on every mesh, is training on one."""
+"""Training on eight devices equals training on one, for every mesh."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ STEPS = 4
 
 
 def losses(partitioner, num_microbatches=None):
-  """Loss and gradient norm of each step, then the loss of an evaluation."""
+  """Returns loss and gradient norm of each step, and an evaluation's loss."""
   batches = [small_runs.packed_batch(seed) for seed in range(STEPS)]
   trainer = small_runs.make_trainer(
     small_runs.make_model(dropout_rate=0.1, z_loss=1e-4),
@@ -30,7 +30,7 @@ def losses(partitioner, num_microbatches=None):
 @pytest.fixture(scope='module')
 def on_one_device():
   values = losses(small_runs.one_device())
-  # Each step must have changed the network, or the next ones prove nothing.
+  # Each step must have changed the network; otherwise the next prove nothing.
   assert len({round(x, 3) for x in values}) == len(values)
   return values
 

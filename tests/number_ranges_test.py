@@ -1,4 +1,4 @@
-"""Numbers of gin files: what is refused, and where."""
+"""Range checks of numbers from gin files."""
 
 import dataclasses
 import math
@@ -73,7 +73,7 @@ def test_schedule_refuses_a_warmup(steps):
 
 
 def decode(function, logits=(0.0, 1.0, 2.0), **options):
-  """Decodes two rows of a network that gives these logits always."""
+  """Decodes two rows of a network that always returns these logits."""
 
   def network(state):
     rows = state.cur_token.shape[0]

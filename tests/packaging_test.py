@@ -15,7 +15,7 @@ ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory) -> pathlib.Path:
-  """The wheel of this checkout, built without a network."""
+  """The wheel of this checkout, built offline."""
   folder = tmp_path_factory.mktemp('wheel')
   # From a copy of what is tracked: setuptools leaves a build/ where it builds.
   source = folder / 'source'
@@ -42,7 +42,7 @@ def wheel(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def installed(wheel, tmp_path_factory) -> pathlib.Path:
-  """A folder that holds the wheel's files as an environment would."""
+  """A folder with the wheel's files, as in an environment."""
   folder = tmp_path_factory.mktemp('site')
   with zipfile.ZipFile(wheel) as archive:
     archive.extractall(folder)
@@ -50,7 +50,7 @@ def installed(wheel, tmp_path_factory) -> pathlib.Path:
 
 
 def run(installed, cwd, *arguments) -> str:
-  """Runs Python in a folder that is not the checkout, on the wheel's files."""
+  """Runs Python on the wheel's files, in a folder outside the checkout."""
   result = subprocess.run(
     [sys.executable, *arguments],
     cwd=cwd,
@@ -99,7 +99,7 @@ def test_wheel_says_where_its_gin_files_are(installed, tmp_path):
 
 
 def test_wheel_launches_nothing_itself(installed, tmp_path):
-  """Hosts install a checkout's commit; an installation has none."""
+  """Hosts install a commit of the checkout, and a wheel has no commit."""
   script = (
     'from fnet_t5x.xm_launch import source\n'
     'try: source.Source()\n'

@@ -1,4 +1,4 @@
-"""The gin files of gin/partitioning/: rules, collectives, and equal losses."""
+"""The gin files of gin/partitioning/: rules, collectives and equal losses."""
 
 import functools
 import pathlib
@@ -55,7 +55,7 @@ def _clean_gin():
 def make_partitioner(name, mesh_shape=None):
   gin.parse_config_file(f'gin/partitioning/{name}.gin')
   if mesh_shape:
-    # As T5X wants it on CPU; the runtime takes either.
+    # T5X needs it on CPU; the runtime accepts either.
     gin.parse_config(
       f'NUM_PARTITIONS = None\n'
       f'MODEL_PARALLEL_SUBMESH = (1, {mesh_shape[1]}, 1, 1)'
@@ -85,7 +85,7 @@ def layout_of(name, *axes):
   )
 
 
-def test_what_is_spread_where():
+def test_sharding_of_each_axis():
   encoder = ('batch', 'encoder_length', 'embed')
   hidden = ('batch', 'encoder_length', 'mlp')
   weight = ('embed', 'mlp')
@@ -114,7 +114,7 @@ def test_what_is_spread_where():
   }.items():
     got = [layout_of(name, *axes) for axes in (encoder, hidden, weight)]
     assert got == want, name
-  # The decoder's tokens stay together: a step has one.
+  # The decoder's length is not sharded: a decoding step has one token.
   decoder = layout_of('sequence_sharded', 'batch', 'length', 'mlp')
   assert decoder == ('data', None, 'model')
 
@@ -144,7 +144,7 @@ def test_every_axis_of_every_parameter_has_its_rules(mixing, scan):
 
 
 def compile_encoder(model, partitioner, batch):
-  """The forward pass of the encoder, as a training step runs it."""
+  """Compiles the encoder's forward pass as a training step runs it."""
   initializer = initialization.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
@@ -173,7 +173,7 @@ def compile_encoder(model, partitioner, batch):
 
 @pytest.mark.parametrize('scan', [False, True])
 @pytest.mark.parametrize(('name', 'mesh'), MESHES)
-def test_what_the_encoder_sends(name, mesh, scan):
+def test_collectives_of_the_encoder(name, mesh, scan):
   if scan and name in ('data', 'model_1d'):
     layers = {'num_encoder_layers': 3, 'scan_layers': True}
     model = small_runs.make_model(
@@ -203,7 +203,7 @@ def one_device():
 
 
 def losses(partitioner):
-  """Loss and gradient norm of a step, and the loss after it."""
+  """Returns loss and gradient norm of a step, and the loss after it."""
   trainer = small_runs.make_trainer(
     small_runs.make_model(dropout_rate=0.1, z_loss=1e-4),
     partitioner,

@@ -1,4 +1,4 @@
-"""A run whose network compiles in seconds, to plan."""
+"""A run to plan whose network compiles in seconds."""
 
 FILES = (
   'gin/models/fnet_t5_tiny.gin',
@@ -20,7 +20,7 @@ SMALL = (
 
 
 def arguments(files=(), bindings=()):
-  """Gin files and bindings as flags of a command."""
+  """Returns gin files and bindings as flags of a command."""
   return (
     *(f'--gin_file={name}' for name in files),
     *(f'--gin.{binding.replace(" = ", "=", 1)}' for binding in bindings),

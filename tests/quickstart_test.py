@@ -1,4 +1,4 @@
-"""The quickstart and its training process answer a signal as one."""
+"""Signals to the quickstart and its training process."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 @pytest.mark.parametrize(
   ('whole_group', 'signum', 'line', 'code'),
   [
-    # A terminal sends Ctrl-C to both, `kill` to one.
+    # A terminal sends Ctrl-C to both processes; `kill` signals one.
     (True, signal.SIGINT, 'interrupted', 130),
     (False, signal.SIGTERM, 'stopped by SIGTERM', 143),
   ],

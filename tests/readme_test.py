@@ -1,10 +1,10 @@
-"""Every command of README.md and docs/ is one that can be run as written.
+"""Commands in README.md and docs/: each can be run as written.
 
-The documents' code is executed by a shell in which each program is a stand-in
-that records its arguments: quotes, loops, variables and line ends are thus the
-shell's. What was recorded is then run, or, where it takes minutes, a cloud or
-data of one's own, checked as far as it can be without: the flags are in the
-command's `--help`, the gin files and macros are those of a whole run.
+A shell executes the documents' code with stand-ins for all programs that record
+their arguments, so that quotes, loops, variables and line ends mean what they
+mean to the shell. The recorded commands are then run; those that need minutes,
+a cloud or the user's data are checked as far as possible: `--help` must list
+their flags, and their gin files and macros must make a complete run.
 """
 
 import functools
@@ -42,7 +42,7 @@ case "$*" in *fnet_t5x.gin_root) echo {root}; exit;; esac
 printf '%s\\0' "${{0##*/}}" "$@" >> {log}
 printf '\\n' >> {log}
 """
-# Commands that are run as they stand; each takes some seconds.
+# Commands that are run as they are; each takes a few seconds.
 _RUN = (
   'fnet_t5x.gin_root',
   'fnet_t5x.tasks.catalog',
@@ -52,24 +52,24 @@ _MODES = {'train': 'train', 'eval': 'eval', 'infer': 'infer'}
 
 
 def _code(text: str) -> Iterator[str]:
-  """The shell's code in a document: blocks, and commands within lines."""
+  """Returns the shell code of a document, in blocks and inline."""
   blocks = re.compile(r'^```(\w*)\n(.*?)^```$', re.M | re.S)
   for language, code in blocks.findall(text):
     if language in ('', 'bash', 'sh'):
       yield code
   begins = '|'.join(re.escape(program) for program in _PROGRAMS)
-  # A name alone, as `make` or `pip`, is a word.
+  # A name alone, such as `make`, is not a command.
   inline = rf'`((?:\w+=\S+ )*(?:{begins}) [^`]+)`'
-  # A page shows a line's end within one as a space.
+  # Markdown shows a line end within inline code as a space.
   for code in re.findall(inline, blocks.sub('', text)):
     yield code.replace('\n', ' ')
 
 
 def _recorded(code: str, folder: pathlib.Path) -> list[tuple[str, ...]]:
-  """The programs that a piece of code calls, with their arguments.
+  """Returns the programs that a piece of code calls, with their arguments.
 
   Raises:
-    AssertionError: the shell finds a fault in it, or a program not known here.
+    AssertionError: if the shell reports an error, or a program is unknown here.
   """
   log = folder / 'log'
   log.write_bytes(b'')
@@ -101,7 +101,7 @@ def _recorded(code: str, folder: pathlib.Path) -> list[tuple[str, ...]]:
 
 @functools.cache
 def _all_commands() -> list[tuple[str, ...]]:
-  """Each command of the documents once, in their order."""
+  """Returns each command of the documents once, in order."""
   import tempfile
 
   found = {}
@@ -117,7 +117,7 @@ def _name(command: Sequence[str]) -> str:
 
 
 @pytest.mark.parametrize('command', _all_commands(), ids=_name)
-def test_command_is_true(command, tmp_path):
+def test_command_is_valid(command, tmp_path):
   program, *arguments = command
   arguments = [a for a in arguments if a != '...']
   if program in ('python', 'python3'):
@@ -141,7 +141,7 @@ def test_command_is_true(command, tmp_path):
   elif program == 'git':
     assert arguments[0] == 'clone'
   else:
-    # A log directory has no other check than that the program is there.
+    # For a log directory, only the program's existence can be checked.
     importlib.metadata.version(program)
 
 
@@ -170,7 +170,7 @@ def _check_module(module, arguments, folder):
 
 
 def _check_flags(module: str, arguments: Sequence[str]) -> None:
-  """Every flag that is given is one that `--help` names."""
+  """Checks that `--help` lists every flag of the command."""
   said = _help(module)
   for argument in arguments:
     name = argument.partition('=')[0]
@@ -191,7 +191,7 @@ def _help(module: str) -> str:
 
 
 def _check_gin(mode: str, arguments: Sequence[str]) -> None:
-  """The gin files exist, and set every macro that the run needs."""
+  """Checks that the gin files exist, and set every macro of the run."""
   files, bindings = [], []
   for argument in arguments:
     name, _, value = argument.partition('=')
@@ -206,13 +206,13 @@ def _check_gin(mode: str, arguments: Sequence[str]) -> None:
 
 def _check_extras(arguments: Sequence[str]) -> None:
   assert arguments[0] == 'install'
-  # Those of this package: of others we know nothing.
+  # Only extras of this package can be checked.
   extras = re.findall(r'(?:fnet_t5x|\.)\[(.*?)\]', ' '.join(arguments))
   assert _unknown_extras(','.join(extras).split(',') if extras else []) == []
 
 
 def _unknown_extras(extras: Sequence[str]) -> list[str]:
-  """Those that setup.py does not define, whatever is installed."""
+  """Returns the extras that setup.py does not define."""
   source = (ROOT / 'setup.py').read_text()
   return [e for e in extras if not re.search(rf"^    '{e}': \[?", source, re.M)]
 
@@ -251,13 +251,13 @@ def _run(command: Sequence[str], folder: pathlib.Path) -> str:
 
 
 def test_documents_hold_commands():
-  """Whatever finds them finds them: a count that only an edit changes."""
+  """Guards the search for commands: the count changes with documents only."""
   assert len(_all_commands()) > 40
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
-def test_files_that_a_document_names_are_there(document):
-  # Patterns, such as gin/models/t5_*.gin, are no names of files.
+def test_files_named_in_a_document_exist(document):
+  # Patterns, such as gin/models/t5_*.gin, are skipped.
   named = re.findall(
     r'`((?:tests|gin|docs|tasks|xm_launch|fnet_t5x)/[\w./]+)`',
     document.read_text(),

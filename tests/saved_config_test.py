@@ -1,4 +1,4 @@
-"""A configuration that somebody sent: what it may say, and what is left out."""
+"""Untrusted saved configurations: what is allowed, kept and dropped."""
 
 import pathlib
 import re
@@ -19,15 +19,15 @@ def read(text):
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda f: f.name)
-def test_what_our_gin_files_say_may_be_said(file):
-  """Includes come in a saved file as what they include."""
+def test_configurables_of_our_gin_files_are_allowed(file):
+  """A saved file has the contents of included files in their place."""
   text = re.sub(r'(?m)^include .*$', '', file.read_text())
   if 'import' not in text:
     text = START + text
   read(text)
 
 
-def test_the_run_is_left_out_and_the_model_is_kept():
+def test_the_model_is_kept_and_the_run_is_dropped():
   kept = read(
     START
     + """
@@ -60,7 +60,7 @@ models.EncoderDecoderModel.predict_batch_with_aux.num_decodes = 4
   )
   assert kept.macros['B'] == 2.5
   assert sorted(kept.macros) == ['A', 'B', 'MODEL']
-  # What is kept is gin, and says the same again.
+  # The kept text is gin, and reading it again changes nothing.
   assert read(kept.text) == kept
 
 
@@ -106,21 +106,21 @@ models.EncoderDecoderModel.predict_batch_with_aux.num_decodes = 4
       START + "MIXTURE_OR_TASK_MODULE = 'fnet_t5x.runs.theirs'\n",
       'would be imported',
     ),
-    # Without it, gin looks names up among all that is registered.
+    # Without it, gin would resolve names among all registered configurables.
     ('A = 1\n', "not a training run's configuration of this package"),
     ('', "not a training run's configuration of this package"),
     (START + 'A = (\n', 'a bracket or quotes are not closed'),
     (START + 'A B\n', 'line 2: not gin'),
   ],
 )
-def test_what_may_run_code_is_refused(text, line):
+def test_untrusted_code_is_rejected(text, line):
   with pytest.raises(ValueError, match=re.escape(line)) as error:
     read(text)
   assert '\n' not in str(error.value)
 
 
-def test_what_runs_code_is_not_reached_by_what_is_left_out():
-  """A function of a run's module, though named, is not in what gin parses."""
+def test_references_in_dropped_statements_are_dropped():
+  """A function of a run's module is accepted, but not passed on to gin."""
   kept = read(
     START + 'from fnet_t5x.compat import gin_utils\n'
     "gin_utils.parse_file.name = 'evil.gin'\n"
@@ -136,7 +136,7 @@ def test_modules_of_tasks_may_be_named():
 
 
 def test_modules_that_the_user_trusts(monkeypatch):
-  """By the environment: the file cannot say so."""
+  """Trust comes from the environment, never from the file."""
   text = (
     START + 'import my_tasks\nfrom my_models import hybrid\n'
     "MIXTURE_OR_TASK_MODULE = 'my_tasks.more'\n"
@@ -147,7 +147,7 @@ def test_modules_that_the_user_trusts(monkeypatch):
   monkeypatch.setenv(saved_config.TRUST_VARIABLE, 'my_tasks, my_models.hybrid')
   kept = read(text)
   assert kept.text == text
-  # No more than those.
+  # Other modules stay untrusted.
   for name in ('my_tasks_too', 'my_models.other', 'os'):
     with pytest.raises(ValueError, match=f'imports {name}, which may run'):
       read(START + f'import {name}\n')

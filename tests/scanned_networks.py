@@ -1,4 +1,4 @@
-"""A hybrid with its layers scanned and one by one: the same network."""
+"""A tiny hybrid, with its layers scanned or unrolled."""
 
 import functools
 
@@ -43,7 +43,7 @@ def initialise(module):
 
 
 def scanned_params(params):
-  """Converts parameters alone, a tree of them."""
+  """Converts a tree of unrolled parameters to scanned ones."""
   flat = flatten_dict(params, sep='/')
   leaves = {f'target/{name}': np.asarray(x) for name, x in flat.items()}
   converted = scanned_layers.to_scanned(leaves).leaves
@@ -54,7 +54,7 @@ def scanned_params(params):
 
 
 def predict(models, decoding, module, params, decode):
-  """What an engine's model decodes: ids and scores of all decodes."""
+  """Returns ids and scores of all decodes by an engine's model."""
   function, options, num_decodes = DECODES[decode]
   vocabulary = seqio.PassThroughVocabulary(size=SIZES['vocab_size'], eos_id=1)
   model = models.EncoderDecoderModel(

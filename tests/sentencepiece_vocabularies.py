@@ -1,4 +1,4 @@
-"""A small SentencePiece vocabulary with bytes, lines and sentinels."""
+"""A small SentencePiece vocabulary with byte fallback and sentinels."""
 
 import io
 import pathlib
@@ -14,12 +14,12 @@ _TEXTS = [
 
 
 def train(folder: pathlib.Path, extra_ids: int = 4, keeps_blanks: bool = False):
-  """Returns one of about 130 pieces, 256 bytes and `extra_ids` sentinels.
+  """Trains a vocabulary of about 130 pieces, 256 bytes and the sentinels.
 
   Args:
-    folder: where to put it.
+    folder: folder to write it to.
     extra_ids: number of sentinels.
-    keeps_blanks: whether blanks come back as they were, at the ends too.
+    keeps_blanks: whether decoding restores blanks exactly, also at the ends.
   """
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(

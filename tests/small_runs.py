@@ -1,7 +1,7 @@
-"""A task, a hybrid and configs small enough to train in a test.
+"""A task, a hybrid and configurations small enough to train in a test.
 
-The task needs no corpus and no vocabulary file: its texts are made up, its
-vocabulary is bytes.
+The task needs neither a corpus nor a vocabulary file: its texts are synthetic,
+and its vocabulary is bytes.
 """
 
 import functools
@@ -37,7 +37,7 @@ VOCAB_SIZE = 264
 
 
 def _examples(split, shuffle_files, seed=None):
-  """Words, and their first letters."""
+  """Yields words as inputs, and their first letters as targets."""
   del shuffle_files, seed
   rng = random.Random(split)
   count = {'train': 50, 'validation': VALIDATION_EXAMPLES}[split]
@@ -55,12 +55,12 @@ def _examples(split, shuffle_files, seed=None):
 
 
 def mean_score(targets, scores):
-  """A SeqIO metric, so that an evaluator has work."""
+  """A SeqIO metric, to give an evaluator something to compute."""
   return {'mean_score': float(sum(scores)) / len(targets)}
 
 
 def register() -> seqio.Task:
-  """Returns the task, registered once a process."""
+  """Registers the task, once per process, and returns its name."""
   if TASK not in seqio.TaskRegistry.names():
     seqio.TaskRegistry.add(
       TASK,
@@ -98,7 +98,7 @@ def dataset_config(split='train', **changes) -> datasets.DatasetConfig:
 
 
 class Bigram(nn.Module):
-  """The next token by the last one: compiles in no time."""
+  """A network that predicts from the previous token; compiles fast."""
 
   dropout_rate: float = 0.1
 
@@ -112,7 +112,7 @@ class Bigram(nn.Module):
     **unused_kwargs,
   ):
     del encoder_input_tokens, decoder_target_tokens
-    # Float where a run gives no types: T5X initialises so.
+    # Floats if a run gives no dtypes, as T5X initialises with.
     decoder_input_tokens = decoder_input_tokens.astype(int)
     table = flax_partitioning.param_with_axes(
       'table',
@@ -126,14 +126,14 @@ class Bigram(nn.Module):
 
 
 def bigram_model(dropout_rate=0.1, **loss) -> models.EncoderDecoderModel:
-  """A model of `Bigram`, for what does not depend on the network."""
+  """Returns a `Bigram` model, for tests that do not depend on the network."""
   return model_of(Bigram(dropout_rate), **loss)
 
 
 def make_model(
   loss_normalizing_factor='NUM_REAL_TARGET_TOKENS', z_loss=0.0, **network
 ) -> models.EncoderDecoderModel:
-  """A hybrid: a Fourier layer, an attention layer, a decoder of one layer."""
+  """Returns a hybrid: one Fourier, one attention and one decoder layer."""
   config = fnet_t5.FNetT5Config(
     **{
       'vocab_size': VOCAB_SIZE,
@@ -158,7 +158,7 @@ def make_model(
 
 
 def model_of(module, **loss) -> models.EncoderDecoderModel:
-  """A model around any network, with Adafactor."""
+  """Returns a model of any network, with Adafactor."""
   return models.EncoderDecoderModel(
     module=module,
     input_vocabulary=VOCABULARY,
@@ -172,7 +172,7 @@ def model_of(module, **loss) -> models.EncoderDecoderModel:
 
 
 def one_device() -> partitioning.PjitPartitioner:
-  """A partitioner over the first device alone."""
+  """Returns a partitioner for the first device only."""
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   partitioner.mesh = jax.sharding.Mesh(
     np.asarray(jax.devices()[:1]).reshape(1, 1), ('data', 'model')
@@ -181,7 +181,7 @@ def one_device() -> partitioning.PjitPartitioner:
 
 
 def packed_batch(seed: int, rows: int = 8) -> dict[str, np.ndarray]:
-  """Rows of three packed examples of random lengths, and padding."""
+  """Returns rows of three packed examples of random lengths, and padding."""
   rng = np.random.default_rng(seed)
   batch = {}
   for name, length in (('encoder_input', 24), ('decoder_target', 16)):
@@ -211,7 +211,7 @@ def packed_batch(seed: int, rows: int = 8) -> dict[str, np.ndarray]:
 
 
 def forget_checksums(checkpoint: pathlib.Path) -> None:
-  """Makes one of T5X's of a checkpoint of ours."""
+  """Turns a checkpoint of the runtime into one like T5X's."""
   (checkpoint / 'checksums.json').unlink()
   metadata = checkpoint / '_CHECKPOINT_METADATA'
   content = json.loads(metadata.read_text())
@@ -223,7 +223,7 @@ def make_initializer(
   partitioner: partitioning.PjitPartitioner | None = None,
   batch: dict[str, np.ndarray] | None = None,
 ) -> initialization.TrainStateInitializer:
-  """Makes states of a model: by default on one device, for `packed_batch`."""
+  """Returns an initializer of train states, by default on one device."""
   batch = batch or packed_batch(seed=0)
   return initialization.TrainStateInitializer(
     model.optimizer_def,
@@ -237,7 +237,7 @@ def make_initializer(
 def make_trainer(
   model, partitioner, batch, num_microbatches=None, learning_rate_fn=None
 ) -> trainer.Trainer:
-  """A trainer with a fresh state, for batches like this one."""
+  """Returns a trainer with a fresh state, for batches like this one."""
   initializer = make_initializer(model, partitioner, batch)
   return trainer.Trainer(
     model=model,
@@ -259,7 +259,7 @@ def train_arguments(
   learning_rate_fn=lambda step: 0.1,
   **changes,
 ) -> dict:
-  """Arguments of `train`: twelve steps of a bigram model on the task."""
+  """Returns arguments of `train`: twelve steps of a bigram model."""
   return {
     'model': bigram_model(loss_normalizing_factor='NUM_REAL_TARGET_TOKENS'),
     'train_dataset_cfg': dataset_config(pack=True),

@@ -1,6 +1,6 @@
-"""Runs of T5X as the hosts of a pod start it: several processes, here on CPU.
+"""Multi-process runs of T5X, as on the hosts of a pod, but on CPU.
 
-They talk through jax.distributed; on CPU the collectives are gloo's.
+Processes communicate through jax.distributed; on CPU, collectives are gloo's.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(folder, module, run, processes, devices, **bindings):
-  """Gives the processes of a run of the small hybrid; kills what is left.
+  """Yields the processes of a run of the small hybrid; kills them at the end.
 
   Args:
-    folder: for the logs, `log_0` and on.
+    folder: folder of the logs, `log_0`, `log_1`, ...
     module: the command.
-    run: of gin/runs/.
-    processes: how many there are.
-    devices: of each.
+    run: name of a file in gin/runs/.
+    processes: number of processes.
+    devices: number of devices per process.
     **bindings: macros.
   """
   (folder / 'small.gin').write_text(runs.model_gin('fnet_t5'))
@@ -84,7 +84,7 @@ def started(folder, module, run, processes, devices, **bindings):
 
 
 def finish(folder, running, code=0) -> None:
-  """Waits for the processes; all end with the code."""
+  """Waits for the processes, and checks their exit codes."""
   codes = [process.wait(timeout=400) for process in running]
   logs = [log(folder, index)[-3000:] for index in range(len(running))]
   assert codes == [code] * len(running), '\n'.join(logs)
@@ -95,7 +95,7 @@ def log(folder, index=0) -> str:
 
 
 def wait_for(folder, text, index=0) -> None:
-  """Waits until a process has said something."""
+  """Waits until a process has printed a text."""
   for _ in range(9000):
     if text in log(folder, index):
       return
@@ -104,7 +104,7 @@ def wait_for(folder, text, index=0) -> None:
 
 
 def state(checkpoint, part='target') -> dict[str, np.ndarray]:
-  """A part of a checkpoint's state by name, read by this one process."""
+  """Returns part of a checkpoint's state, read by this process alone."""
   checkpointer = orbax.checkpoint.PyTreeCheckpointer()
   tree = checkpointer.metadata(checkpoint / 'state').item_metadata.tree
   as_numpy = orbax.checkpoint.RestoreArgs(restore_type=np.ndarray)

@@ -1,7 +1,7 @@
-"""Writes small TFDS folders of real format, for tests of TFDS sources.
+"""Small TFDS folders in the real format, for tests of TFDS sources.
 
-TFDS's own writers make the files, so that `tfds.load` and SeqIO's
-`TfdsDataSource` read them as they read a prepared dataset.
+TFDS's own writers create the files, so that `tfds.load` and SeqIO's
+`TfdsDataSource` read them like any prepared dataset.
 """
 
 import os
@@ -101,7 +101,7 @@ def write_known(
   tfds_name: str,
   splits: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> pathlib.Path:
-  """Writes a dataset with the features that TFDS's own code gives it.
+  """Writes a dataset with the features that TFDS's own code defines.
 
   Args:
     data_dir: what `tfds.load`'s `data_dir`, or --tfds_data_dir, names.
@@ -112,7 +112,7 @@ def write_known(
     The folder, as `write` does.
 
   Raises:
-    AssertionError: TFDS's code makes another version.
+    AssertionError: if TFDS's code defines another version.
   """
   dataset, _, version = tfds_name.partition(':')
   name, _, config = dataset.partition('/')
@@ -143,7 +143,7 @@ def _empty(features: tfds.features.FeaturesDict) -> dict[str, Any]:
 def read_task(
   name: str, split: str = 'validation', **lengths: int
 ) -> list[dict[str, Any]]:
-  """A task's examples of a split, in order; strings decoded."""
+  """Returns a task's examples of a split, in order, with decoded strings."""
   task = seqio.get_mixture_or_task(name)
   dataset = task.get_dataset(
     {'inputs': 512, 'targets': 512, **lengths}, split, shuffle=False
@@ -157,9 +157,9 @@ def read_task(
 def evaluate(
   name: str, outputs: Sequence[str], split: str = 'validation'
 ) -> dict[str, float]:
-  """The metrics of a model that writes these outputs, in the examples' order.
+  """Returns the metrics of a model that predicts these outputs, in order.
 
-  Scores, where the task wants them, are -1 nat a target token.
+  Scores, if the task needs them, are -1 nat per target token.
   """
   task = seqio.TaskRegistry.get(name)
   vocabulary = task.output_features['targets'].vocabulary

@@ -1,4 +1,4 @@
-"""Folders that the tests write, read back by TFDS and by SeqIO."""
+"""TFDS folders of the tests, read back by TFDS and by SeqIO."""
 
 import numpy as np
 import seqio

@@ -1,4 +1,4 @@
-"""Documents of made-up tokens, and what an objective makes of them."""
+"""Documents of random tokens, and an objective's examples of them."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ def dataset(documents) -> tf.data.Dataset:
 
 
 def random_documents(lengths: Iterable[int], seed: int = 0) -> list[list[int]]:
-  """Documents of so many tokens: bytes, no special ids."""
+  """Returns documents of given lengths in tokens: bytes, no special ids."""
   rng = np.random.default_rng(seed)
   return [rng.integers(3, 259, n).tolist() for n in lengths]
 
@@ -37,7 +37,7 @@ def examples(
   features: Mapping[str, seqio.Feature] = FEATURES,
   **parameters,
 ) -> list[dict[str, list[int]]]:
-  """The objective's examples, as lists."""
+  """Returns the objective's examples, as lists."""
   with seqio.map_seed_manager(seed):
     made = objective(
       dataset(documents),

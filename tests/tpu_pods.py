@@ -1,8 +1,8 @@
-"""A cloud for tests: a `gcloud` whose TPU is folders of this machine.
+"""A fake cloud for tests: a `gcloud` whose TPU workers are local folders.
 
-Every word that gcloud is given is recorded. `ssh` and `scp` reach two workers,
-which are home folders: what runs on them runs for real, by bash. Their Python
-is a program that records what it is asked to do.
+All arguments of gcloud are recorded. `ssh` and `scp` reach two workers, which
+are home folders; their commands really run, in bash. Their Python is a program
+that records its arguments.
 """
 
 import json
@@ -87,7 +87,7 @@ elif words[:2] == ['-m', 'fnet_t5x.train']:
 
 
 class Cloud:
-  """The folder of a cloud, and what was asked of it."""
+  """The folder of a fake cloud, and the calls it received."""
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder
@@ -100,21 +100,21 @@ class Cloud:
     self.train('')
 
   def train(self, script: str) -> None:
-    """Says what `python -m fnet_t5x.train` does on a worker from now on."""
+    """Sets what `python -m fnet_t5x.train` does on a worker from now on."""
     (self.folder / 'train.py').write_text(script)
 
   def set_state(self, state: str) -> None:
     (self.folder / 'state').write_text(state)
 
   def refuse(self, verb: str, text: str) -> None:
-    """Lets the next call of a verb fail."""
+    """Makes the next call of a verb fail."""
     (self.folder / f'refuse_{verb}').write_text(text)
 
   def calls(self) -> list[list[str]]:
     return self._lines('calls.jsonl')
 
   def verbs(self) -> list[str]:
-    """The verbs in order, that of `ssh` with what it runs."""
+    """Returns the verbs in order, `ssh` with the command it runs."""
     said = []
     for words in self.calls():
       (line,) = [w for w in words if w.startswith('--command=')] or ['']
@@ -123,11 +123,11 @@ class Cloud:
     return said
 
   def python(self) -> list[list]:
-    """What a worker's Python was asked: worker, words and T5X_SOURCE."""
+    """Returns the calls of Python: worker, arguments and T5X_SOURCE."""
     return self._lines('python.jsonl')
 
   def started(self) -> list[list[str]]:
-    """The words of every start of the run, on all workers."""
+    """Returns the arguments of every start of the run, on all workers."""
     return [w for _, w, _ in self.python() if w[:2] == ['-m', 'fnet_t5x.train']]
 
   def home(self, worker: int) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""One's own text, as the README says it: train, go on, evaluate, generate."""
+"""The user's own text, as in the README: train, resume, evaluate, generate."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import seqio
 import fnet_t5x
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
-# The README's run is this one with more layers, steps and text.
+# The README's run, with fewer layers, steps and texts.
 SMALL = [
   '--gin.EMBED_DIM=16',
   '--gin.NUM_HEADS=2',
@@ -63,7 +63,7 @@ def command(folder, name, *arguments):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """A folder with a run on two files, and what training printed."""
+  """A folder with a run on two files, and the output of training."""
   folder = tmp_path_factory.mktemp('own')
   (folder / 'corpus').mkdir()
   words = ''.join(f'{n} words and {n * n} others\n' for n in range(400))
@@ -80,7 +80,7 @@ def trained(tmp_path_factory):
   return folder, said
 
 
-def test_text_is_told_before_step_1(trained):
+def test_a_notice_about_the_text_precedes_training(trained):
   said = trained[1]
   before, _, after = said.partition('compil')
   assert 'text: 2 files, 2 documents' in before
@@ -91,7 +91,7 @@ def test_text_is_told_before_step_1(trained):
   assert 'step 4/4' in after
 
 
-def test_it_is_evaluated_as_it_goes(trained):
+def test_evaluation_during_training(trained):
   rows = [
     json.loads(line)
     for line in (trained[0] / 'runs/mine/metrics.jsonl')
@@ -104,7 +104,7 @@ def test_it_is_evaluated_as_it_goes(trained):
   assert evaluated == [0, 2, 4]
 
 
-def test_its_vocabulary_spells_code(trained):
+def test_the_vocabulary_spells_code(trained):
   path = trained[0] / 'runs/mine/vocabulary.model'
   vocabulary = seqio.SentencePieceVocabulary(str(path), extra_ids=100)
   assert vocabulary.decode(vocabulary.encode(CODE)) == CODE

@@ -1,6 +1,6 @@
-"""Times the batches of tasks, and of t5's, in turns.
+"""Time per batch of our tasks and of t5's, measured in turns.
 
-A batch is made as in training: shuffled, packed, from text or SeqIO's cache.
+Batches are made as in training: shuffled, packed, from text or SeqIO's cache.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 from fnet_t5x.runtime import datasets
 from fnet_t5x.tasks import catalog, objective_table, objectives
 
-# What t5 has too, under the same name.
+# Objectives that t5 has too, under the same names.
 T5_OBJECTIVES = ('span_corruption', 'prefix_lm')
 _COUNTED = ('encoder_input_tokens', 'decoder_target_tokens')
 _BATCH_SIZE = 128
@@ -25,11 +25,11 @@ _SEED = 0
 
 
 class Setup(NamedTuple):
-  """How an objective's batches are made.
+  """Settings of an objective's batches.
 
   Attributes:
     lengths: tokens by task feature.
-    converter: what makes model features.
+    converter: feature converter of the model.
     pack: whether several examples share a row.
   """
 
@@ -41,13 +41,13 @@ class Setup(NamedTuple):
 def setup_of(
   name: str, objective_name: str, lengths: Sequence[int] | None = None
 ) -> Setup:
-  """Returns how a task's batches are made.
+  """Returns the settings of a task's batches.
 
   Args:
     name: a task or mixture of the catalogue.
     objective_name: its objective.
-    lengths: tokens of inputs and targets; None takes the task's own. Features
-      that belong to the inputs, position by position, get their length.
+    lengths: tokens of inputs and targets; None for the task's own. Features
+      aligned with the inputs get their length.
   """
   objective = objective_table.OBJECTIVES.get(objective_name)
   converter = (
@@ -72,7 +72,7 @@ def setup_of(
 
 
 def t5_preprocessors() -> types.ModuleType | None:
-  """t5's own, or None where t5 or something it needs is not installed."""
+  """Returns t5's preprocessors, or None if t5 cannot be imported."""
   try:
     return importlib.import_module('t5.data.preprocessors')
   except ImportError:
@@ -80,7 +80,7 @@ def t5_preprocessors() -> types.ModuleType | None:
 
 
 def t5_twin(task: seqio.Task, objective_name: str) -> seqio.Task | None:
-  """The task with t5's objective in the place of ours, where t5 has it."""
+  """Returns the task with t5's objective instead of ours, or None."""
   theirs = t5_preprocessors()
   if theirs is None or objective_name not in T5_OBJECTIVES:
     return None
@@ -96,7 +96,7 @@ def t5_twin(task: seqio.Task, objective_name: str) -> seqio.Task | None:
 def batches(
   task: seqio.Task | seqio.Mixture, setup: Setup, use_cached: bool
 ) -> Iterator[Mapping[str, np.ndarray]]:
-  """Training batches without end."""
+  """Returns an endless iterator over training batches."""
   cfg = datasets.DatasetConfig(
     task,
     setup.lengths,
@@ -112,12 +112,12 @@ def batches(
 
 
 class Draw:
-  """A call that takes some batches of an endless stream.
+  """A call that draws some batches from an endless stream.
 
   Attributes:
-    rows: sequences taken by all calls so far.
-    tokens: in them, padding not counted.
-    places: in them, for tokens or padding.
+    rows: sequences drawn so far.
+    tokens: tokens in them, without padding.
+    places: positions in them, with padding.
   """
 
   def __init__(
@@ -138,7 +138,7 @@ class Draw:
 def make_draws(
   name: str, objective_name: str, setup: Setup, num_batches: int
 ) -> dict[tuple[str, str], Draw]:
-  """Returns what to time of a task, by side and place it reads from."""
+  """Returns a task's calls to time, by side and place it reads from."""
   task = catalog.get(name)
   sides = {'ours': task, 't5': t5_twin(task, objective_name)}
   cached = all(t.cache_dir for t in seqio.get_subtasks(task))
@@ -162,16 +162,16 @@ def measure(
 
   Args:
     source: middle part of the task's name.
-    objective_name: last part of it.
+    objective_name: last part of the task's name.
     lengths: see `setup_of`.
-    sequences: rows a call. SeqIO packs groups of as many examples as a row has
-      tokens: calls of few groups time how these happen to fall.
+    sequences: rows per call. SeqIO packs in groups of as many examples as a row
+      has tokens: if a call takes only a few groups, its time varies with them.
     rounds: timed calls of each.
 
   Returns:
-    One record a side and place: sequences and tokens per second (medians over
-    rounds), `padding`, the share of the places that hold none, and `speedup`:
-    how many times faster than t5 from the same place (None without t5).
+    One record per side and place: sequences and tokens per second (medians over
+    rounds), `padding`, the fraction of positions that are padding, and
+    `speedup` over t5 from the same place (None without t5).
   """
   name = f'fnet_{source}_{objective_name}'
   setup = setup_of(name, objective_name, lengths)
@@ -201,7 +201,7 @@ def measure(
 
 
 def sources() -> list[str]:
-  """Sources of the catalogue that have every objective."""
+  """Returns the sources of the catalogue that have every objective."""
   suffix = '_span_corruption'
   return [
     name.removeprefix('fnet_').removesuffix(suffix)
@@ -211,7 +211,7 @@ def sources() -> list[str]:
 
 
 def check_names(source: str, objective_names: Sequence[str]) -> None:
-  """Raises ValueError where the catalogue has no such source or objective."""
+  """Raises ValueError for an unknown source or objective."""
   known = [*objective_table.OBJECTIVES, *objective_table.MIXTURES]
   for flag, name, choices in (
     ('--source', source, sources()),

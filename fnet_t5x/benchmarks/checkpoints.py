@@ -1,11 +1,11 @@
-"""What checksums cost: `python -m fnet_t5x.benchmarks.checkpoints`.
+"""Cost of checkpoint checksums: `python -m fnet_t5x.benchmarks.checkpoints`.
 
   python -m fnet_t5x.benchmarks.checkpoints --megabytes=512 --rounds=5
 
-Saves and restores a state of float32 arrays with checksums and without, in
-turns, in one process. A save is timed until it is whole on disk, though
-training goes on meanwhile. What is restored was just written: it comes from
-memory, where the file system keeps it, so that hashing shows most.
+Saves and restores a state of float32 arrays with and without checksums, in
+turns, in one process. A save is timed until it is complete on disk, although
+training would continue meanwhile. A restore reads what was just written from
+the page cache, so that the cost of hashing is most visible.
 """
 
 import argparse
@@ -30,9 +30,9 @@ _SEED = 0
 
 
 def make_state(megabytes: int) -> Any:
-  """Returns a state of random arrays, 2^20 bytes a megabyte.
+  """Returns a state of random arrays, at 2^20 bytes per megabyte.
 
-  Random: what is written is compressed.
+  Random, since files are compressed.
   """
   import jax
   import jax.numpy as jnp
@@ -53,14 +53,14 @@ def measure(megabytes: int, rounds: int, folder: str) -> list[dict[str, Any]]:
   """Times saves, then restores, both sides in turns.
 
   Args:
-    megabytes: of the state's parameters.
+    megabytes: size of the parameters.
     rounds: timed calls of each.
-    folder: where the checkpoints go.
+    folder: folder for the checkpoints.
 
   Returns:
-    A record an action and side: median and least seconds, the rate in bytes
-    per second, and `ratio`, the median over rounds of how many times as long
-    it took as without.
+    One record per action and side: median and minimum seconds, bytes per
+    second, and `ratio`, the time relative to that without checksums (the median
+    over rounds).
   """
   from fnet_t5x.runtime import checkpoints
 
@@ -107,11 +107,11 @@ def measure(megabytes: int, rounds: int, folder: str) -> list[dict[str, Any]]:
 
 
 def _in_turns(cases: Mapping[str, Any], rounds: int) -> dict[str, Times]:
-  return time_in_turns(cases, rounds=rounds, least_rounds=rounds)
+  return time_in_turns(cases, rounds=rounds, min_rounds=rounds)
 
 
 def _saves(manager: Any, state: Any) -> Any:
-  """Returns what saves the next step at each call."""
+  """Returns a function that saves the next step at each call."""
   steps = iter(range(10**9))
 
   def save():
@@ -131,7 +131,7 @@ def _restore(manager: Any, state: Any) -> Any:
 
   shapes = jax.eval_shape(lambda: state)
   shardings = jax.tree.map(lambda x: x.sharding, state)
-  # That there are no checksums is said each time.
+  # Each restore prints that there are no checksums.
   with contextlib.redirect_stdout(io.StringIO()):
     return manager.restore(
       manager.latest_step(),
@@ -142,22 +142,22 @@ def _restore(manager: Any, state: Any) -> Any:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; ends the program on bad input."""
+  """Parses the command line; exits on invalid input."""
   parser = argument_parser.ArgumentParser(
     'fnet_t5x.benchmarks.checkpoints', __doc__
   )
   parser.add_argument(
-    '--megabytes', type=int, default=512, help='of the state, 2^20 bytes each'
+    '--megabytes', type=int, default=512, help='size of the state in MiB'
   )
   parser.add_argument('--rounds', type=int, default=5, help='timed calls')
   parser.add_argument(
-    '--folder', help='where the checkpoints go; by default a temporary one'
+    '--folder', help='folder for the checkpoints; a temporary one by default'
   )
   options = report.parse(parser, arguments)
   if min(options.megabytes, options.rounds) < 1:
     parser.error('--megabytes and --rounds: at least 1')
   if options.folder and not pathlib.Path(options.folder).is_dir():
-    parser.error(f'--folder: there is no folder {options.folder}')
+    parser.error(f'--folder: no such folder: {options.folder}')
   return options
 
 
@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = measure(options.megabytes, options.rounds, folder)
   report.print_table(
     f'a state of {options.megabytes:,} MiB; medians of {options.rounds} rounds',
-    ['', 'seconds', 'least', 'MiB/s', 'times as long'],
+    ['', 'seconds', 'minimum', 'MiB/s', 'relative time'],
     [
       [_cells(row) for row in rows if row['action'] == action]
       for action in ACTIONS
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
-    # Before the imports, which take longer than to say what is wrong.
+    # Before the slow imports, to report errors at once.
     parse(None)
     absent_tpu.hide_library()
     command_line.import_tensorflow()

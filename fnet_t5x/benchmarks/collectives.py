@@ -1,11 +1,11 @@
-"""What devices send: `python -m fnet_t5x.benchmarks.collectives`.
+"""Collectives by mesh: `python -m fnet_t5x.benchmarks.collectives`.
 
   python -m fnet_t5x.benchmarks.collectives --layouts data model_1d
 
-For each way of partitioning (a file of gin/partitioning/) and each mesh, the
-collectives of a compiled training step, and of the encoder's forward pass by
-itself, of the hybrid and of T5: how many, and their MB on one device. The
-devices are simulated: programs are compiled, and nothing is run.
+For each partitioning layout (a file of gin/partitioning/) and each mesh, counts
+the collectives of a compiled training step, and of the encoder's forward pass
+alone, of the hybrid and of T5, with their MB per device. Devices are simulated:
+programs are compiled, but not run.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 
 # Before anything imports `fnet_t5x.compat`, and before JAX counts its devices.
 os.environ['FNET_T5X_ENGINE'] = 'runtime'
-# Flags that are set come last and win.
+# The user's flags come last and take precedence.
 os.environ['XLA_FLAGS'] = ' '.join(
   ['--xla_force_host_platform_device_count=8', os.environ.get('XLA_FLAGS', '')]
 )
@@ -67,7 +67,7 @@ def configure(
 def compile_texts(
   model: Any, partitioner: Any, batch: int, inputs: int, targets: int
 ) -> dict[str, str]:
-  """Returns the compiled training step's text, and the encoder's."""
+  """Returns the HLO of the compiled training step and of the encoder."""
   import jax
   import jax.numpy as jnp
 
@@ -131,10 +131,10 @@ def measure(
   targets: int,
   bindings: list[str],
 ) -> list[dict[str, Any]]:
-  """Returns one row a network, program and kind of collective.
+  """Returns one row per network, program and kind of collective.
 
   Raises:
-    ValueError: the mesh does not divide what is spread over it.
+    ValueError: if the mesh does not divide an axis sharded over it.
   """
   rows = []
   for network in NETWORKS:
@@ -181,19 +181,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     'fnet_t5x.benchmarks.collectives', __doc__
   )
   add = parser.add_argument
-  add('--size', default='tiny', help='of gin/models/')
+  add('--size', default='tiny', help='model size, in gin/models/')
   add(
     '--layouts',
     nargs='+',
     default=list(LAYOUTS),
     choices=list(LAYOUTS),
-    help='of gin/partitioning/',
+    help='files of gin/partitioning/',
   )
-  add('--partitions', nargs='+', type=int, help='devices a replica')
+  add('--partitions', nargs='+', type=int, help='devices per replica')
   add('--batch', type=int, default=16, help='rows')
-  add('--inputs', type=int, default=256, help='tokens a row')
-  add('--targets', type=int, default=64, help='tokens a row')
-  add('--gin', nargs='*', default=[], help="such as 'SCAN_LAYERS = True'")
+  add('--inputs', type=int, default=256, help='input tokens per row')
+  add('--targets', type=int, default=64, help='target tokens per row')
+  add(
+    '--gin',
+    nargs='*',
+    default=[],
+    help="further bindings, such as 'SCAN_LAYERS = True'",
+  )
   return report.parse(parser, arguments)
 
 
@@ -229,7 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
-    # Before TensorFlow's import, which takes longer than to say what is wrong.
+    # Before TensorFlow's slow import, to report errors at once.
     parse()
     command_line.import_tensorflow()
     main()

@@ -1,12 +1,12 @@
-"""Times engines and networks: `python -m fnet_t5x.benchmarks.engines`.
+"""Speed of engines and networks: `python -m fnet_t5x.benchmarks.engines`.
 
   python -m fnet_t5x.benchmarks.engines --sizes tiny --quick
 
-A training step, and generating from a batch of inputs, by each engine (T5X, the
-embedded runtime) with each network: T5X's own T5 under T5X, our T5 under the
-runtime, our hybrid under both. Sizes come from the gin files of the models,
-and everything else is equal: the optimizer, the batch, the decoding function.
-T5X's rows are left out where T5X is not importable.
+Times a training step, and generation for a batch of inputs, for each engine
+(T5X, the embedded runtime) with each network: T5X's own T5 under T5X, our T5
+under the runtime, our hybrid under both. Sizes come from the models' gin files;
+optimizer, batch and decoding function are the same everywhere. Without T5X, its
+rows are skipped.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-# Before anything imports `fnet_t5x.compat`: gin files build our networks here,
-# and each engine's own model goes around them.
+# Before anything imports `fnet_t5x.compat`: gin files here build our networks,
+# which are then wrapped in each engine's model.
 os.environ['FNET_T5X_ENGINE'] = 'runtime'
 
 import gin
@@ -59,7 +59,7 @@ DECODES = {
 
 
 class Lengths(NamedTuple):
-  """Rows and tokens of what is timed."""
+  """Numbers of rows and tokens."""
 
   batch: int = 4
   inputs: int = 512
@@ -88,7 +88,7 @@ def gin_model(name: str, size: str) -> Any:
 
 
 def make_model(engine: str, network: str, size: str, decode_fn=None) -> Any:
-  """Returns an engine's model around a network."""
+  """Returns an engine's model of a network."""
   configured = gin_model(GIN_MODELS[network], size)
   module = configured.module
   if network == "T5X's T5":
@@ -114,7 +114,7 @@ def make_model(engine: str, network: str, size: str, decode_fn=None) -> Any:
 
 
 def make_batch(lengths: Lengths, vocab_size: int) -> dict[str, jax.Array]:
-  """Returns rows full of random tokens."""
+  """Returns a batch of random tokens, without padding."""
   import jax.numpy as jnp
 
   random = np.random.default_rng(0)
@@ -136,7 +136,7 @@ def make_batch(lengths: Lengths, vocab_size: int) -> dict[str, jax.Array]:
 def train_call(
   engine: str, network: str, size: str, lengths: Lengths, steps: int
 ) -> Callable[[], Any]:
-  """Returns a call that takes training steps."""
+  """Returns a call that runs training steps."""
   import jax
   import jax.numpy as jnp
 
@@ -175,7 +175,7 @@ def train_call(
 def generate_call(
   engine: str, network: str, size: str, lengths: Lengths, decode: str
 ) -> Callable[[], Any]:
-  """Returns a call that generates as many tokens as there may be."""
+  """Returns a call that generates the maximum number of tokens."""
   import jax
 
   function, options, number = DECODES[decode]
@@ -190,16 +190,16 @@ def generate_call(
   params = init(jax.random.PRNGKey(0))
 
   @jax.jit
-  def write(params, batch):
+  def generate(params, batch):
     return model.predict_batch_with_aux(
       params,
       batch,
       num_decodes=number,
-      # No token has this id, so nothing ends early.
+      # No token has this id, so that no row ends early.
       decoder_params={'eos_id': vocab_size},
     )
 
-  return lambda: write(params, batch)
+  return lambda: generate(params, batch)
 
 
 def _module(engine: str, name: str) -> Any:
@@ -215,20 +215,20 @@ def measure(
   rounds: int = 20,
   seconds: float = 60.0,
 ) -> list[dict[str, Any]]:
-  """Times every engine and network on a training step or a decoding.
+  """Times a training step or a generation with every engine and network.
 
   Args:
-    size: of the gin files.
+    size: model size, as in the gin files.
     what: 'train step', or a key of `DECODES`.
     lengths: of the batch.
-    steps: training steps a call.
-    rounds: at most so many.
-    seconds: no new round begins after so many.
+    steps: training steps per call.
+    rounds: maximum number of rounds.
+    seconds: time after which no new round begins.
 
   Returns:
-    One record a case, with seconds a step or decoding (median and least) and
-    `speedup`: how many times faster than T5X with its own T5, or with no T5X
-    the runtime with our T5.
+    One record per case, with median and minimum seconds per step or generation,
+    and `speedup` over T5X with its own T5; without T5X, over the runtime with
+    our T5.
   """
   cases = [c for c in CASES if importlib.util.find_spec(PACKAGES[c[0]])]
   calls = {}
@@ -256,19 +256,19 @@ def measure(
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; ends the program on bad input."""
+  """Parses the command line; exits on invalid input."""
   parser = argument_parser.ArgumentParser(
     'fnet_t5x.benchmarks.engines', __doc__
   )
   helps = {
     'batch': 'rows',
-    'inputs': 'tokens a row',
-    'targets': 'tokens a row, when training',
-    'new_tokens': 'tokens generated for a row',
+    'inputs': 'input tokens per row',
+    'targets': 'target tokens per row in training',
+    'new_tokens': 'generated tokens per row',
   }
   whats = ('train step', *DECODES)
   parser.add_argument(
-    '--sizes', nargs='+', default=SIZES, help='of the models in gin/models/'
+    '--sizes', nargs='+', default=SIZES, help='model sizes, in gin/models/'
   )
   parser.add_argument(
     '--what', nargs='+', default=whats, choices=whats, help='what to time'
@@ -278,9 +278,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
       f'--{name}', type=int, default=default, help=helps[field]
     )
-  parser.add_argument(
-    '--quick', action='store_true', help='three rounds, and no more'
-  )
+  parser.add_argument('--quick', action='store_true', help='three rounds only')
   options = report.parse(parser, arguments)
   if min(getattr(options, field) for field in Lengths._fields) < 1:
     parser.error('--batch, --inputs, --targets, --new-tokens: at least 1')
@@ -296,14 +294,13 @@ def print_section(rows: list[dict[str, Any]], lengths: Lengths) -> None:
   """Prints what `measure` returned as a table."""
   first = rows[0]
   if first['what'] == 'train step':
-    does = f'training on {lengths.targets} targets'
+    work = f'training on {lengths.targets} targets'
   else:
-    does = f'generating {lengths.new_tokens} tokens'
+    work = f'generating {lengths.new_tokens} tokens'
   report.print_table(
     f'{first["size"]}, {first["what"]} ({report.environment()["device"]}, '
-    f'float32): {lengths.batch} rows of {lengths.inputs} inputs, {does}; '
-    f'median ms, and times the speed of {first["engine"]} with '
-    f'{first["network"]}',
+    f'float32): {lengths.batch} rows of {lengths.inputs} inputs, {work}; '
+    f'median ms, and speedup over {first["engine"]} with {first["network"]}',
     ['', 'ms', ''],
     [
       [
@@ -319,7 +316,7 @@ def print_section(rows: list[dict[str, Any]], lengths: Lengths) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """Measures every size, prints a table each, and writes the JSON file."""
+  """Measures every size, prints its tables, and writes the JSON file."""
   options = parse(arguments)
   lengths = Lengths(*(getattr(options, field) for field in Lengths._fields))
   limits = {'rounds': 3, 'seconds': 0.0} if options.quick else {}
@@ -327,10 +324,10 @@ def main(arguments: list[str] | None = None) -> None:
   for size in options.sizes:
     for what in options.what:
       sections.append(measure(size, what, lengths, **limits))
-      # Measuring takes minutes: what there is, is shown.
+      # At once, since measuring takes minutes.
       print_section(sections[-1], lengths)
   if len(sections[0]) < len(CASES):
-    print('T5X is not importable: its rows are left out')
+    print('T5X is not importable: its rows are skipped')
   if options.json:
     settings = {
       'sizes': list(options.sizes),
@@ -343,10 +340,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-  # Before TensorFlow's import, which takes longer than to say what is wrong.
+  # Before TensorFlow's slow import, to report errors at once.
   parse(None)
   absent_tpu.hide_library()
-  # T5X's Adafactor warns of every parameter.
+  # T5X's Adafactor logs a warning for every parameter.
   absl_logging.set_verbosity(absl_logging.ERROR)
   command_line.import_tensorflow()
   main()

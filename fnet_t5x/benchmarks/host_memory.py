@@ -1,10 +1,10 @@
-"""Times kept memory on a CPU: `python -m fnet_t5x.benchmarks.host_memory`.
+"""Gain of reusing freed memory: `python -m fnet_t5x.benchmarks.host_memory`.
 
   python -m fnet_t5x.benchmarks.host_memory --size=tiny --rounds=1
 
-Training steps of our hybrid by the embedded runtime, in processes that keep
-what they free (`fnet_t5x/host_memory.py`, as training does) and in processes
-that do not, in turns. A page is 4 KiB that the kernel had to hand out, zeroed.
+Times training steps of our hybrid with the embedded runtime on a CPU, in turns
+in processes that keep freed memory (`fnet_t5x/host_memory.py`, as in training)
+and in processes that return it. A page is 4 KiB, zeroed by the kernel.
 """
 
 import json
@@ -27,10 +27,10 @@ _WARM_STEPS = 3
 def measure_here(
   size: str, batch: int, inputs: int, steps: int
 ) -> dict[str, Any]:
-  """Takes training steps in this process.
+  """Runs training steps in this process.
 
   Returns:
-    `seconds` of each step, `pages` a step, and `peak` bytes of the process.
+    `seconds` of each step, `pages` per step, and `peak` bytes of the process.
   """
   import jax
 
@@ -55,12 +55,12 @@ def measure_here(
 def measure(
   size: str, batch: int, inputs: int, steps: int, rounds: int
 ) -> list[dict[str, Any]]:
-  """Measures both sides, a process each a round.
+  """Measures both sides, with one process each per round.
 
   Returns:
-    A record a side: median and least seconds a step, pages a step and peak
-    bytes (medians over rounds), and `speedup` over the first side: the median
-    over rounds of the ratio of medians.
+    One record per side: median and minimum seconds per step, pages per step and
+    peak bytes (medians over rounds), and `speedup` over the first side: the
+    median over rounds of the ratio of medians.
   """
   found: dict[str, list] = {side: [] for side in SIDES}
   for _ in range(rounds):
@@ -96,7 +96,7 @@ def _in_process(side, size, *counts):
 
 def _here(side: str, size: str, *counts: str) -> None:
   if side == 'kept' and not host_memory.keep_freed_memory():
-    sys.exit('memory is kept on a Linux machine without accelerators only')
+    sys.exit('memory is kept only on Linux machines without accelerators')
   command_line.import_tensorflow()
   print(json.dumps(measure_here(size, *map(int, counts))))
 
@@ -107,13 +107,17 @@ def main(arguments: list[str] | None = None) -> None:
     'fnet_t5x.benchmarks.host_memory', __doc__
   )
   parser.add_argument(
-    '--size', default='tiny', choices=engines.SIZES, help='of the model'
+    '--size', default='tiny', choices=engines.SIZES, help='model size'
   )
   parser.add_argument('--batch', type=int, default=4, help='rows')
-  parser.add_argument('--inputs', type=int, default=512, help='tokens a row')
-  parser.add_argument('--steps', type=int, default=20, help='a process')
   parser.add_argument(
-    '--rounds', type=int, default=3, help='processes of each kind'
+    '--inputs', type=int, default=512, help='input tokens per row'
+  )
+  parser.add_argument(
+    '--steps', type=int, default=20, help='timed steps per process'
+  )
+  parser.add_argument(
+    '--rounds', type=int, default=3, help='processes per side'
   )
   options = report.parse(parser, arguments)
   names = ('batch', 'inputs', 'steps', 'rounds')
@@ -123,8 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
   rows = measure(options.size, **counts)
   report.print_table(
     f'{options.size}, training step of {options.batch} rows of '
-    f'{options.inputs} inputs, memory that is free',
-    ['', 'ms', '', 'pages a step', 'peak GiB'],
+    f'{options.inputs} inputs, with freed memory',
+    ['', 'ms', '', 'pages per step', 'peak GiB'],
     [
       [
         [

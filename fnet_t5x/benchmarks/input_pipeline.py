@@ -1,15 +1,14 @@
-"""Times the data: `python -m fnet_t5x.benchmarks.input_pipeline`.
+"""Input pipeline speed: `python -m fnet_t5x.benchmarks.input_pipeline`.
 
   python -m fnet_t5x.benchmarks.input_pipeline --objectives prefix_lm bart
 
-For each objective, one table section: training batches made of text, and of
-SeqIO's cache where --cache_dir holds one; beside them t5's own preprocessor on
-the same text, where t5 0.9.4 is importable. Sequences are rows of a batch,
-shuffled and packed as in training; tokens are those of inputs and targets that
-are no padding.
+Times training batches of each objective, from text and, given --cache_dir, from
+SeqIO's cache, and compares them with t5's own preprocessor on the same text, if
+t5 0.9.4 is installed. Sequences are rows of a batch, shuffled and packed as in
+training; tokens are those of inputs and targets, without padding.
 
-The corpus files of a source other than `sotu` are named by its environment
-variable (FNET_T5X_TEXT_FILES, FNET_T5X_PILE_DIR, FNET_T5X_C4_DIR).
+For sources other than `sotu`, an environment variable names the corpus files
+(FNET_T5X_TEXT_FILES, FNET_T5X_PILE_DIR, FNET_T5X_C4_DIR).
 """
 
 import argparse
@@ -56,31 +55,31 @@ def as_section(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; ends the program on bad input."""
+  """Parses the command line; exits on invalid input."""
   parser = argument_parser.ArgumentParser(
     'fnet_t5x.benchmarks.input_pipeline', __doc__
   )
-  # Which there are, only TensorFlow's import would tell.
+  # Without choices: listing them would import TensorFlow.
   parser.add_argument(
-    '--source', default='sotu', help='middle part of the names of tasks'
+    '--source', default='sotu', help='middle part of the task names'
   )
   parser.add_argument(
     '--objectives',
     nargs='+',
     default=OBJECTIVES,
     metavar='NAME',
-    help='last parts of the names of tasks',
+    help='last parts of the task names',
   )
   parser.add_argument(
     '--lengths',
     type=int,
     nargs=2,
     metavar=('INPUTS', 'TARGETS'),
-    help="tokens of a row; by default each task's own",
+    help="tokens per row; each task's own by default",
   )
-  parser.add_argument('--cache_dir', help='output of seqio_cache_tasks')
+  parser.add_argument('--cache_dir', help='output folder of seqio_cache_tasks')
   parser.add_argument(
-    '--sequences', type=int, default=8192, help='rows a timed call'
+    '--sequences', type=int, default=8192, help='rows per timed call'
   )
   parser.add_argument('--rounds', type=int, default=5, help='timed calls')
   options = report.parse(parser, arguments)
@@ -93,9 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
   """Measures every objective, prints the table, and writes the JSON file.
 
   Raises:
-    FileNotFoundError: the source's files are not set, or there are none.
-    ValueError: a source or objective that there is not, or lengths that an
-      objective cannot have.
+    FileNotFoundError: if the source's files are not set, or do not exist.
+    ValueError: for an unknown source or objective, or lengths that do not suit
+      an objective.
   """
   options = parse(arguments)
   import seqio
@@ -118,11 +117,11 @@ def main(arguments: list[str] | None = None) -> None:
   report.print_table(
     f'{options.source}, {os.cpu_count()} CPU cores: training batches, packed;'
     f' medians of {options.rounds} calls',
-    ['', 'sequences/s', 'tokens/s', 'padding', 'times t5'],
+    ['', 'sequences/s', 'tokens/s', 'padding', 'speedup over t5'],
     [as_section(rows) for rows in measured],
   )
   if batch_times.t5_preprocessors() is None:
-    print('t5 0.9.4 is not importable: nothing to compare with')
+    print('t5 0.9.4 is not importable: no comparison with t5')
   if options.json:
     settings = {
       'source': options.source,
@@ -138,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == '__main__':
   with command_line.one_line_errors():
-    # Before TensorFlow's import, which takes longer than to say what is wrong.
+    # Before TensorFlow's slow import, to report errors at once.
     parse(None)
     absent_tpu.hide_library()
     command_line.import_tensorflow()

@@ -1,11 +1,11 @@
-"""Times token mixing: `python -m fnet_t5x.benchmarks.mixing`.
+"""Token mixing speed: `python -m fnet_t5x.benchmarks.mixing`.
 
   python -m fnet_t5x.benchmarks.mixing --quick
 
-For each length, one table section: our Fourier mixing in all its ways, FNet's
-own way (`vmap(fftn)(x).real`, differentiated by JAX), and T5's self-attention
-sublayer; forward, and forward with backward: the median time of a call, and how
-many times faster it is than FNet's own way in the same run.
+For each length, times our Fourier mixing by all methods, FNet's implementation
+(`vmap(fftn)(x).real`, differentiated by JAX), and T5's self-attention sublayer;
+each forward, and forward with backward. Prints the median time per call, and
+the speedup over FNet's implementation in the same run.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 QUICK_LENGTHS = (128, 512)
-BASELINE = "FNet's own way"
+BASELINE = "FNet's implementation"
 
 
 class Case(NamedTuple):
   """A function to time.
 
   Attributes:
-    function: of the activations and `arguments`.
-    arguments: whose gradients are taken too if `trained`.
+    function: function of the activations and `arguments`.
+    arguments: further arguments; if `trained`, the backward pass includes their
+      gradients.
     trained: whether the arguments are parameters.
-    mixes: False for what is done once a batch, which has no backward pass and
-      nothing to be compared with.
+    mixes: False for work done once per batch, which has no backward pass and is
+      not compared with anything.
   """
 
   function: Callable[..., Any]
@@ -74,7 +75,7 @@ def attention_case(x: Float[Array, 'batch length embed']) -> Case:
 
 
 def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
-  """Returns everything to time on these activations, by name."""
+  """Returns the cases to time on these activations, by name."""
   import jax
   import jax.numpy as jnp
 
@@ -83,7 +84,7 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
   batch, length = x.shape[:2]
   rows = ragged_lengths(batch, length)
   ragged = jnp.asarray(np.arange(length)[None, :] < rows[:, None])
-  # Rows of one segment: what packed rows cost, whatever they hold.
+  # Rows of one segment: the cost of packed rows does not depend on segments.
   positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
   packed = (ragged.astype(jnp.int32), positions)
   plan_of = functools.partial(make_mixing_plan, dtype=x.dtype)
@@ -91,8 +92,8 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
   matrices = functools.partial(plan_of, length_method='matmul')
   all_matrices = functools.partial(plan_of, method='matmul')
 
-  def make_plan(way):
-    return Case(lambda x, mask: way(mask), (ragged,), mixes=False)
+  def plan_case(make):
+    return Case(lambda x, mask: make(mask), (ragged,), mixes=False)
 
   return {
     'ours, padded, FFT': Case(functools.partial(fourier_mix, method='fft')),
@@ -104,8 +105,8 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
     'ours, exact, matrices': Case(mix, (matrices(ragged),)),
     'ours, exact, all matrices': Case(mix, (all_matrices(ragged),)),
     'ours, packed': Case(mix, (plan_of(*packed),)),
-    "a batch's chirps": make_plan(bluestein),
-    "a batch's matrices": make_plan(matrices),
+    'chirps, once per batch': plan_case(bluestein),
+    'matrices, once per batch': plan_case(matrices),
     BASELINE: Case(
       lambda x: jax.vmap(jnp.fft.fftn)(x.astype(jnp.float32)).real.astype(
         x.dtype
@@ -116,7 +117,7 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
 
 
 def compile_case(case: Case, x: Array, backward: bool) -> Callable[[], Any]:
-  """Returns a call without arguments, on the device and compiled once."""
+  """Returns a compiled call without arguments."""
   import jax
 
   if not backward:
@@ -129,9 +130,9 @@ def compile_case(case: Case, x: Array, backward: bool) -> Callable[[], Any]:
       y, pullback = jax.vjp(case.function, x, *arguments)
     else:
       y, pullback = jax.vjp(lambda x: case.function(x, *arguments), x)
-    # The gradient of half the sum of y squared. A cotangent that did not come
-    # from y would let XLA run both passes of a linear map side by side, which
-    # no training step can.
+    # The gradient of half the sum of y squared. A cotangent that does not
+    # depend on y would let XLA run both passes of a linear map concurrently,
+    # which is impossible in a training step.
     return pullback(y)
 
   return lambda: both(x, case.arguments)
@@ -147,9 +148,9 @@ def measure(
   """Times every case at one shape [batch, length, embed].
 
   Returns:
-    One record a case and direction, with seconds (median and least), rounds,
-    and `speedup`: how many times faster than FNet's own way (None for what
-    is done once a batch).
+    One record per case and direction, with median and minimum seconds, rounds,
+    and `speedup` over FNet's implementation (None for work done once per
+    batch).
   """
   import jax
 
@@ -183,7 +184,7 @@ def measure(
 def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
   """Returns one shape's records as rows of cells."""
   batch, length, embed = rows[0]['shape']
-  # The backslash keeps rich from reading the shape as markup.
+  # The backslash keeps rich from parsing the shape as markup.
   cells = [[rf'\[{batch}, {length}, {embed}]', '', '', '', '']]
   records = {(row['case'], row['direction']): row for row in rows}
   for name in dict.fromkeys(row['case'] for row in rows):
@@ -199,13 +200,13 @@ def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; ends the program on bad input."""
+  """Parses the command line; exits on invalid input."""
   parser = argument_parser.ArgumentParser('fnet_t5x.benchmarks.mixing', __doc__)
   parser.add_argument(
     '--lengths',
     type=int,
     nargs='+',
-    help=f'tokens of a row; by default {_listed(LENGTHS)}, with --quick '
+    help=f'tokens per row; by default {_listed(LENGTHS)}, with --quick '
     f'{_listed(QUICK_LENGTHS)}',
   )
   parser.add_argument(
@@ -215,13 +216,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     '--tokens',
     type=int,
     default=2048,
-    help='a batch: rows = tokens / length, at least one',
+    help='tokens per batch: rows = tokens / length, at least one',
   )
   parser.add_argument('--dtype', default='float32', help='float32 or bfloat16')
   parser.add_argument(
     '--quick',
     action='store_true',
-    help='two lengths and three rounds: well under a minute',
+    help='two lengths and three rounds, in well under a minute',
   )
   options = report.parse(parser, arguments)
   options.lengths = options.lengths or (
@@ -238,11 +239,11 @@ def _listed(lengths: Sequence[int]) -> str:
   return ', '.join(map(str, lengths))
 
 
-def _left_out(lengths: Sequence[int]) -> str:
-  """Returns what a quick table is not, for below it."""
-  missing = [length for length in LENGTHS if length not in lengths]
-  text = '--quick: medians of three rounds, rough on a machine that is shared'
-  return f'{text}; lengths left out: {_listed(missing)}' if missing else text
+def _quick_note(lengths: Sequence[int]) -> str:
+  """Returns a note on the limits of a quick table."""
+  skipped = [length for length in LENGTHS if length not in lengths]
+  text = '--quick: medians of three rounds, imprecise on a shared machine'
+  return f'{text}; lengths skipped: {_listed(skipped)}' if skipped else text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -255,12 +256,13 @@ def main(arguments: list[str] | None = None) -> None:
     measured.append(measure(shape, dtype=options.dtype, **limits))
   where = report.environment()
   report.print_table(
-    f"{where['device']}, {options.dtype}: median ms, and times FNet's speed",
+    f'{where["device"]}, {options.dtype}: median ms, and speedup over '
+    f'{BASELINE}',
     ['', 'forward', '', 'forward+backward', ''],
     [as_section(rows) for rows in measured],
   )
   if options.quick:
-    print(_left_out(options.lengths))
+    print(_quick_note(options.lengths))
   if options.json:
     settings = {
       'lengths': list(options.lengths),

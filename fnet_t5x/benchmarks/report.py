@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: a table to read and a JSON file to keep."""
+"""Output of a benchmark: a table to read and a JSON file to keep."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from rich.table import Table
 
 
 def environment() -> dict[str, Any]:
-  """Returns what a number depends on besides the code."""
+  """Returns the versions and devices that figures depend on."""
   import jax
 
   device = jax.devices()[0]
@@ -34,9 +34,9 @@ def print_table(
 
   Args:
     title: printed above.
-    columns: the heads.
+    columns: the headings.
     sections: groups of rows of cells, with a line between groups.
-    console: where to; by default the terminal.
+    console: console to print on; the terminal by default.
   """
   console = console or Console()
   # A table's own title is wrapped to the table's width.
@@ -48,7 +48,7 @@ def print_table(
     for row in rows:
       table.add_row(*row)
     table.add_section()
-  # Wider than a file's 80 columns where it must be: no number is cut short.
+  # Wider than the 80 columns of a file if needed, to truncate no number.
   width = Measurement.get(console, console.options.update(width=1000), table)
   console.width = max(console.width, width.maximum)
   console.print(table)
@@ -57,11 +57,13 @@ def print_table(
 def parse(
   parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 ) -> argparse.Namespace:
-  """Reads the command line, with `--json FILE`; ends the program on bad input.
+  """Parses the command line, with `--json FILE`; exits on invalid input.
 
-  A file in a folder that there is not is bad input: now, not after measuring.
+  A missing folder of the file is reported now, not after measuring.
   """
-  parser.add_argument('--json', type=pathlib.Path, help='file to write')
+  parser.add_argument(
+    '--json', type=pathlib.Path, help='JSON file for all figures'
+  )
   options = parser.parse_args(arguments)
   if options.json:
     try:
@@ -72,10 +74,10 @@ def parse(
 
 
 def check_writable(path: pathlib.Path) -> None:
-  """Raises FileNotFoundError now, rather than after minutes of measuring."""
+  """Raises FileNotFoundError if the file's folder does not exist."""
   if not path.parent.is_dir():
     raise FileNotFoundError(
-      f'{path}: there is no folder {path.parent}; make it first'
+      f'{path}: there is no folder {path.parent}; create it first'
     )
 
 
@@ -85,7 +87,7 @@ def write_json(
   settings: Mapping[str, Any],
   rows: Sequence[Mapping[str, Any]],
 ) -> None:
-  """Writes the rows, with the settings and the environment they came from."""
+  """Writes the rows, with their settings and environment."""
   content = {
     'benchmark': benchmark,
     'environment': environment(),

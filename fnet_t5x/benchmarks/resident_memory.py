@@ -1,13 +1,12 @@
-"""A run's memory over many saves: `fnet_t5x.benchmarks.resident_memory`.
+"""Memory growth over many saves: `fnet_t5x.benchmarks.resident_memory`.
 
   python -m fnet_t5x.benchmarks.resident_memory --steps=5000 --save_period=4
 
-Trains a tiny hybrid by gin/experiments/quickstart.gin in a process of its own,
-saves and evaluates often, and reads from outside how much memory it has that is
-resident and of no file.
-The first third of the run, in which the allocator reaches its size, is left
-out. What is being written comes and goes, so that growth is the slope of a line
-through the lowest readings of ten parts of the rest. Linux only.
+Trains a tiny hybrid by gin/experiments/quickstart.gin in a subprocess that
+saves and evaluates often, and reads its resident memory, without file pages,
+from outside. The first third of the run, in which the allocator reaches its
+size, is ignored. Since saves need memory for a while, growth is the slope of a
+line through the lowest readings in ten parts of the rest. Linux only.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from fnet_t5x import argument_parser, command_line, run_metrics
 from fnet_t5x.benchmarks import report
 
 GIN_FILE = 'gin/experiments/quickstart.gin'
-# Macros that make it so small that a step takes no time.
+# Macros of a model so small that a step takes almost no time.
 TINY = {
   'BATCH_SIZE': 4,
   'TASK_FEATURE_LENGTHS': {'inputs': 16, 'targets': 16},
@@ -55,16 +54,15 @@ def measure(
   """Trains, and reads the memory whenever a step is reported.
 
   Args:
-    steps: to train.
+    steps: number of training steps.
     save_period: steps between checkpoints, and between reports.
     eval_period: steps between evaluations.
 
   Returns:
-    Steps with the bytes that were resident then, and the growth in bytes per
-    save.
+    (step, resident bytes) pairs, and the growth in bytes per save.
 
   Raises:
-    RuntimeError: the run failed; its last lines are the message.
+    RuntimeError: if the run fails; the message has its last lines.
   """
   periods = {
     'TRAIN_STEPS': steps,
@@ -103,22 +101,22 @@ def measure(
 
 
 def growth(readings: Sequence[Reading]) -> float:
-  """Returns the bytes per step by which memory grows once it is warm.
+  """Returns the growth of memory in bytes per step, after the warm-up.
 
   Raises:
-    ValueError: fewer than three readings are left.
+    ValueError: if fewer than three readings are left.
   """
   last = readings[-1][0] if readings else 0
   warm = np.array([each for each in readings if each[0] >= last * _WARM])
   if len(warm) < 3:
-    raise ValueError('the run was too short to read its memory; more --steps')
+    raise ValueError('the run was too short for a trend; use more --steps')
   parts = np.array_split(warm, min(_PARTS, len(warm)))
   lowest = np.array([part[part[:, 1].argmin()] for part in parts])
   return float(np.polyfit(lowest[:, 0], lowest[:, 1], 1)[0])
 
 
 def points(readings: Sequence[Reading], count: int) -> list[Reading]:
-  """Returns the readings nearest to evenly spaced steps, the last too."""
+  """Returns the readings nearest to evenly spaced steps, with the last."""
   wanted = np.linspace(readings[0][0], readings[-1][0], count)
   steps = np.array([step for step, _ in readings])
   nearest = {int(np.abs(steps - step).argmin()) for step in wanted}
@@ -136,10 +134,10 @@ def _last_step(path: pathlib.Path) -> int:
 
 
 def _read(pid: int, step: int) -> list[Reading]:
-  """Returns a reading; none where the process has just ended."""
+  """Returns one reading, or none if the process has just ended."""
   try:
     words = pathlib.Path(f'/proc/{pid}/statm').read_text().split()
-    # Without pages of files, which the kernel takes and gives as it likes.
+    # Without file pages, which the kernel may evict at any time.
     pages = int(words[1]) - int(words[2])
   except (OSError, IndexError):
     return []
@@ -147,11 +145,13 @@ def _read(pid: int, step: int) -> list[Reading]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; ends the program on bad input."""
+  """Parses the command line; exits on invalid input."""
   parser = argument_parser.ArgumentParser(
     'fnet_t5x.benchmarks.resident_memory', __doc__
   )
-  parser.add_argument('--steps', type=int, default=5000, help='to train')
+  parser.add_argument(
+    '--steps', type=int, default=5000, help='number of training steps'
+  )
   parser.add_argument(
     '--save_period', type=int, default=4, help='steps between checkpoints'
   )
@@ -162,12 +162,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   if min(options.steps, options.save_period, options.eval_period) < 1:
     parser.error('--steps, --save_period and --eval_period: at least 1')
   if sys.platform != 'linux':
-    parser.error('memory is read from /proc: on Linux only')
+    parser.error('memory is read from /proc: Linux only')
   return options
 
 
 def rows(readings: Sequence[Reading], save_period: int) -> list[dict[str, Any]]:
-  """Returns some readings as records."""
+  """Returns evenly spaced readings as records."""
   return [
     {'step': step, 'saves': step // save_period, 'resident_bytes': resident}
     for step, resident in points(readings, _POINTS)
@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     ['step', 'saves', 'resident MiB'],
     [[_cells(row) for row in found]],
   )
-  print(f'growth, warm: {per_save / 1024:.1f} KiB per save')
+  print(f'growth after the warm-up: {per_save / 1024:.1f} KiB per save')
   if options.json:
     settings['bytes_per_save'] = per_save
     report.write_json(options.json, 'resident_memory', settings, found)

@@ -1,8 +1,8 @@
-"""Wall-clock times that can be compared: warm, and taken in turns.
+"""Comparable wall-clock times: warm, and measured in turns.
 
-On a shared machine the speed drifts from second to second. All cases of a
-comparison therefore take turns, a timed call each a round, and a ratio is the
-median over rounds of both sides' times in the same round.
+The speed of a shared machine drifts from second to second. The cases of a
+comparison therefore take turns, with one timed call each per round, and a
+speedup is the median over rounds of the ratio within a round.
 """
 
 import random
@@ -21,28 +21,28 @@ def time_in_turns(
   *,
   rounds: int = 20,
   seconds: float = 20.0,
-  least_rounds: int = 3,
+  min_rounds: int = 3,
 ) -> dict[str, Times]:
-  """Calls every case once a round, and returns their times.
+  """Times every case once per round.
 
   Args:
-    cases: functions without arguments; what they return is waited for. Each
-      is called once before the first round, to compile.
-    rounds: at most so many.
-    seconds: no new round begins when so many have passed since the first.
-    least_rounds: but so many are always taken.
+    cases: functions without arguments, whose results are waited for. Each is
+      called once before the first round, to compile.
+    rounds: maximum number of rounds.
+    seconds: time after which no new round begins.
+    min_rounds: minimum number of rounds, whatever their time.
 
   Returns:
-    For each case its seconds, one a round.
+    For each case its seconds, one per round.
 
   Raises:
-    ValueError: fewer than one round.
+    ValueError: for fewer than one round.
   """
   import jax
 
-  if min(rounds, least_rounds) < 1:
+  if min(rounds, min_rounds) < 1:
     raise ValueError(
-      f'time_in_turns: rounds={rounds}, least_rounds={least_rounds}; take at '
+      f'time_in_turns: rounds={rounds}, min_rounds={min_rounds}; take at '
       'least one'
     )
   for case in cases.values():
@@ -52,11 +52,11 @@ def time_in_turns(
   begin = time.perf_counter()
   for done in range(rounds):
     late = time.perf_counter() - begin > seconds
-    if late and done >= least_rounds:
+    if late and done >= min_rounds:
       break
     for name, case in sorted(cases.items(), key=lambda _: order.random()):
-      # The case before leaves caches cold and its memory given back: a
-      # call that is not timed makes every case follow itself.
+      # An untimed call first, so that every timed one follows the same case:
+      # another case would leave other caches and memory behind.
       jax.block_until_ready(case())
       start = time.perf_counter()
       jax.block_until_ready(case())
@@ -65,5 +65,5 @@ def time_in_turns(
 
 
 def speedup(slower: Times, faster: Times) -> float:
-  """Returns how many times faster: the median of the rounds' own ratios."""
+  """Returns the speedup: the median over rounds of the ratio of times."""
   return float(np.median(slower / faster))

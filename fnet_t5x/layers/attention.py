@@ -13,9 +13,9 @@ from fnet_t5x.layers import cache, fused_attention
 from fnet_t5x.layers.dense import DenseGeneral
 from fnet_t5x.layers.masks import LengthMask, combine_biases
 
-# Added to the logits of forbidden pairs. Finite, so that a query which sees
-# nothing (padding) gets a uniform average and not NaN.
-FORBIDDEN = -1e10
+# Added to the logits of masked pairs. Finite, so that a query that sees no key
+# (padding) gets a uniform average instead of NaN.
+MASKED_LOGIT = -1e10
 
 
 def dot_product_attention(
@@ -32,25 +32,26 @@ def dot_product_attention(
   float32_logits: bool = False,
   length_last: bool = False,
 ) -> Float[Array, 'batch q_length heads kv']:
-  """`softmax(q k^T + bias) v`, for each head.
+  """Computes `softmax(q k^T + bias) v` for each head.
 
-  There is no division by `sqrt(kv)`: T5 folds it into the initial queries.
+  Logits are not divided by `sqrt(kv)`: T5 folds the scale into the query
+  initializer.
 
   Args:
     query: queries.
     key: keys.
     value: values.
-    bias: added to the logits: masks, relative positions.
-    dropout_rng: key of the attention dropout.
-    dropout_rate: share of (head, key) pairs to drop, the same for all queries
-      of a row.
-    deterministic: whether to leave dropout out.
-    dtype: of the weights and the output.
-    float32_logits: whether to take the logits and the softmax in float32.
+    bias: added to the logits: masks, relative position biases.
+    dropout_rng: PRNG key of the attention dropout.
+    dropout_rate: fraction of (head, key) pairs to drop, the same for all
+      queries of a row.
+    deterministic: whether to skip dropout.
+    dtype: of the attention weights and the output.
+    float32_logits: whether to compute logits and softmax in float32.
     length_last: whether keys and values are [batch, heads, kv, kv_length].
 
   Returns:
-    The attended values.
+    The attention output.
   """
   axes = 'bhdk' if length_last else 'bkhd'
   if float32_logits:
@@ -71,20 +72,20 @@ def dot_product_attention(
 
 
 class MultiHeadDotProductAttention(nn.Module):
-  """Attention with query, key, value and output projections, and a cache.
+  """Multi-head attention with its projections and a key/value cache.
 
   Attributes:
     num_heads: number of heads.
-    head_dim: size of each, the `kv` axis.
+    head_dim: size of each head, the `kv` axis.
     dtype: of the computation.
     dropout_rate: of the attention weights.
     kernel_init: initializer of the projections.
-    float32_logits: whether to take logits and softmax in float32.
-    cross_attention: whether keys and values come from the encoder. They are
-      then cached by the prefill as a whole, and not step by step.
+    float32_logits: whether to compute logits and softmax in float32.
+    cross_attention: whether keys and values come from the encoder. The prefill
+      then caches all of them at once, instead of one per decoding step.
     joined_kv: whether kernels store heads and kv as one axis, `joined_kv`.
     implementation: 'xla', 'cudnn', or 'auto'; see `fused_attention`. Calls that
-      make, fill or use a cache are always XLA's.
+      create, fill or read a cache always use XLA.
   """
 
   num_heads: int
@@ -115,29 +116,29 @@ class MultiHeadDotProductAttention(nn.Module):
   ) -> Float[Array, 'batch q_length embed']:
     """Attends from `inputs_q` to `inputs_kv`.
 
-    Decoding takes three kinds of calls: `decode=True` without a cache makes
+    Decoding makes three kinds of calls: `decode=True` without a cache creates
     one as long as `inputs_kv`; `prefill_lengths` fills it with prompts; and
-    `decode=True` with a cache adds one position. See `layers.cache`.
+    `decode=True` with a cache appends one token. See `layers.cache`.
 
     A cross-attention cache may have fewer rows than the queries: row `b` then
-    serves the queries `b * n, ..., b * n + n - 1` (the beams of an example).
+    serves queries `b * n, ..., b * n + n - 1` (the beams of one example).
 
     Args:
-      inputs_q: what the queries are made from.
-      inputs_kv: what keys and values are made from. Not used by a
-        cross-attention step whose cache is filled.
-      mask: non-zero where a query may see a key. cuDNN takes a `LengthMask`.
+      inputs_q: activations projected to queries.
+      inputs_kv: activations projected to keys and values. Ignored by
+        cross-attention once its cache is filled.
+      mask: non-zero where a query may see a key. cuDNN needs a `LengthMask`.
       bias: added to the attention logits.
-      decode: whether to make or to use the cache.
-      deterministic: whether to leave dropout out.
-      prefill_lengths: prompt lengths, which ask for a prefill.
+      decode: whether to create or use the cache.
+      deterministic: whether to skip dropout.
+      prefill_lengths: prompt lengths; when given, the call is a prefill.
 
     Returns:
-      The attended and projected values.
+      The projected attention output.
 
     Raises:
-      ValueError: when the inputs do not fit the cache, or cuDNN is asked for
-        where it cannot be.
+      ValueError: if the inputs do not fit the cache, or cuDNN is requested
+        where it cannot run.
     """
     heads = ('joined_kv',) if self.joined_kv else ('heads', 'kv')
     projection = functools.partial(
@@ -192,7 +193,7 @@ class MultiHeadDotProductAttention(nn.Module):
     else:
       mask_bias = None
       if mask is not None:
-        mask_bias = jnp.where(mask > 0, 0.0, FORBIDDEN).astype(self.dtype)
+        mask_bias = jnp.where(mask > 0, 0.0, MASKED_LOGIT).astype(self.dtype)
       x = dot_product_attention(
         query,
         key,

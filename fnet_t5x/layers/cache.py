@@ -1,17 +1,17 @@
-"""Key/value caches of step-by-step decoding.
+"""Key/value caches for autoregressive decoding.
 
-Leaves of the 'cache' collection, for a module that attends:
+An attention module stores these leaves in the 'cache' collection:
 
-- `cached_key`, `cached_value` [batch, heads, length, kv]: the decoder's own
-  past. One position is written a step, in place.
-- `cache_index`: the next position to write. A scalar when all rows go
-  together, [batch] after a prefill with prompts of several lengths. T5X's beam
-  search turns the latter into [batch, beam]; any shape with one number a row
-  is kept as it comes.
+- `cached_key`, `cached_value` [batch, heads, length, kv]: keys and values of
+  the decoder's past tokens. Each step writes one position, in place.
+- `cache_index`: the next position to write. A scalar if all rows advance
+  together, [batch] after a prefill with prompts of different lengths. T5X's
+  beam search reshapes the latter to [batch, beam]; any shape with one index
+  per row is preserved.
 - `cached_cross_key/cached_bias`, `cached_cross_value/cached_bias`
-  [batch, heads, kv, length]: the encoder's output, projected once, by the
-  prefill. One row an example, whatever the number of beams: T5X's decoding
-  makes, flattens and gathers beams of every leaf but those of this name.
+  [batch, heads, kv, length]: the encoder's output, projected once by the
+  prefill. One row per example, whatever the number of beams: T5X's decoding
+  expands, flattens and gathers the beams of every leaf except `cached_bias`.
 """
 
 import flax.linen as nn
@@ -34,10 +34,11 @@ def write_positions(
   update: Float[Array, 'batch heads new kv'],
   index: Int[Array, '...'],
 ) -> Float[Array, 'batch heads length kv']:
-  """Writes `update` at `index`, one for all rows or one for each.
+  """Writes `update` at `index`, a scalar or one index per row.
 
-  Inside a jitted loop that carries the cache this is in place: it costs
-  `new` positions, not `length`. An index past the end writes at the end.
+  In place inside a jitted loop that carries the cache: the cost is
+  proportional to `new`, not to `length`. Like `dynamic_update_slice`, it
+  clamps an index past the end.
   """
   if index.ndim == 0:
     return _write_row(cache, update, index)
@@ -50,21 +51,20 @@ def step_self_attention(
   value: KeyOrValue,
   mask: Num[Array, 'batch #heads q_length kv_length'] | None,
 ) -> tuple[KeyOrValue, KeyOrValue, Num[Array, '...'] | None]:
-  """Makes the cache in the first call; adds one position in later ones.
+  """Creates the cache on the first call, and appends one token on later ones.
 
   Args:
     module: the attention module, which owns the cache.
-    key: keys of the new position; in the first call of as many positions as
-      the cache shall hold.
-    value: values, likewise.
+    key: key of the new token. On the first call its length sets the cache's.
+    value: value of the new token, of the same shape as `key`.
     mask: further restriction, or None.
 
   Returns:
     Keys and values of all cached positions, and the mask that hides those not
-    yet written; in the first call, the arguments.
+    yet written; on the first call, the arguments unchanged.
 
   Raises:
-    ValueError: when a later call brings more than one position, or another
+    ValueError: if a later call has more than one token per row, or another
       batch size.
   """
   if not module.has_variable('cache', 'cached_key'):
@@ -81,8 +81,8 @@ def step_self_attention(
   if key.shape != (batch, 1, heads, kv):
     raise ValueError(
       f'decode step: keys of shape {key.shape} do not fit the cache, which '
-      f'takes {(batch, 1, heads, kv)}: feed one token a row, and as many rows '
-      'as the cache was made for'
+      f'takes {(batch, 1, heads, kv)}: feed one token per row, and as many '
+      'rows as the cache was created for'
     )
   cached_key = write_positions(cached_key, jnp.swapaxes(key, 1, 2), index)
   cached_value = write_positions(
@@ -110,27 +110,27 @@ def prefill_self_attention(
 ) -> None:
   """Writes a prompt into the cache.
 
-  Positions from `prefill_lengths` on may hold anything: no step sees them
-  before it has written them.
+  Positions from `prefill_lengths` on may hold anything: each is overwritten
+  before any step can see it.
 
   Args:
     module: the attention module, which owns the cache.
     key: keys of positions 0, 1, ... of the prompts.
-    value: values of the same.
-    prefill_lengths: how many of these count, in each row.
+    value: values of the same positions.
+    prefill_lengths: number of valid positions in each row.
 
   Raises:
-    ValueError: when the cache was not made, or is too short.
+    ValueError: if there is no cache, or it is too short.
   """
   if not module.has_variable('cache', 'cached_key'):
     raise ValueError(
-      'prefill: there is no cache; make one with decode=True first'
+      'prefill: there is no cache; create one with decode=True first'
     )
   length = module.get_variable('cache', 'cached_key').shape[-2]
   if key.shape[1] > length:
     raise ValueError(
-      f'prefill: {key.shape[1]} prompt positions do not fit into a cache of '
-      f'{length}; make the cache with longer decoder inputs'
+      f'prefill: prompts of {key.shape[1]} tokens do not fit into a cache of '
+      f'{length}; create the cache with longer decoder inputs'
     )
   start = jnp.array(0, jnp.int32)
   for name, update in (('cached_key', key), ('cached_value', value)):
@@ -143,9 +143,9 @@ def prefill_self_attention(
 def store_cross_attention(
   module: nn.Module, key: KeyOrValue, value: KeyOrValue
 ) -> None:
-  """Keeps the projections of the encoder's output for the steps to come."""
+  """Caches the projections of the encoder's output for later steps."""
   for name, x in (('cached_cross_key', key), ('cached_cross_value', value)):
-    # As a step's matrix products read it: no step has to turn it round.
+    # The layout that a step's matrix products read: no transpose per step.
     leaf = jnp.transpose(x, (0, 2, 3, 1))
     module.put_variable('cache', name, {'cached_bias': leaf})
 
@@ -153,7 +153,7 @@ def store_cross_attention(
 def load_cross_attention(
   module: nn.Module,
 ) -> tuple[CachedKeyOrValue, CachedKeyOrValue] | None:
-  """What `store_cross_attention` kept, or None if it was never called."""
+  """Returns what `store_cross_attention` cached, or None."""
   if not module.has_variable('cache', 'cached_cross_key'):
     return None
   return (

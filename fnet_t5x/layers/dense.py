@@ -12,22 +12,22 @@ from jaxtyping import Array, Float
 
 
 def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
-  """One axis or size, or several, as a tuple."""
+  """Returns an int or a sequence of ints as a tuple."""
   return (value,) if isinstance(value, int) else tuple(value)
 
 
 class DenseGeneral(nn.Module):
-  """Contracts `axis` of the input with a kernel, and appends `features`.
+  """A kernel that contracts `axis` of the input and appends `features`.
 
-  With two names in `kernel_axes` the kernel is stored as a matrix, [contracted,
-  produced], however many axes the activations have; with more, each of those
-  axes is one of the kernel's.
+  With two names in `kernel_axes` the kernel is stored as a matrix,
+  [contracted, produced], however many axes those are in the activations; with
+  more names, it is stored with one axis for each of them.
 
   Attributes:
     features: size of each output axis.
     axis: input axes to contract.
     dtype: of the computation.
-    kernel_init: initializer of the matrix.
+    kernel_init: initializer of the kernel as a matrix.
     kernel_axes: logical names of the stored kernel's axes.
   """
 
@@ -41,7 +41,7 @@ class DenseGeneral(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: Float[Array, '...']) -> Float[Array, '...']:
-    """Applies the map; the free axes come first in the output."""
+    """Applies the kernel; uncontracted axes come first in the output."""
     features = as_tuple(self.features)
     contracted = tuple(axis % inputs.ndim for axis in as_tuple(self.axis))
     sizes = tuple(inputs.shape[axis] for axis in contracted)

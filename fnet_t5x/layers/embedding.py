@@ -17,20 +17,20 @@ TABLE_AXES = ('vocab', 'embed')
 
 
 class Embed(nn.Module):
-  """A table of one vector a token id.
+  """A table with one vector per token id.
 
   Attributes:
     num_embeddings: number of ids.
-    features: size of a vector.
-    cast_input_dtype: what to turn ids into first, if anything.
-    dtype: of the vectors.
-    attend_dtype: of `attend`; by default `dtype`.
+    features: size of each vector.
+    cast_input_dtype: dtype to cast ids to first, if any.
+    dtype: of the output.
+    attend_dtype: of `attend`; `dtype` by default.
     embedding_init: initializer of the table.
-    one_hot: whether to look ids up by a contraction with one-hot vectors, at
-      the price of `2 * vocab * embed` operations per token each way. The values
-      are the same. None: only where the rules in force spread the vocabulary
-      over several devices, as T5X does: a contraction leaves a table that is
-      split so where it is, where a gather leaves it to XLA.
+    one_hot: whether to look ids up by a contraction with one-hot vectors, which
+      costs `2 * vocab * embed` FLOPs per token in each pass. The values are the
+      same. None, T5X's behaviour: only if the current rules shard the
+      vocabulary over several devices, since a contraction keeps such a table
+      sharded, and for a gather that is up to XLA.
   """
 
   num_embeddings: int
@@ -68,21 +68,21 @@ class Embed(nn.Module):
     if one_hot:
       one_hot = jax.nn.one_hot(inputs, self.num_embeddings, dtype=self.dtype)
       return jnp.dot(one_hot, self.embedding.astype(self.dtype))
-    # Ids past the end of the table give zeros, as their one-hot vectors would.
+    # Zeros for ids past the end of the table, as a one-hot contraction gives.
     output = self.embedding.at[inputs].get(mode='fill', fill_value=0)
-    # Rows are cast, not the table: the gradients of a frequent token are then
-    # summed in float32, where bfloat16 would lose most of them.
+    # Rows are cast, not the table: a frequent token's gradients are then summed
+    # in float32. A sum in bfloat16 would lose most of them.
     output = output.astype(self.dtype)
     return with_sharding_constraint(output, ('batch', 'length', 'embed'))
 
   def attend(self, query: Float[Array, '... embed']) -> Float[Array, '... v']:
-    """Dot products of `query` with every vector of the table."""
+    """Returns the dot products of `query` with every vector of the table."""
     dtype = self.dtype if self.attend_dtype is None else self.attend_dtype
     return jnp.dot(query, self.embedding.astype(dtype).T)
 
 
 def _is_vocab_split() -> bool:
-  """Whether the rules and the mesh in force split tables by vocabulary."""
+  """Whether the current rules and mesh shard tables by vocabulary."""
   axes = logical_to_mesh_axes(TABLE_AXES)[0]
   axes = (axes,) if axes is None or isinstance(axes, str) else axes
   return any(data_parallel.splits(axis) for axis in axes)
@@ -93,16 +93,16 @@ class LearnedPositions(nn.Module):
 
   Attributes:
     max_length: number of positions.
-    features: size of a vector.
-    dtype: of the vectors.
+    features: size of each vector.
+    dtype: of the output.
     embedding_init: initializer of the table.
   """
 
   max_length: int
   features: int
   dtype: jnp.dtype = jnp.float32
-  # As large as token embeddings: Adafactor's steps are relative to a
-  # parameter's size, and a small table would hardly learn.
+  # The scale of token embeddings: Adafactor's updates are relative to a
+  # parameter's RMS, so that a table with small entries would hardly learn.
   embedding_init: Initializer = nn.initializers.normal(stddev=1.0)
 
   @nn.compact
@@ -117,7 +117,7 @@ class LearnedPositions(nn.Module):
     length = positions.shape[-1]
     if length > self.max_length:
       raise ValueError(
-        f'encoder inputs of {length} tokens: learned positions end at '
+        f'encoder inputs of {length} tokens: learned positions are limited to '
         f'max_encoder_length={self.max_length}; shorten the feature length '
         'or raise max_encoder_length'
       )
@@ -136,15 +136,15 @@ def sinusoidal_positions(
   features: int,
   dtype: jnp.dtype = jnp.float32,
 ) -> Float[Array, 'rows length embed']:
-  """Fixed waves (1706.03762, section 3.5): all sines, then all cosines.
+  """Sinusoidal positions (1706.03762, section 3.5): sines, then cosines.
 
   Wave `i` of `h = (features + 1) // 2` has the angular frequency
-  `10000 ** (-i / h)` a token.
+  `10000 ** (-i / h)` per token.
 
   Args:
     positions: in tokens.
-    features: size of a vector.
-    dtype: of the result; the angles are float32.
+    features: size of each vector.
+    dtype: of the result; angles are computed in float32.
 
   Returns:
     Values in [-1, 1].

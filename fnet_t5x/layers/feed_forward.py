@@ -16,7 +16,7 @@ Activation = str | Callable[[Array], Array]
 
 
 def activation_function(activation: Activation) -> Callable[[Array], Array]:
-  """Finds an activation: 'linear', a name in `flax.linen`, or a function.
+  """Returns the function for 'linear', a name in `flax.linen`, or a function.
 
   Raises:
     ValueError: if flax has no such function.
@@ -41,12 +41,12 @@ class MlpBlock(nn.Module):
 
   Attributes:
     intermediate_dim: width of the hidden layer.
-    activations: one entry a parallel projection.
+    activations: one entry per parallel projection.
     kernel_init: initializer of every projection.
     intermediate_dropout_rate: dropout on the hidden layer, one mask for all
       positions of a row.
     dtype: of the computation.
-    length_axis: the logical name of the activations' length.
+    length_axis: logical name of the activations' length axis.
   """
 
   intermediate_dim: int = 2048
@@ -64,7 +64,7 @@ class MlpBlock(nn.Module):
     inputs: Float[Array, 'batch length embed'],
     deterministic: bool = False,
   ) -> Float[Array, 'batch length embed']:
-    """Applies the block to each position by itself."""
+    """Applies the block to each position independently."""
     dense = functools.partial(
       DenseGeneral, dtype=self.dtype, kernel_init=self.kernel_init
     )

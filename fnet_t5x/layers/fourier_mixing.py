@@ -14,15 +14,15 @@ AXES = ('batch', 'encoder_length', 'embed')
 
 
 class FourierMixing(nn.Module):
-  """Mixes tokens by the real part of a 2-D Fourier transform; no parameters."""
+  """Token mixing by the real part of a 2-D Fourier transform; no parameters."""
 
   @nn.compact
   def __call__(
     self, inputs: Float[Array, 'batch length embed'], plan: MixingPlan
   ) -> Float[Array, 'batch length embed']:
-    """Mixes as `plan` says, which all layers of an encoder share."""
+    """Mixes tokens by `plan`, which all layers of an encoder share."""
     _, length_axis, embed_axis = logical_to_mesh_axes(AXES)
     x = mix(inputs, plan, length_axis, embed_axis)
     x = with_sharding_constraint(x, AXES)
-    # For remat policies: the transform is no product with a weight.
+    # Named for remat policies, which know products with weights but no FFT.
     return checkpoint_name(x, 'mixing')

@@ -1,10 +1,10 @@
-"""Attention by cuDNN, and the choice between it and XLA.
+"""cuDNN's fused attention, and the choice between it and XLA.
 
-cuDNN's kernel computes logits, softmax and averages in one pass, without an
-array [batch, heads, q_length, kv_length] in memory; softmax is in float32. It
-knows padding by lengths and causality, and adds a bias, but takes no other
-masks, and drops out single weights where T5 drops a key for all queries of a
-row at once.
+cuDNN's kernel computes logits, softmax and output in one pass, with no array
+[batch, heads, q_length, kv_length] in memory; its softmax is in float32. It
+supports padding by length, causality and an additive bias, but no other masks;
+and its dropout drops single weights, where T5 drops a key for all queries of a
+row.
 """
 
 from typing import Literal
@@ -18,7 +18,7 @@ from fnet_t5x.layers.masks import LengthMask
 
 AttentionImplementation = Literal['auto', 'xla', 'cudnn']
 
-# What every card that cuDNN's kernel runs on has, an A100 and later.
+# Ampere (A100), the oldest generation that cuDNN's kernel supports.
 MIN_CAPABILITY = (8, 0)
 MAX_HEAD_DIM = 128
 
@@ -31,32 +31,32 @@ def attend_by_lengths(
   bias: Float[Array, '#batch heads q_length kv_length'] | None = None,
   implementation: Literal['xla', 'cudnn'] = 'cudnn',
 ) -> Float[Array, 'batch q_length heads kv']:
-  """`softmax(q k^T + bias) v` for rows whose padding follows their tokens.
+  """Computes `softmax(q k^T + bias) v` for rows with trailing padding only.
 
-  Equal to `attention.dot_product_attention` where a query is no padding;
-  elsewhere values are finite, and of no use either way.
+  Equal to `attention.dot_product_attention` wherever the query is a token; on
+  padding, both return finite values without meaning.
 
   Args:
     query: queries.
     key: keys.
     value: values.
-    mask: what queries may see; None for everything.
+    mask: keys that queries may see; None for all.
     bias: added to the logits.
     implementation: of `jax.nn.dot_product_attention`.
 
   Returns:
-    The attended values, in the dtype of the queries.
+    The attention output, in the dtype of the queries.
   """
   lengths = None
   if mask is not None:
-    # A row without any token (a batch filled up) has no softmax.
+    # Softmax over no keys is undefined: rows that only fill a batch see one.
     lengths = jnp.maximum(mask.key_lengths, 1).astype(jnp.int32)
   return jax.nn.dot_product_attention(
     query,
     key,
     value,
     bias=None if bias is None else bias.astype(query.dtype),
-    scale=1.0,  # T5 folds it into the initial queries.
+    scale=1.0,  # T5 folds it into the query initializer.
     is_causal=mask is not None and mask.causal,
     key_value_seq_lengths=lengths,
     implementation=implementation,
@@ -71,23 +71,24 @@ def choose_implementation(
   bias: Float[Array, '#batch heads q_length kv_length'] | None,
   dropout: bool,
 ) -> Literal['xla', 'cudnn']:
-  """Resolves 'auto': cuDNN where it computes the same, else XLA.
+  """Resolves 'auto': cuDNN where it computes the same result, else XLA.
 
-  That is on one CUDA GPU from the Ampere generation on, in bfloat16 or
+  That is on one CUDA GPU of the Ampere generation or later, in bfloat16 or
   float16, without dropout, for rows that are not packed. On several devices
-  'auto' is XLA: how cuDNN's calls are split over them has not been tried;
-  'cudnn' takes them.
+  'auto' is XLA, since partitioned cuDNN calls are untested; 'cudnn' allows
+  them.
 
   Args:
-    asked: 'xla' is returned as it is.
-    query: queries; dtype and shape count, as of the others.
+    asked: 'xla' is returned unchanged.
+    query: queries; only their dtype and shape matter, as for the others.
     key: keys.
-    mask: what queries may see. An array of any form is XLA's.
-    bias: learned biases. Those that all rows share have a gradient.
-    dropout: whether attention weights are dropped out in this call.
+    mask: keys that queries may see. A plain array always means XLA.
+    bias: learned biases. cuDNN has gradients only for those all rows share.
+    dropout: whether this call drops out attention weights.
 
   Raises:
-    ValueError: 'cudnn' is asked for where it cannot be; the message says why.
+    ValueError: if 'cudnn' is requested where it cannot run; the message says
+      why.
   """
   methods.check_choice(
     'attention_implementation', asked, AttentionImplementation
@@ -103,49 +104,51 @@ def choose_implementation(
 
 
 def _obstacle(query, key, mask, bias, dropout) -> str | None:
-  """Why cuDNN cannot compute this, and what to change; None: it can."""
+  """Says why cuDNN cannot compute this and what to change, or None."""
   capability = cuda_capability()
   if capability is None:
-    return f'needs a CUDA GPU, and this is a {methods.current_backend()}'
+    return f'needs a CUDA GPU; the backend is {methods.current_backend()}'
   if capability < MIN_CAPABILITY:
     return (
-      f'needs compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}, and '
-      f'this GPU has {capability[0]}.{capability[1]}'
+      f'needs compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}; this '
+      f'GPU has {capability[0]}.{capability[1]}'
     )
   if query.dtype not in (jnp.bfloat16, jnp.float16):
     return (
-      f'activations are {query.dtype}, and it takes bfloat16 and float16: '
-      "set ACTIVATION_DTYPE = 'bfloat16'"
+      f'activations are {query.dtype}, and cuDNN supports bfloat16 and '
+      "float16: set ACTIVATION_DTYPE = 'bfloat16'"
     )
   head_dim = query.shape[-1]
   if head_dim % 8 or head_dim > MAX_HEAD_DIM:
-    return f'HEAD_DIM={head_dim} is not a multiple of 8 up to {MAX_HEAD_DIM}'
+    return (
+      f'HEAD_DIM={head_dim} must be a multiple of 8, at most {MAX_HEAD_DIM}'
+    )
   if dropout:
     return (
-      'it does not drop a key for all queries at once, as T5 does: set '
+      "its dropout differs from T5's, which drops a key for all queries: set "
       'DROPOUT_RATE = 0.0'
     )
   if mask is not None and not isinstance(mask, LengthMask):
-    return 'it knows padding by lengths, but no packed rows: set PACK = False'
+    return 'it supports padding, but not packed rows: set PACK = False'
   if bias is not None:
     if bias.shape[0] != 1 or bias.shape[1] != query.shape[2]:
       return (
-        f'a bias of shape {bias.shape} has no gradient there, but one for all '
-        f'rows and each of {query.shape[2]} heads'
+        f'it has no gradient for a bias of shape {bias.shape}: the first two '
+        f'axes must be (1, {query.shape[2]}), one bias per head for all rows'
       )
     if query.shape[1] % 2 or key.shape[1] % 2:
       return (
-        f'lengths of {query.shape[1]} and {key.shape[1]} tokens with a bias: '
-        'both must be even'
+        f'with a bias, lengths must be even, not {query.shape[1]} and '
+        f'{key.shape[1]} tokens'
       )
   return None
 
 
 def cuda_capability() -> tuple[int, int] | None:
-  """Compute capability of the GPU that programs are traced for, if it is."""
+  """Returns the compute capability of the traced CUDA GPU, or None."""
   if not methods.current_backend() == jax.default_backend() == 'gpu':
     return None
-  # Of another make it is a name, such as gfx90a.
+  # On GPUs of other vendors it is a name, such as gfx90a.
   text = str(getattr(jax.local_devices()[0], 'compute_capability', ''))
   major, _, minor = text.partition('.')
   if not (major.isdecimal() and minor.isdecimal()):

@@ -10,10 +10,10 @@ from fnet_t5x.layers.dense import DenseGeneral
 
 
 class LinearMixing(nn.Module):
-  """`y_n = sum over m of W[p_n, p_m] (V x_m)`, with learned W and V.
+  """Mixing `y_n = sum over m of W[p_n, p_m] (V x_m)`, with learned W and V.
 
-  The sum is over the tokens of n's own segment, and p is the position within
-  it, so that neither padding nor packed neighbours change the result (FNet
+  The sum runs over the tokens of n's own segment, and p is the position within
+  it, which makes the result invariant to padding and packing (FNet,
   2105.03824, section 4.1, sums over the padded row).
 
   Attributes:
@@ -39,9 +39,9 @@ class LinearMixing(nn.Module):
 
     Args:
       inputs: activations.
-      segment_ids: 0 on padding, one number a segment elsewhere.
-      positions: of each token in its segment. None for rows of one segment
-        that starts at position 0, which take one matrix for the whole batch.
+      segment_ids: 0 on padding, elsewhere one id per segment.
+      positions: of each token in its segment. None if every row is one segment
+        that starts at position 0; one matrix then serves the whole batch.
 
     Returns:
       The mixed activations, 0 on padding.
@@ -52,7 +52,7 @@ class LinearMixing(nn.Module):
     length = inputs.shape[1]
     if length > self.max_length:
       raise ValueError(
-        f'encoder inputs of {length} tokens: linear mixing ends at '
+        f'encoder inputs of {length} tokens: linear mixing is limited to '
         f'max_encoder_length={self.max_length}; shorten the feature length or '
         'raise max_encoder_length'
       )

@@ -12,13 +12,13 @@ from fnet_t5x.fourier.plan import row_lengths
 
 @struct.dataclass
 class LengthMask:
-  """A mask of rows whose padding follows their tokens, in two forms.
+  """A mask for rows with trailing padding only, as an array and as lengths.
 
   Attributes:
     array: the mask.
-    key_lengths: the same for queries that are no padding: how many keys of
-      each row they see,
-    causal: and whether of those only the ones up to their own position.
+    key_lengths: number of keys in each row that its queries may see. Padding
+      queries, which see nothing in `array`, are not told apart.
+    causal: whether a query sees only keys up to its own position.
   """
 
   array: Num[Array, 'batch 1 q_length kv_length']
@@ -27,7 +27,7 @@ class LengthMask:
 
 
 def lengths_of(tokens: Int[Array, 'batch length']) -> Int[Array, ' batch']:
-  """Number of positions up to the last that is not 0, in each row."""
+  """Returns each row's number of positions up to its last non-zero token."""
   return row_lengths(tokens > 0)
 
 
@@ -41,15 +41,15 @@ def make_attention_mask(
   """Compares every query position with every key position.
 
   Args:
-    query_input: one number a query position, such as its segment.
-    key_input: one number a key position.
-    pairwise_fn: says whether the pair may attend; the default, a product,
-      asks that both be non-zero.
-    extra_batch_dims: leading axes of size one to add.
+    query_input: one number per query position, such as its segment id.
+    key_input: one number per key position.
+    pairwise_fn: whether a pair may attend; the default, a product, requires
+      both to be non-zero.
+    extra_batch_dims: number of leading axes of size one to add.
     dtype: of the mask.
 
   Returns:
-    The mask, with an axis of size one for the heads.
+    The mask, with a heads axis of size one.
   """
   pairs = pairwise_fn(query_input[..., :, None], key_input[..., None, :])
   pairs = jnp.expand_dims(pairs, -3)
@@ -63,7 +63,7 @@ def make_causal_mask(
   extra_batch_dims: int = 0,
   dtype: jnp.dtype = jnp.float32,
 ) -> Num[Array, '*batch 1 length length']:
-  """A query sees itself and what came before; only the shape of `x` counts."""
+  """Lets a query see itself and what precedes it; `x` only gives the shape."""
   order = jnp.broadcast_to(jnp.arange(x.shape[-1], dtype=jnp.int32), x.shape)
   return make_attention_mask(
     order, order, jnp.greater_equal, extra_batch_dims, dtype
@@ -73,7 +73,7 @@ def make_causal_mask(
 def combine_masks(
   *masks: Num[Array, '...'] | None, dtype: jnp.dtype = jnp.float32
 ) -> Num[Array, '...'] | None:
-  """Allows what every mask allows. None stands for no restriction."""
+  """Allows what every mask allows; None means no restriction."""
   present = [mask for mask in masks if mask is not None]
   if not present:
     return None
@@ -83,7 +83,7 @@ def combine_masks(
 def combine_biases(
   *biases: Float[Array, '...'] | None,
 ) -> Float[Array, '...'] | None:
-  """Adds attention biases of one rank. None stands for zero."""
+  """Adds attention biases of equal rank; None means zero."""
   present = [bias for bias in biases if bias is not None]
   return functools.reduce(jnp.add, present) if present else None
 
@@ -94,10 +94,10 @@ def make_decoder_mask(
   decoder_causal_attention: Int[Array, 'batch length'] | None = None,
   decoder_segment_ids: Int[Array, 'batch length'] | None = None,
 ) -> Num[Array, 'batch 1 length length']:
-  """The self-attention mask of a decoder.
+  """Makes the self-attention mask of a decoder.
 
-  For targets `[5, 6, 7, 0]` of which the first two are a prefix
-  (`decoder_causal_attention = [1, 1, 0, 0]`), rows being queries:
+  For targets `[5, 6, 7, 0]` whose first two tokens are a prefix
+  (`decoder_causal_attention = [1, 1, 0, 0]`), with one row per query:
 
       1 1 0 0
       1 1 0 0
@@ -107,9 +107,9 @@ def make_decoder_mask(
   Args:
     decoder_target_tokens: the targets; 0 is padding.
     dtype: of the mask.
-    decoder_causal_attention: 1 on positions that see one another both ways
-      (the prefix of a prefix LM), 0 elsewhere.
-    decoder_segment_ids: number of the packed example each token is from.
+    decoder_causal_attention: 1 on positions that attend to one another in
+      both directions (the prefix of a prefix LM), 0 elsewhere.
+    decoder_segment_ids: id of the packed example that each token belongs to.
 
   Returns:
     The mask.

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 
 class LayerNorm(nn.Module):
-  """T5's layer norm: `x / rms(x) * scale`, no mean and no bias.
+  """T5's layer norm: `x / rms(x) * scale`, without mean or bias.
 
-  The root mean square is taken in float32 whatever the dtype.
+  The root mean square is computed in float32 whatever the dtype.
 
   Attributes:
     epsilon: added to the mean square.

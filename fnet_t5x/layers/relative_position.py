@@ -16,14 +16,14 @@ def relative_position_bucket(
   num_buckets: int = 32,
   max_distance: int = 128,
 ) -> Int[np.ndarray, '...']:
-  """Sorts offsets into buckets: one each when small, then log-spaced.
+  """Maps offsets to buckets: one per offset when small, then log-spaced.
 
   Args:
     relative_position: key position minus query position, in tokens.
-    bidirectional: spend half of the buckets on keys after the query; otherwise
-      those share the bucket of distance 0.
-    num_buckets: how many there are.
-    max_distance: every distance from here on is in the last bucket.
+    bidirectional: whether half of the buckets are for keys after the query;
+      otherwise those share the bucket of distance 0.
+    num_buckets: number of buckets.
+    max_distance: distance from which on all share the last bucket.
 
   Returns:
     Buckets in [0, num_buckets).
@@ -37,7 +37,7 @@ def relative_position_bucket(
     first = 0
     distance = np.maximum(-relative_position, 0)
   exact = num_buckets // 2
-  # In float32, with this epsilon, as T5X does: a distance on the border of two
+  # In float32 with this epsilon, as in T5X: a distance on the border of two
   # buckets must fall on the same side.
   ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
   log_spaced = exact + (
@@ -50,7 +50,7 @@ def relative_position_bucket(
 
 
 class RelativePositionBiases(nn.Module):
-  """A learned bias for each head and bucket of key-query offsets.
+  """A learned bias per head and bucket of key-query offsets.
 
   Attributes:
     num_buckets: see `relative_position_bucket`.
@@ -81,8 +81,8 @@ class RelativePositionBiases(nn.Module):
     buckets = relative_position_bucket(
       relative_position, bidirectional, self.num_buckets, self.max_distance
     )
-    # A contraction with a one-hot constant: its gradient is a matmul too,
-    # where a gather's would be a scatter of q_length * kv_length updates.
+    # A contraction with a one-hot constant: its gradient is a matmul too. A
+    # gather's gradient would scatter q_length * kv_length updates.
     one_hot = np.arange(self.num_buckets).reshape(-1, *[1] * buckets.ndim)
     one_hot = jnp.asarray(buckets[None] == one_hot, self.dtype)
     table = self.rel_embedding.astype(self.dtype)
@@ -97,19 +97,19 @@ class RelativePositionBiases(nn.Module):
     decode: bool = False,
     prefill_lengths: Int[Array, ' batch'] | None = None,
   ) -> Float[Array, '#batch heads qlen klen']:
-    """The attention biases of a layer.
+    """Returns the attention biases of a layer.
 
-    With `decode=True` the first call makes the cache for `klen` positions
-    (`cached_bias` [heads, klen], the bias by distance, and `cache_index`),
-    and later ones give the one row of the next position over all cached keys,
-    [1 or batch, heads, 1, klen]; `qlen` and `klen` are then not used.
+    With `decode=True` the first call creates a cache for `klen` positions
+    (`cached_bias` [heads, klen], the bias by distance, and `cache_index`), and
+    later calls return the biases of one query, at the next position, over all
+    cached keys, [1 or batch, heads, 1, klen], and ignore `qlen` and `klen`.
 
     Args:
       qlen: number of queries, at positions 0, 1, ...
       klen: number of keys, at positions 0, 1, ...
       bidirectional: whether keys after the query have their own buckets.
-      decode: whether to make, then use, the cache. Needs a causal decoder.
-      prefill_lengths: where the next `decode` goes on in each row.
+      decode: whether to create or use the cache. Needs a causal decoder.
+      prefill_lengths: position of each row's next decoding step.
 
     Returns:
       The biases, to be added to the attention logits.
@@ -130,7 +130,7 @@ class RelativePositionBiases(nn.Module):
     index = self.get_variable('cache', 'cache_index')
     self.put_variable('cache', 'cache_index', index + 1)
     keys = jnp.arange(by_distance.shape[-1])[None, :]
-    # Keys not yet written are masked by attention, whatever their bias.
+    # Attention masks keys not yet written, whatever their bias.
     distance = jnp.maximum(index.reshape(-1, 1) - keys, 0)
     row = jnp.take(by_distance, distance, axis=-1, mode='clip')
     return jnp.swapaxes(row, 0, 1)[:, :, None, :]

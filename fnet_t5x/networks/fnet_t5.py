@@ -1,7 +1,7 @@
-"""FNet-T5: an encoder that mixes tokens by Fourier transforms, T5's decoder.
+"""FNet-T5: an encoder with Fourier token mixing, and T5's decoder.
 
-Every encoder layer mixes tokens in its own way: `fourier` (FNet, Lee-Thorp et
-al. 2021, 2105.03824), `attention` (T5's layer), `linear` (learned matrices) or
+Each encoder layer has one of four mixings: `fourier` (FNet, Lee-Thorp et al.
+2021, 2105.03824), `attention` (T5's layer), `linear` (learned matrices) or
 `none` (feed-forward only, the control). The default is FNet-Hybrid: Fourier
 layers, with attention in the last two.
 """
@@ -37,9 +37,9 @@ def mixing_layout(
   num_attention_layers: int = 2,
   layout: Layout = 'top',
 ) -> tuple[Mixing, ...]:
-  """The mixing of each layer of a hybrid (2105.03824, section 4.4).
+  """Returns the mixing of each layer of a hybrid (2105.03824, section 4.4).
 
-  For six layers, two of them attention (A), and `mixing` elsewhere (f):
+  For six layers, two with attention (A) and the others with `mixing` (f):
 
       bottom  A A f f f f
       middle  f f A A f f
@@ -48,12 +48,12 @@ def mixing_layout(
 
   Args:
     num_encoder_layers: depth of the encoder.
-    mixing: what the other layers do.
-    num_attention_layers: how many layers attend.
-    layout: where those are.
+    mixing: the mixing of the other layers.
+    num_attention_layers: number of layers with attention.
+    layout: the place of those in the stack.
 
   Returns:
-    One name a layer, the first layer first.
+    One name per layer, starting at the input.
 
   Raises:
     ValueError: for an unknown name, or more attention layers than layers.
@@ -80,21 +80,22 @@ def mixing_layout(
 
 @struct.dataclass
 class FNetT5Config(t5.T5Config):
-  """T5's choices, and those of the encoder.
+  """T5's configuration, extended by that of the mixing encoder.
 
   Attributes:
-    encoder_mixing: one name a layer. None: `mixing_layout` with its defaults.
+    encoder_mixing: one name per layer. None: `mixing_layout` with its defaults.
     encoder_position_embedding: what is added to the token embeddings.
-      `learned` has a limit, `max_encoder_length`.
+      `learned` limits inputs to `max_encoder_length`.
     max_encoder_length: longest encoder input, in tokens, that learned
-      positions and linear mixing can take.
+      positions and linear mixing support.
     fourier_scale: 'ortho', or 'none' for FNet's unnormalised transform.
-    fourier_lengths: 'exact' transforms each example over its own tokens,
-      'padded' the whole row, padding and packed neighbours included.
+    fourier_lengths: 'exact' transforms each example over its own tokens;
+      'padded' transforms whole rows, with padding and packed neighbours.
     fourier_method: 'fft', 'matmul', or 'auto' by backend and length.
 
   Raises:
-    ValueError: for an unknown name, or not one mixing a layer.
+    ValueError: for an unknown name, or if `encoder_mixing` does not name one
+      mixing per layer.
   """
 
   encoder_mixing: Sequence[Mixing] | None = None
@@ -141,14 +142,14 @@ def positions_of_segments(
 
 @struct.dataclass
 class MixingInputs:
-  """What mixing needs to know about a batch; shared by all layers.
+  """Per-batch inputs of token mixing, computed once for all layers.
 
   Attributes:
-    segment_ids: 0 on padding, else the number of the token's example.
+    segment_ids: id of the example that each token belongs to; 0 on padding.
     positions: of each token in its example; None if rows are not packed.
-    mask: attention's, None if no layer attends.
-    bias: attention's, None if no layer attends or each has its own.
-    plan: the Fourier transform's, None if no layer has one.
+    mask: attention mask; None without attention layers.
+    bias: attention bias; None without attention layers, or if each has its own.
+    plan: plan of the Fourier transform; None without Fourier layers.
   """
 
   segment_ids: Tokens
@@ -159,9 +160,9 @@ class MixingInputs:
 
 
 class EncoderLayer(nn.Module):
-  """Pre-norm token mixing without attention, then a feed-forward block.
+  """Pre-norm token mixing other than attention, then a feed-forward block.
 
-  With mixing 'none' the first half is left out.
+  With mixing 'none' the layer is the feed-forward block alone.
   """
 
   config: FNetT5Config
@@ -171,7 +172,7 @@ class EncoderLayer(nn.Module):
   def __call__(
     self,
     inputs: Activations,
-    batch: MixingInputs,
+    mixing_inputs: MixingInputs,
     deterministic: bool = False,
   ) -> Activations:
     """Applies the layer."""
@@ -180,10 +181,10 @@ class EncoderLayer(nn.Module):
     if self.mixing != 'none':
       x = LayerNorm(dtype=cfg.dtype, name='pre_mixing_layer_norm')(x)
       if self.mixing == 'fourier':
-        x = FourierMixing(name='fourier')(x, batch.plan)
+        x = FourierMixing(name='fourier')(x, mixing_inputs.plan)
       else:
         x = LinearMixing(cfg.max_encoder_length, cfg.dtype, name='linear')(
-          x, batch.segment_ids, batch.positions
+          x, mixing_inputs.segment_ids, mixing_inputs.positions
         )
       x = inputs + t5_config.dropout(cfg)(x, deterministic=deterministic)
 
@@ -212,32 +213,33 @@ class Encoder(nn.Module):
 
     Args:
       encoder_input_tokens: the inputs; 0 is padding, and follows the tokens.
-      encoder_segment_ids: number of the packed example each token is from;
+      encoder_segment_ids: id of the packed example that each token belongs to;
         None if each row is one example.
-      encoder_positions: position of each token in its example, only read where
-        `encoder_segment_ids` are given; None counts them.
-      deterministic: whether to leave dropout out.
+      encoder_positions: position of each token in its example, read only
+        together with `encoder_segment_ids`; None derives it from those.
+      deterministic: whether to skip dropout.
 
     Returns:
-      The encoded inputs; padding positions hold nothing of use.
+      The encoded inputs; values on padding have no meaning.
 
     Raises:
-      ValueError: if rows are longer than the network can take.
+      ValueError: if rows are longer than `max_encoder_length` where that is a
+        limit.
     """
     cfg = self.config
-    batch = self._mixing_inputs(
+    mixing_inputs = self._mixing_inputs(
       encoder_input_tokens, encoder_segment_ids, encoder_positions
     )
     x = self.shared_embedding(encoder_input_tokens.astype(jnp.int32))
-    x = self._add_positions(x, batch.positions)
+    x = self._add_positions(x, mixing_inputs.positions)
     x = t5_config.dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
     first = 0
     for stack, mixing, count in layer_stack.runs(cfg.layer_mixing, 'encoder'):
       layer, fields = EncoderLayer, {'config': cfg, 'mixing': mixing}
-      shared = (batch, deterministic)
+      shared = (mixing_inputs, deterministic)
       if mixing == 'attention':
         layer, fields = t5_encoder.EncoderLayer, {'config': cfg}
-        shared = (batch.mask, batch.bias, deterministic)
+        shared = (mixing_inputs.mask, mixing_inputs.bias, deterministic)
       x = layer_stack.apply_layers(
         self,
         layer,
@@ -300,10 +302,10 @@ class Encoder(nn.Module):
 
 
 class Transformer(t5.Transformer):
-  """T5 with another encoder; calls and decoder are T5's."""
+  """T5 with the mixing encoder; its methods and decoder are T5's."""
 
   config: FNetT5Config
 
   def make_encoder(self) -> nn.Module:
-    """The mixing encoder."""
+    """Returns the mixing encoder."""
     return Encoder(self.config, self.shared_embedding)

@@ -1,18 +1,18 @@
-"""Layers one after the other: one by one or scanned, kept or recomputed.
+"""Stacks of layers: unrolled or scanned, with or without remat.
 
-Scanned, like layers are one program run `layers` times, so that compiling costs
-one layer whatever the depth. Their parameters are stacked on a new axis, named
-`layers`, at position 1 of each (T5X's `t5x.examples.scalable_t5`): a kernel
-[embed, mlp] becomes [embed, layers, mlp], a scale [embed] [embed, layers]. As
-there, attention's kernels keep heads and kv apart, [embed, layers, heads, kv]
-for [embed, joined_kv], and each layer has relative position biases of its own.
-The decoding cache is stacked at position 0.
+Scanned layers of one kind are a single program run `layers` times: compile time
+is that of one layer, whatever the depth. Their parameters are stacked along a
+new axis, named `layers`, at position 1 (as in `t5x.examples.scalable_t5`): a
+kernel [embed, mlp] becomes [embed, layers, mlp], and a scale [embed] becomes
+[embed, layers]. As there, attention kernels keep heads and kv apart,
+[embed, layers, heads, kv] instead of [embed, joined_kv], and each layer has its
+own relative position biases. The decoding cache is stacked along axis 0.
 
-Names. One by one, layer i of the encoder is `encoder/layers_<i>`. Scanned, all
-are `encoder/encoder` and `decoder/decoder`, T5X's names. Layers that mix tokens
-in different ways cannot be stacked: an encoder of several kinds is a stack for
-each run of like layers, `encoder/encoder_0`, `encoder/encoder_1`, and so on
-from the input on: Fourier x 10, then attention x 2, are two stacks.
+Names: unrolled, layer i of the encoder is `encoder/layers_<i>`. Scanned, the
+stacks are `encoder/encoder` and `decoder/decoder`, T5X's names. Layers with
+different mixings cannot be stacked: such an encoder has one stack for each run
+of layers with the same mixing, `encoder/encoder_0`, `encoder/encoder_1`, ...,
+starting at the input. Fourier x 10 followed by attention x 2 is two stacks.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from flax.linen import partitioning
 from jaxtyping import Array, Float
 
 SCAN_AXIS = 1
-# What a layer gives `jax.ad_checkpoint.checkpoint_name`.
+# `jax.ad_checkpoint.checkpoint_name` of a mixing's output.
 MIXING = 'mixing'
 
 RematPolicy = Literal[
@@ -42,11 +42,11 @@ Activations = Float[Array, 'batch length embed']
 
 
 def runs(names: Sequence[str], stack: str) -> Iterator[tuple[str, str, int]]:
-  """Yields each run of equal names: its stack's name, the name, its length.
+  """Yields (name of the stack, name, length) for each run of equal names.
 
-  ['fourier', 'fourier', 'attention'] with stack 'encoder' gives
-  ('encoder_0', 'fourier', 2), ('encoder_1', 'attention', 1); a single run is
-  'encoder'.
+  ['fourier', 'fourier', 'attention'] with stack 'encoder' yields
+  ('encoder_0', 'fourier', 2) and ('encoder_1', 'attention', 1). The stack of a
+  single run is 'encoder'.
   """
   found = [(name, len(list(run))) for name, run in itertools.groupby(names)]
   for i, (name, length) in enumerate(found):
@@ -64,21 +64,23 @@ def apply_layers(
   first: int = 0,
   length_axis: str = 'length',
 ) -> Activations:
-  """Applies `count` layers of one kind, as `config` in `fields` says.
+  """Applies `count` layers of one kind, scanned or not, as configured.
 
   Args:
-    owner: the module that has the layers, in its compact method.
-    layer: the layers' class; takes activations, then `shared`.
-    fields: its attributes but for the name.
-    count: how many.
-    x: what the first one takes.
-    *shared: what all take besides; bools are compile-time constants.
-    stack: the name of the layers where they are scanned.
-    first: the number of the first layer where they are not.
-    length_axis: the logical name of the activations' length.
+    owner: the module that creates the layers, in its compact method.
+    layer: class of the layers; called with activations, then `shared`.
+    fields: attributes of the layers except the name. `config` among them sets
+      `scan_layers` and `remat_policy`.
+    count: number of layers.
+    x: input of the first layer.
+    *shared: further arguments, the same for all layers. Bools are compile-time
+      constants.
+    stack: name of the stack if scanned.
+    first: index of the first layer if unrolled.
+    length_axis: logical name of the activations' length axis.
 
   Returns:
-    What the last one gives.
+    The output of the last layer.
   """
   config = fields['config']
   axes = ('batch', length_axis, 'embed')
@@ -86,8 +88,8 @@ def apply_layers(
   if config.remat_policy != 'none':
     layer = partitioning.remat(
       layer,
-      # A scan's body is a computation of its own: XLA cannot merge what is
-      # recomputed with what was computed.
+      # A scan's body is a separate computation: there XLA cannot undo remat by
+      # common subexpression elimination.
       prevent_cse=not config.scan_layers,
       policy=_saved(config.remat_policy),
       static_argnums=tuple(
@@ -99,7 +101,7 @@ def apply_layers(
       x = layer(**fields, name=f'layers_{i}')(x, *shared)
       x = partitioning.with_sharding_constraint(x, axes)
     return x
-  # Parameters leave the scan at initialisation only.
+  # The scan outputs parameters at initialisation only.
   initialising = owner.is_mutable_collection('params')
   params_axis = SCAN_AXIS if initialising else partitioning.ScanIn(SCAN_AXIS)
   scanned = partitioning.scan_with_axes(
@@ -124,10 +126,11 @@ def _scan_body(layer, axes):
 
 
 def _saved(policy: RematPolicy):
-  """What the forward pass keeps for the backward pass; None: nothing.
+  """Returns the checkpoint policy of what is saved for the backward pass.
 
-  'minimal' is T5X's, matrix products with a weight, and the outcome of mixing
-  without one, which stands where attention's last product would.
+  'minimal' saves what T5X's does, products with weights, and also the output of
+  Fourier mixing, which is no such product but takes the place of attention's
+  output projection. None saves nothing but the layer's input.
   """
   if policy == 'full':
     return None

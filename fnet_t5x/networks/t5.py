@@ -1,9 +1,9 @@
 """T5 1.1: the baseline encoder-decoder, and the decoder of our hybrids.
 
 Parameter names, shapes, logical axes and initial values are those of T5X's
-`t5x.examples.t5.network`, so that public checkpoints load and runs compare.
-What differs is decoding: the keys and values of the encoder's output are
-projected once a generation, and the decoder's own are written in place.
+`t5x.examples.t5.network`, so that public checkpoints load and runs can be
+compared. Decoding differs: keys and values of cross-attention are computed once
+per generation, and the self-attention cache is updated in place.
 """
 
 import flax.linen as nn
@@ -40,11 +40,11 @@ class Transformer(nn.Module):
 
   @property
   def scan_layers(self) -> bool:
-    """Whether the cache has its batch as axis 1; T5X's decoding asks."""
+    """Whether axis 1 of the cache is the batch; T5X's decoding reads this."""
     return self.config.scan_layers
 
   def make_encoder(self) -> nn.Module:
-    """The encoder; what a network with another encoder overrides."""
+    """Returns the encoder; subclasses with another encoder override this."""
     return Encoder(self.config, self.shared_embedding)
 
   def encode(
@@ -59,7 +59,7 @@ class Transformer(nn.Module):
 
     Args:
       encoder_input_tokens: the inputs; 0 is padding.
-      encoder_segment_ids: number of the packed example each token is from.
+      encoder_segment_ids: id of the packed example that each token belongs to.
       enable_dropout: whether to apply dropout.
       encoder_positions: position of each token in its example.
 
@@ -89,34 +89,34 @@ class Transformer(nn.Module):
     prefill_lengths: Int[Array, ' batch'] | None = None,
     return_hidden: bool = False,
   ) -> Float[Array, 'batch length vocab'] | Activations:
-    """Gives next-token logits, all positions at once or one a call.
+    """Returns next-token logits, for all positions or for one decoding step.
 
-    A generation takes, with the 'cache' collection mutable: `__call__` with
-    `decode=True` on inputs of the full length, which makes the cache; this
+    Generation, with the 'cache' collection mutable, is `__call__` with
+    `decode=True` on inputs of the full length, which creates the cache; this
     method with `prefill=True` on the prompts, which fills it and projects
-    `encoded` for all steps to come; then this method with `decode=True` on one
-    token a row. Without the prefill every step projects `encoded` again.
+    `encoded` for all later steps; then this method with `decode=True` on one
+    token per row. Without the prefill, every step projects `encoded` again.
 
     Args:
-      encoded: the encoded inputs. A step after a prefill does not read them.
+      encoded: the encoded inputs. Steps after a prefill do not read them.
       encoder_input_tokens: the inputs; 0 is padding.
-      decoder_input_tokens: the targets shifted by one; the prompts; or the
+      decoder_input_tokens: the targets shifted by one, the prompts, or the
         last token of each row.
-      decoder_target_tokens: the targets; 0 is padding. Only their shape counts
-        when a cache is used.
-      encoder_segment_ids: number of the packed example each input is from.
-      decoder_segment_ids: the same for targets.
-      decoder_positions: not used, the decoder counts by itself.
+      decoder_target_tokens: the targets; 0 is padding. With a cache, only
+        their shape matters.
+      encoder_segment_ids: id of the packed example of each input token.
+      decoder_segment_ids: id of the packed example of each target token.
+      decoder_positions: unused; relative biases need none.
       enable_dropout: whether to apply dropout.
-      decode: whether to make or advance the cache.
-      max_decode_length: not used, the cache has a length.
+      decode: whether to create or advance the cache.
+      max_decode_length: unused; the cache sets the length.
       prefill: whether to fill the cache with prompts.
-      prefill_lengths: number of prompt positions in each row, also the
-        position of the first step.
-      return_hidden: whether to leave the output layer out.
+      prefill_lengths: prompt length of each row, in tokens, which is also the
+        position of its first step.
+      return_hidden: whether to skip the output layer.
 
     Returns:
-      The logits; with `return_hidden` what the output layer would take.
+      The logits; with `return_hidden`, the input of the output layer.
 
     Raises:
       ValueError: for packed inputs with a cache, `prefill` with `decode`, or
@@ -129,10 +129,13 @@ class Transformer(nn.Module):
       if encoder_segment_ids is not None:
         raise ValueError(
           'decode: packed inputs (encoder_segment_ids) cannot be decoded with '
-          'a cache; give each example a row of its own'
+          'a cache; give each example its own row'
         )
       if decode and prefill:
-        raise ValueError('decode: make the prefill and the steps two calls')
+        raise ValueError(
+          'decode: prefill=True and decode=True exclude each other; make two '
+          'calls'
+        )
       if prefill and prefill_lengths is None:
         raise ValueError('decode: prefill=True needs prefill_lengths')
       targets_real = jnp.ones_like(decoder_target_tokens)
@@ -181,7 +184,7 @@ class Transformer(nn.Module):
     decode: bool = False,
     return_hidden: bool = False,
   ) -> Float[Array, 'batch length vocab'] | Activations:
-    """Encodes the inputs, and gives next-token logits for the targets.
+    """Encodes the inputs and returns next-token logits for the targets.
 
     The arguments are those of `encode` and `decode`.
     """
@@ -205,5 +208,5 @@ class Transformer(nn.Module):
     )
 
   def output_kernel(self) -> Float[Array, 'embed vocab']:
-    """The output layer as a matrix: logits are `hidden @ output_kernel()`."""
+    """Returns the output layer's kernel: logits are `hidden @ kernel`."""
     return self.decoder.output_kernel()

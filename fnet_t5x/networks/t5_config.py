@@ -1,4 +1,4 @@
-"""T5's configuration, and the sublayers that it describes."""
+"""T5's configuration, and the sublayers built from it."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ Mask = Num[Array, 'batch 1 q_length kv_length'] | masks.LengthMask
 
 @struct.dataclass
 class T5Config:
-  """Sizes and choices of the network.
+  """Sizes and options of the network.
 
   Attributes:
     vocab_size: number of token ids.
@@ -35,20 +35,20 @@ class T5Config:
     mlp_dim: the `mlp` axis.
     mlp_activations: see `feed_forward.MlpBlock`.
     dropout_rate: of every dropout.
-    logits_via_embedding: whether the token embedding is the output layer too.
-    float32_attention_logits: whether attention logits are float32 always.
+    logits_via_embedding: whether the token embedding is also the output layer.
+    float32_attention_logits: whether attention logits are always float32.
     attention_implementation: 'xla', 'cudnn', or 'auto': cuDNN on a GPU where it
       computes the same; see `fused_attention.choose_implementation`. cuDNN's
-      logits are float32 always.
+      logits are always float32.
     one_hot_embedding: see `embedding.Embed.one_hot`.
-    scan_layers: whether like layers are one compiled layer, run as often as
-      they are many; see `layer_stack` for what it does to parameters.
-    remat_policy: what the forward pass keeps for the backward pass. 'none':
-      everything; 'minimal': products with weights, and the outcome of mixing;
-      'full': each layer's input only; or a policy of `jax.checkpoint_policies`.
-    relpos_bias_per_layer: whether each layer has relative position biases of
-      its own, where T5 shares one table in a stack. Scanned layers always do,
-      as T5X's.
+    scan_layers: whether layers of one kind are compiled once and scanned; see
+      `layer_stack` for the effect on parameters.
+    remat_policy: what the forward pass saves for the backward pass. 'none':
+      everything; 'minimal': products with weights, and the output of mixing;
+      'full': only each layer's input; or a policy of `jax.checkpoint_policies`.
+    relpos_bias_per_layer: whether each layer has its own relative position
+      biases, where T5 shares one table per stack. Scanned layers always have
+      their own, as in T5X.
 
   Raises:
     ValueError: for an unknown policy or implementation.
@@ -83,12 +83,12 @@ class T5Config:
 
   @property
   def shares_relpos_bias(self) -> bool:
-    """Whether one table of position biases serves a whole stack."""
+    """Whether all layers of a stack share one table of position biases."""
     return not (self.scan_layers or self.relpos_bias_per_layer)
 
 
 def relative_position_biases(config: T5Config) -> RelativePositionBiases:
-  """The biases of a layer, or those that a stack's layers share."""
+  """Relative position biases, of one layer or shared by a stack."""
   return RelativePositionBiases(
     num_buckets=32,
     max_distance=128,
@@ -129,5 +129,5 @@ def feed_forward(config: T5Config, length_axis: str = 'length') -> MlpBlock:
 
 
 def dropout(config: T5Config) -> nn.Dropout:
-  """Dropout with one mask for all positions of a row."""
+  """Dropout whose mask is the same for all positions of a row."""
   return nn.Dropout(rate=config.dropout_rate, broadcast_dims=(-2,))

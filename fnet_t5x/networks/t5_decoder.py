@@ -1,4 +1,4 @@
-"""T5's decoder, which hybrids share."""
+"""T5's decoder, also used by the hybrids."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from fnet_t5x.networks.t5_config import (
 
 
 class DecoderLayer(nn.Module):
-  """Causal self-attention, attention to the encoder, feed-forward block."""
+  """Pre-norm causal self-attention, cross-attention and feed-forward block."""
 
   config: T5Config
 
@@ -36,7 +36,7 @@ class DecoderLayer(nn.Module):
     decode: bool = False,
     prefill_lengths: Int[Array, ' batch'] | None = None,
   ) -> Activations:
-    """Applies the layer; see `Transformer.decode` for the cache."""
+    """Applies the layer; `Transformer.decode` describes the cache."""
     cfg = self.config
     caching = {
       'decode': decode,
@@ -70,7 +70,7 @@ def decoder_biases(
   decode: bool,
   prefill_lengths: Int[Array, ' batch'] | None,
 ) -> Float[Array, '#batch heads q_length kv_length']:
-  """The decoder's relative position biases, of one position while decoding."""
+  """Returns the decoder's relative position biases; one query's in a step."""
   return relative_position_biases(config)(
     length, length, False, decode=decode, prefill_lengths=prefill_lengths
   )
@@ -86,14 +86,14 @@ class Decoder(nn.Module):
     if not self.config.logits_via_embedding:
       self.logits_dense = DenseGeneral(
         self.config.vocab_size,
-        dtype=jnp.float32,  # the loss needs more than bfloat16's 8 bits
+        dtype=jnp.float32,  # The loss needs more than bfloat16's 8 bits.
         kernel_axes=('embed', 'vocab'),
       )
 
   def output_kernel(self) -> Float[Array, 'embed vocab']:
-    """The output layer as a matrix, float32."""
+    """Returns the output layer's kernel, in float32."""
     if self.config.logits_via_embedding:
-      # The table has entries of size 1, an output kernel 1 / sqrt(embed).
+      # Embeddings have unit variance, an output kernel a variance of 1 / embed.
       return self.shared_embedding.embedding.T / jnp.sqrt(self.config.emb_dim)
     return self.logits_dense.get_variable('params', 'kernel')
 
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
     prefill_lengths: Int[Array, ' batch'] | None = None,
     return_hidden: bool = False,
   ) -> Float[Array, 'batch length vocab'] | Activations:
-    """Gives next-token logits; see `Transformer.decode`."""
+    """Returns next-token logits; see `Transformer.decode`."""
     cfg = self.config
     bias = None
     if cfg.shares_relpos_bias:

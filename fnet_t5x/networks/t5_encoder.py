@@ -24,7 +24,7 @@ def encoder_attention_mask(
   encoder_segment_ids: Tokens | None,
   dtype: jnp.dtype,
 ) -> Mask:
-  """Hides padding, and packed examples from one another."""
+  """Masks padding, and packed examples from one another."""
   real = encoder_input_tokens > 0
   mask = masks.make_attention_mask(real, real, dtype=dtype)
   if encoder_segment_ids is None:
@@ -79,18 +79,18 @@ class Encoder(nn.Module):
     encoder_positions: Tokens | None = None,
     deterministic: bool = False,
   ) -> Activations:
-    """Encodes each row; `encoder_positions` are not used.
+    """Encodes each row.
 
     Args:
       encoder_input_tokens: the inputs; 0 is padding.
-      encoder_segment_ids: number of the packed example each token is from.
-      encoder_positions: position of each token in its example.
-      deterministic: whether to leave dropout out.
+      encoder_segment_ids: id of the packed example that each token belongs to.
+      encoder_positions: unused; relative biases need none.
+      deterministic: whether to skip dropout.
 
     Returns:
       The encoded inputs.
     """
-    del encoder_positions  # relative biases need none
+    del encoder_positions
     cfg = self.config
     mask = encoder_attention_mask(
       encoder_input_tokens, encoder_segment_ids, cfg.dtype

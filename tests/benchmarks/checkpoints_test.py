@@ -1,4 +1,4 @@
-"""The benchmark of checksums on a state of a megabyte."""
+"""The benchmark of checksums, on a one-megabyte state."""
 
 import json
 
@@ -31,11 +31,11 @@ def test_prints_the_table_and_writes_json(tmp_path, capsys):
     assert 0 < row['least_seconds'] <= row['median_seconds']
     assert row['ratio'] == 1 or row['side'] == checkpoints.SIDES[1]
     assert row['rounds'] == 2
-  # What was saved is gone.
+  # The checkpoints have been removed.
   assert list(tmp_path.iterdir()) == [path]
 
 
-def test_sides_differ_by_checksums_alone(tmp_path, monkeypatch):
+def test_sides_differ_only_by_checksums(tmp_path, monkeypatch):
   seen = {}
 
   def timed(cases, **_):
@@ -66,7 +66,7 @@ def test_sides_differ_by_checksums_alone(tmp_path, monkeypatch):
   [
     (['--megabytes', '0'], 'at least 1'),
     (['--rounds', '-1'], 'at least 1'),
-    (['--folder', 'no/such'], 'there is no folder no/such'),
+    (['--folder', 'no/such'], 'no such folder: no/such'),
   ],
 )
 def test_bad_input_is_one_line(capsys, arguments, line):

@@ -1,4 +1,4 @@
-"""The table of collectives, of a tiny network."""
+"""The table of collectives, for a tiny network."""
 
 import json
 
@@ -22,12 +22,12 @@ def test_prints_the_table_and_writes_json(tmp_path, capsys):
   assert 'encoder, forward: nothing' in table
   rows = json.loads(path.read_text())['rows']
   encoders = [row for row in rows if row['program'] == 'encoder, forward']
-  # Data parallelism: gradients are added, and nothing else is sent.
+  # Data parallelism: only gradients are summed.
   assert {row['kind'] for row in encoders} == {'none'}
   steps = [row for row in rows if row['program'] == 'training step']
   assert {row['network'] for row in steps} == {'hybrid', 'T5'}
   gradients = {
     row['network']: row['bytes'] for row in steps if row['kind'] == 'all-reduce'
   }
-  # The hybrid has fewer parameters, by a layer's attention.
+  # The hybrid lacks the parameters of one attention layer.
   assert 0 < gradients['hybrid'] < gradients['T5']

@@ -1,4 +1,4 @@
-"""The engines' benchmark at tiny lengths: what it times, prints and writes."""
+"""The benchmark of engines at tiny lengths: calls, table and JSON."""
 
 import importlib.util
 import json
@@ -36,7 +36,7 @@ def test_prints_the_table_and_writes_json(without_t5x, tmp_path, capsys, what):
   )
   said = capsys.readouterr().out
   assert f'tiny, {what}' in said
-  assert 'T5X is not importable: its rows are left out' in said
+  assert 'T5X is not importable' in said
   content = json.loads(path.read_text())
   assert content['settings']['new_tokens'] == 3
   assert [(row['engine'], row['network']) for row in content['rows']] == [
@@ -48,7 +48,7 @@ def test_prints_the_table_and_writes_json(without_t5x, tmp_path, capsys, what):
   assert content['rows'][0]['speedup'] == 1
 
 
-def test_a_training_call_takes_its_steps():
+def test_a_training_call_runs_its_steps():
   call = engines.train_call('runtime', 'our hybrid', 'tiny', LENGTHS, steps=2)
   before = jax.tree.map(np.array, call())
   after = call()
@@ -56,7 +56,7 @@ def test_a_training_call_takes_its_steps():
   assert all(jax.tree.leaves(changed))
 
 
-def test_writing_fills_every_position():
+def test_generation_fills_every_position():
   call = engines.generate_call(
     'runtime', 'our hybrid', 'tiny', LENGTHS, 'greedy'
   )

@@ -1,4 +1,4 @@
-"""The benchmark of kept memory, a step a process."""
+"""The benchmark of freed memory, with one step per process."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ def test_prints_the_table_and_writes_json(tmp_path, capfd):
     ]
   )
   said = capfd.readouterr().out
-  assert 'pages a step' in said
+  assert 'pages per step' in said
   content = json.loads(path.read_text())
   assert content['settings']['batch'] == 8
   returned, kept = content['rows']

@@ -1,4 +1,4 @@
-"""The data benchmark on few sequences: what it times, prints and writes."""
+"""The input pipeline benchmark on few sequences: batches, table and JSON."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from fnet_t5x.tasks import catalog, objective_table
 
 @pytest.fixture(scope='module')
 def corpus(tmp_path_factory):
-  """40 documents of words, and a vocabulary of 200 pieces made of them."""
+  """40 documents of words, and a vocabulary of 200 pieces trained on them."""
   folder = tmp_path_factory.mktemp('text')
   rng = np.random.default_rng(0)
   texts = []
@@ -82,7 +82,7 @@ def test_prints_the_table_and_writes_json(tmp_path, capsys):
     assert 0 <= row['padding'] < 0.6
 
 
-def test_rates_are_those_of_the_sequences_taken(monkeypatch):
+def test_rates_are_those_of_the_sequences_drawn(monkeypatch):
   taken = {'batches': 0}
 
   def counted(task, setup, use_cached):
@@ -191,7 +191,7 @@ def test_bad_input_is_named(arguments, message, capsys):
     (['--source', 'wiki'], '--source wiki: choose from sotu, text, c4, '),
   ],
 )
-def test_names_that_there_are_not(arguments, message):
+def test_unknown_names_are_rejected(arguments, message):
   with pytest.raises(ValueError, match=message):
     input_pipeline.main(arguments)
 
@@ -202,7 +202,7 @@ def test_missing_files_are_named(monkeypatch):
     input_pipeline.main(['--source', 'text', '--objectives', 'bart'])
 
 
-def test_a_cache_is_timed_where_there_is_one(monkeypatch):
+def test_a_cache_is_timed_if_there_is_one(monkeypatch):
   task = catalog.get('fnet_text_prefix_lm')
   monkeypatch.setattr(seqio.Task, 'cache_dir', property(lambda self: 'there'))
   monkeypatch.setattr(

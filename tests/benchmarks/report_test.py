@@ -1,4 +1,4 @@
-"""Tables as they are read in a file."""
+"""Tables printed to a file."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The soak: what it reads of a run that saves often, and makes of it."""
+"""The soak test of a run that saves often: readings, growth, table and JSON."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from fnet_t5x.benchmarks import resident_memory
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_prints_the_table_and_writes_json(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
-  # One device, which its batch of 4 is for.
+  # One device, since the batch has only 4 rows.
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
   path = tmp_path / 'memory.json'
   resident_memory.main(
@@ -31,12 +31,12 @@ def test_prints_the_table_and_writes_json(tmp_path, monkeypatch, capsys):
     assert row['resident_bytes'] > 2**27
 
 
-def test_growth_is_that_of_the_warm_part():
+def test_growth_is_measured_after_the_warm_up():
   warming = [(step, 1000 * step) for step in range(1, 100)]
   flat = [(step, 10**5 + 7 * step) for step in range(100, 301)]
   assert resident_memory.growth(warming + flat) == pytest.approx(7)
   assert resident_memory.growth(flat) == pytest.approx(7)
-  # What comes and goes is no growth.
+  # Temporary memory is not growth.
   busy = [(step, size + 10**6 * (step % 3 > 0)) for step, size in flat]
   assert resident_memory.growth(busy) == pytest.approx(7, abs=0.5)
   with pytest.raises(ValueError, match='--steps'):
@@ -45,7 +45,7 @@ def test_growth_is_that_of_the_warm_part():
     resident_memory.growth([])
 
 
-def test_points_are_spread_and_have_the_last():
+def test_points_are_evenly_spaced_and_include_the_last():
   readings = [(step, -step) for step in (1, 2, 3, 50, 98, 99, 100)]
   assert resident_memory.points(readings, 3) == [
     (1, -1),
@@ -55,7 +55,7 @@ def test_points_are_spread_and_have_the_last():
   assert resident_memory.points(readings[:1], 3) == readings[:1]
 
 
-def test_failed_run_is_told(monkeypatch):
+def test_a_failed_run_is_reported(monkeypatch):
   monkeypatch.setattr(resident_memory, 'GIN_FILE', 'no/such.gin')
   with pytest.raises(RuntimeError, match=r'(?s)the run failed:.*no/such.gin'):
     resident_memory.measure(4, 4, 4)

@@ -58,7 +58,7 @@ def test_layer_against_float64():
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-def test_a_query_that_sees_nothing_is_finite():
+def test_output_of_a_fully_masked_query_is_finite():
   x = jnp.ones((1, 2, EMBED))
   layer = MultiHeadDotProductAttention(num_heads=HEADS, head_dim=KV)
   out, _ = layer.init_with_output(
@@ -77,7 +77,7 @@ def test_dropout_is_shared_by_queries_and_keeps_the_mean():
   assert float(out.std()) > 0.1
 
 
-def test_float32_logits_tell_close_large_logits_apart():
+def test_float32_logits_separate_close_large_logits():
   # Logits 256 and 256.75; bfloat16 has steps of 2 there.
   query = jnp.array([16.0, 1.0], jnp.bfloat16).reshape(1, 1, 1, 2)
   key = jnp.array([[16, 0], [16, 0.75]], jnp.bfloat16).reshape(1, 2, 1, 2)
@@ -127,30 +127,30 @@ def self_attention():
   return layer, variables['params'], x, whole, cache
 
 
-def test_steps_equal_the_causal_whole():
+def test_decoding_steps_equal_one_causal_call():
   layer, params, x, whole, cache = self_attention()
   got = decode_all(layer, params, x, cache)
   np.testing.assert_allclose(got, whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('shape', [(2,), (2, 1)])
-def test_an_index_a_row_and_t5x_beams(shape):
+def test_cache_index_per_row_and_per_beam(shape):
   layer, params, x, whole, cache = self_attention()
   cache['cache']['cache_index'] = jnp.zeros(shape, jnp.int32)
   got = decode_all(layer, params, x, cache)
   np.testing.assert_allclose(got, whole, rtol=1e-5, atol=1e-6)
 
 
-def test_misfits_are_told_apart():
+def test_inputs_that_do_not_fit_the_cache():
   layer, params, x, _, cache = self_attention()
   options = {'deterministic': True, 'mutable': ['cache']}
-  with pytest.raises(ValueError, match='feed one token a row'):
+  with pytest.raises(ValueError, match='one token per row'):
     layer.apply({'params': params, **cache}, x, x, decode=True, **options)
   lengths = jnp.array([1, 1])
   with pytest.raises(ValueError, match='there is no cache'):
     layer.apply({'params': params}, x, x, prefill_lengths=lengths, **options)
   longer = jnp.concatenate([x, x], axis=1)
-  with pytest.raises(ValueError, match='do not fit into a cache of 5'):
+  with pytest.raises(ValueError, match=r'10 tokens do not fit .* cache of 5'):
     layer.apply(
       {'params': params, **cache},
       longer,

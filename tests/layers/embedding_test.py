@@ -46,7 +46,7 @@ def gradient_of_lookup(table, ids, cotangent, **options):
 
 
 def test_a_frequent_token_keeps_its_gradient_in_bfloat16():
-  # Summed one by one in bfloat16, ones stop counting at 256.
+  # A running sum of ones in bfloat16 stops growing at 256.
   gradient = gradient_of_lookup(
     jnp.zeros((3, 2)),
     jnp.ones((4, 500), jnp.int32),
@@ -58,7 +58,7 @@ def test_a_frequent_token_keeps_its_gradient_in_bfloat16():
 
 
 def sharded_step(shape, platforms=None, one_hot=None):
-  """The gradient of a table, over eight devices: program, and arguments."""
+  """Compiles a table's gradient for eight devices; program and arguments."""
   mesh = jax.make_mesh(shape, ('data', 'model'), (AxisType.Auto,) * 2)
   rows = NamedSharding(mesh, PartitionSpec('data'))
   at_table = NamedSharding(mesh, PartitionSpec('model'))
@@ -77,7 +77,7 @@ def sharded_step(shape, platforms=None, one_hot=None):
     return step.lower(*arguments).compile(), arguments
 
 
-def test_data_parallel_lookup_contracts_nothing():
+def test_data_parallel_lookup_has_no_contraction():
   compiled, arguments = sharded_step((8, 1))
   text = compiled.as_text()
   assert ' dot(' not in text and 'all-gather' not in text
@@ -99,7 +99,7 @@ def test_data_parallel_lookup_for_accelerators(platform):
 
 
 @pytest.mark.parametrize('shape', [(2, 4), (1, 8)])
-def test_a_table_split_by_vocabulary_stays_where_it_is(shape):
+def test_a_table_sharded_by_vocabulary_is_not_gathered(shape):
   compiled, arguments = sharded_step(shape)
   text = compiled.as_text()
   assert ' dot(' in text and 'all-gather' not in text
@@ -126,7 +126,7 @@ def test_ids_must_be_integers():
     Embed(5, 3).init(jax.random.key(0), jnp.ones((1, 2)))
 
 
-def test_learned_positions_look_up_and_have_a_limit():
+def test_learned_positions_are_looked_up_to_a_limit():
   module = LearnedPositions(max_length=4, features=3)
   positions = jnp.array([[0, 1, 0, 3]])
   out, variables = module.init_with_output(jax.random.key(0), positions)

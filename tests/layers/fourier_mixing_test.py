@@ -6,7 +6,7 @@ from fnet_t5x.fourier.mixing import make_mixing_plan
 from fnet_t5x.layers.fourier_mixing import FourierMixing
 
 
-def test_mixes_the_real_tokens_without_parameters():
+def test_mixes_tokens_but_not_padding_without_parameters():
   x = np.random.default_rng(0).normal(size=(1, 6, 4)).astype(np.float32)
   plan = make_mixing_plan(jnp.array([[1, 1, 1, 1, 1, 0]]))
   got, variables = FourierMixing().init_with_output(jax.random.key(0), x, plan)

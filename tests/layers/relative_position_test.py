@@ -18,7 +18,7 @@ OFFSETS = np.arange(*GOLDEN['offsets'])
 
 
 def bucket_in_integers(offset, bidirectional):
-  """T5's buckets for 32 and 128, free of rounding: logs become powers."""
+  """T5's buckets for 32 and 128 without rounding: powers instead of logs."""
   if bidirectional:
     # 8 + floor(8 log(d / 8) / log 16): the largest k with d^2 >= 8^2 2^k.
     first, distance, exact, last = 16 * (offset > 0), abs(offset), 8, 15
@@ -58,7 +58,7 @@ def test_biases_read_the_table(bidirectional):
 
 
 @pytest.mark.parametrize('starts', [None, [3, 0]])
-def test_decoding_gives_the_rows_one_by_one(starts):
+def test_decoding_returns_one_row_per_step(starts):
   module, params = biases()
   whole = module.apply({'params': params}, 6, 6, False)[0]
   call = {'decode': True, 'mutable': ['cache']}

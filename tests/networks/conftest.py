@@ -1,4 +1,4 @@
-"""Tiny networks and the batches that the tests of this folder share."""
+"""Tiny networks and batches shared by the tests of this folder."""
 
 import functools
 
@@ -38,8 +38,7 @@ def build_network(name, **choices):
     sizes = SIZES | {'max_encoder_length': 16, 'encoder_mixing': LAYOUTS[name]}
     module = fnet_t5.Transformer(fnet_t5.FNetT5Config(**sizes | choices))
   ones = jnp.ones((2, 8)), jnp.ones((2, 6)), jnp.ones((2, 6))
-  # Not jitted: the networks have most operations in common, and JAX compiles
-  # each of those once.
+  # Not jitted: the networks share most operations, and JAX compiles each once.
   variables = module.init(jax.random.key(0), *ones, enable_dropout=False)
   return module, variables['params']
 
@@ -51,7 +50,7 @@ def build():
 
 @pytest.fixture
 def random_tokens():
-  """Draws ids that are neither padding nor the end of a text."""
+  """Draws ids that are neither padding nor EOS."""
 
   def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(2, 31, shape))

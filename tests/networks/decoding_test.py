@@ -1,4 +1,4 @@
-"""The decoder: causal, and the same by steps with a cache as all at once."""
+"""Decoding: causality, and agreement of cached steps with teacher forcing."""
 
 import functools
 
@@ -28,7 +28,7 @@ def apply_jitted(module, **options):
 
 @functools.cache
 def decoding_calls(module):
-  """The calls of a generation: encode, make a cache, prefill, step."""
+  """The calls of a generation: encode, create the cache, prefill, step."""
   cached = {'mutable': ['cache'], 'method': module.decode}
   return (
     apply_jitted(module, method=module.encode),
@@ -39,7 +39,7 @@ def decoding_calls(module):
 
 
 def generate(module, params, batch, prompt_lengths, prompt_width):
-  """Logits by prefill, unless its width is 0, and steps; NaN where none."""
+  """Returns logits of a prefill, unless its width is 0, and of steps."""
   encode, make_cache, prefill, step = decoding_calls(module)
   inputs, shifted, targets = batch
   rows = jnp.arange(inputs.shape[0])
@@ -59,9 +59,9 @@ def generate(module, params, batch, prompt_lengths, prompt_width):
     )
     for row, length in enumerate(position):
       logits[row, :length] = out[row, :length]
-    encoded = jnp.full_like(encoded, jnp.nan)  # no step may read it
+    encoded = jnp.full_like(encoded, jnp.nan)  # No step may read it.
   while (position < LENGTH).any():
-    # A row that is done goes on with anything, as in a real batch.
+    # A finished row continues with arbitrary tokens, as in a real batch.
     token = shifted[rows, np.minimum(position, LENGTH - 1)][:, None]
     out, cache = step(
       {'params': params, **cache}, encoded, inputs, token, token
@@ -93,7 +93,7 @@ def test_steps_equal_teacher_forcing(
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_an_example_decodes_alike_in_any_batch(build, random_tokens):
+def test_decoding_is_independent_of_the_batch(build, random_tokens):
   module, params = build('hybrid')
   batch = batch_of(random_tokens)
   together, _ = generate(module, params, batch, (2, 0, 1), 2)
@@ -102,9 +102,7 @@ def test_an_example_decodes_alike_in_any_batch(build, random_tokens):
   np.testing.assert_allclose(got[0], together[1], rtol=1e-4, atol=1e-4)
 
 
-def test_the_cache_has_batch_first_and_projects_the_inputs_once(
-  build, random_tokens
-):
+def test_cache_layout(build, random_tokens):
   module, params = build('hybrid')
   cache = generate(module, params, batch_of(random_tokens), (0,) * 3, 1)[1]
   shapes = jax.tree.map(jnp.shape, cache['cache']['decoder'])
@@ -188,7 +186,7 @@ def test_the_decoder_is_causal(build, random_tokens):
   assert (reach[np.tril_indices(LENGTH)] > 1e-6).all()
 
 
-def test_cached_calls_that_cannot_be_right(build, random_tokens):
+def test_invalid_cached_calls(build, random_tokens):
   module, params = build('hybrid')
   inputs, shifted, targets = batch_of(random_tokens)
   encoded = jnp.zeros((3, 8, 16))

@@ -1,4 +1,4 @@
-"""What an encoding may depend on: an example's own tokens, nothing else."""
+"""Invariance of encodings to padding, packing and other rows."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def assert_close(got, want, tolerance=2e-5):
   [(name, {}) for name in MIXINGS]
   + [('fourier', {'fourier_method': 'matmul', 'fourier_scale': 'none'})],
 )
-def test_padding_changes_nothing(build, random_tokens, name, choices):
+def test_invariant_to_padding(build, random_tokens, name, choices):
   encode = encoder(*build(name, **choices))
   tokens = random_tokens(2, 7)
   want = encode(tokens)
@@ -42,7 +42,7 @@ def test_padding_changes_nothing(build, random_tokens, name, choices):
 
 
 @pytest.mark.parametrize('name', ['hybrid', 'linear'])
-def test_padding_changes_little_in_bfloat16(build, random_tokens, name):
+def test_nearly_invariant_to_padding_in_bfloat16(build, random_tokens, name):
   encode = encoder(*build(name, dtype=jnp.bfloat16))
   tokens = random_tokens(2, 7)
   want = encode(tokens)
@@ -55,7 +55,7 @@ def test_padding_changes_little_in_bfloat16(build, random_tokens, name):
   [(name, {}) for name in MIXINGS]
   + [('fourier', {'encoder_position_embedding': 'sinusoidal'})],
 )
-def test_packing_changes_nothing(build, random_tokens, name, choices):
+def test_invariant_to_packing(build, random_tokens, name, choices):
   encode = encoder(*build(name, **choices))
   one, other = random_tokens(1, 5), random_tokens(1, 4, seed=1)
   packed = jnp.concatenate([one, other, jnp.zeros_like(one[:, :2])], axis=1)
@@ -67,7 +67,7 @@ def test_packing_changes_nothing(build, random_tokens, name, choices):
 
 
 @pytest.mark.parametrize('name', ['hybrid', 'linear'])
-def test_neighbours_change_nothing(build, random_tokens, name):
+def test_invariant_to_other_rows(build, random_tokens, name):
   encode = encoder(*build(name))
   tokens = random_tokens(3, 7).at[1, 4:].set(0)
   others = random_tokens(3, 7, seed=1).at[1].set(tokens[1])
@@ -75,7 +75,7 @@ def test_neighbours_change_nothing(build, random_tokens, name):
   assert_close(encode(tokens)[1, :4], encode(tokens[1:2, :4])[0])
 
 
-def test_the_padded_transform_does_read_padding(build, random_tokens):
+def test_padded_transform_depends_on_padding(build, random_tokens):
   encode = encoder(*build('fourier', fourier_lengths='padded'))
   tokens = random_tokens(2, 7)
   padded = encode(jnp.pad(tokens, ((0, 0), (0, 4))))[:, :7]
@@ -83,7 +83,9 @@ def test_the_padded_transform_does_read_padding(build, random_tokens):
 
 
 @pytest.mark.parametrize('positions', ['learned', 'sinusoidal'])
-def test_positions_tell_orders_apart(build, random_tokens, positions):
+def test_position_embeddings_distinguish_orders(
+  build, random_tokens, positions
+):
   tokens = random_tokens(1, 6)
   swapped = tokens[:, jnp.array([1, 0, 2, 3, 4, 5])]
 

@@ -28,7 +28,7 @@ def test_layouts(layout, want):
 
 @pytest.mark.parametrize('layout', ['bottom', 'middle', 'mixed', 'top'])
 @pytest.mark.parametrize('layers', [1, 2, 5, 12])
-def test_layouts_have_as_many_attention_layers_as_asked(layers, layout):
+def test_layouts_have_the_requested_attention_layers(layers, layout):
   for attending in range(layers + 1):
     got = fnet_t5.mixing_layout(layers, 'none', attending, layout)
     assert len(got) == layers
@@ -47,13 +47,13 @@ def test_layouts_have_as_many_attention_layers_as_asked(layers, layout):
     ({'fourier_method': 'dct'}, "fourier_method='dct'"),
   ],
 )
-def test_bad_choices_are_one_clear_line(choices, message):
+def test_unknown_choices_are_a_one_line_error(choices, message):
   with pytest.raises(ValueError, match=message) as error:
     fnet_t5.FNetT5Config(vocab_size=9, num_encoder_layers=2, **choices)
   assert '\n' not in str(error.value)
 
 
-def test_bad_layouts_are_one_clear_line():
+def test_invalid_layouts_are_rejected():
   with pytest.raises(ValueError, match="layout='up' is not known"):
     fnet_t5.mixing_layout(4, layout='up')
   with pytest.raises(ValueError, match="mixing='mlp' is not known"):
@@ -87,7 +87,7 @@ def test_sinusoidal_positions_have_no_limit(build):
   assert np.isfinite(out).all()
 
 
-def test_defaults_are_the_hybrid_of_the_design():
+def test_default_is_the_hybrid():
   config = fnet_t5.FNetT5Config(vocab_size=9, num_encoder_layers=4)
   assert config.layer_mixing == ('fourier',) * 2 + ('attention',) * 2
   assert config.encoder_position_embedding == 'learned'

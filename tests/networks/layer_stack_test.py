@@ -1,4 +1,4 @@
-"""Scanned and rematerialised layers compute what layers one by one compute."""
+"""Scanned layers, and layers with remat, against unrolled ones without."""
 
 import functools
 import json
@@ -71,7 +71,7 @@ def _flat(tree):
 
 
 def assert_close(got, want, rtol=1e-5):
-  """Each array, relative to its largest entry."""
+  """Compares arrays with errors relative to each one's largest entry."""
   assert got.keys() == want.keys()
   for name, x in want.items():
     error = np.abs(np.asarray(got[name]) - x).max()
@@ -119,7 +119,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize('policy', ['minimal', 'full'])
-def test_what_is_recomputed_changes_no_gradient(policy):
+def test_remat_leaves_gradients_unchanged(policy):
   params = initialise(hybrid(**SMALL))['params']
   dropout = {'enable_dropout': True, 'rngs': {'dropout': jax.random.key(1)}}
   plain = hybrid(**SMALL, dropout_rate=0.1)
@@ -130,8 +130,8 @@ def test_what_is_recomputed_changes_no_gradient(policy):
   assert_close(gradients, want_gradients)
 
 
-def kept_bytes(scan, policy):
-  """What the forward pass keeps for the backward pass."""
+def saved_bytes(scan, policy):
+  """Returns the bytes that the forward pass saves for the backward pass."""
   module = hybrid(**SMALL, remat_policy=policy, scan_layers=scan)
   inputs = batch()
   params = jax.eval_shape(lambda: initialise.__wrapped__(module))['params']
@@ -146,19 +146,19 @@ def kept_bytes(scan, policy):
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_policies_keep_less(scan):
-  kept = {p: kept_bytes(scan, p) for p in layer_stack.RematPolicy.__args__}
-  assert kept['full'] < 0.8 * kept['minimal'] < 0.64 * kept['none']
-  assert kept['full'] == kept['nothing_saveable']
-  # 'minimal' keeps the outcome of the one Fourier layer besides.
-  mixed = kept['minimal'] - kept['dots_with_no_batch_dims_saveable']
+def test_policies_save_less(scan):
+  saved = {p: saved_bytes(scan, p) for p in layer_stack.RematPolicy.__args__}
+  assert saved['full'] < 0.8 * saved['minimal'] < 0.64 * saved['none']
+  assert saved['full'] == saved['nothing_saveable']
+  # 'minimal' also saves the output of the one Fourier mixing.
+  mixed = saved['minimal'] - saved['dots_with_no_batch_dims_saveable']
   assert mixed == 4 * 9 * SIZES['emb_dim'] * 4
-  assert kept['dots_with_no_batch_dims_saveable'] < kept['dots_saveable']
-  assert kept['dots_saveable'] < kept['everything_saveable']
+  assert saved['dots_with_no_batch_dims_saveable'] < saved['dots_saveable']
+  assert saved['dots_saveable'] < saved['everything_saveable']
 
 
 def generate(module, params, steps=4):
-  """Logits of a prefill of two positions, then of steps."""
+  """Returns logits of a two-token prefill, then of decoding steps."""
   inputs = batch()['encoder_input_tokens']
   tokens = batch()['decoder_target_tokens']
   variables = {'params': params}
@@ -182,7 +182,7 @@ def generate(module, params, steps=4):
   step = jax.jit(functools.partial(decode, decode=True))
   for i in range(steps):
     token = tokens[:, i : i + 1]
-    # Of the cache, as the prefill projected it.
+    # NaN: a step reads the projections that the prefill cached.
     logits, cache = step(
       variables | cache, encoded * jnp.nan, inputs, token, token
     )

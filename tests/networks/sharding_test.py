@@ -1,4 +1,4 @@
-"""What the compiled encoder sends between devices."""
+"""Collectives of the compiled encoder."""
 
 import re
 
@@ -23,7 +23,7 @@ RULES = (
 
 
 def compile_encoder(module, params, tokens, shape, *segments):
-  """Compiles under T5X's kind of mesh context, batch split over 'data'."""
+  """Compiles in a mesh context like T5X's, the batch sharded over 'data'."""
   mesh = Mesh(np.array(jax.devices()[:8]).reshape(shape), ('data', 'model'))
   whole = NamedSharding(mesh, PartitionSpec())
   rows = NamedSharding(mesh, PartitionSpec('data'))
@@ -58,7 +58,7 @@ def test_data_parallel_encoders_gather_nothing(
   segments = (jnp.where(tokens > 0, 1, 0),) if packed else ()
   compiled = compile_encoder(module, params, tokens, (8, 1), *segments)
   text = compiled.as_text()
-  # One row a device: the whole batch may appear nowhere.
+  # Each device has its own rows: the whole batch appears nowhere.
   assert re.search(rf'f32\[{BATCH // 8},{TOKENS},', text)
   assert 'all-gather' not in text
   assert 'all-to-all' not in text

@@ -1,4 +1,4 @@
-"""The T5 network against the numbers that T5X's own gave."""
+"""The T5 network against golden numbers from T5X's."""
 
 import functools
 import json

@@ -233,7 +233,7 @@ def test_every_content_has_its_own_tag(packed):
     ([*FLAGS, '--tfds_data_dir=/a\nEOF\nid\n'], "--tfds_data_dir='/a\\nEOF"),
     ([*FLAGS, '--gin.BATCH_SIZE=1\nimport os'], 'a line break'),
     ([*FLAGS, '--gin.BATCH_SIZE=%BATCH_SIZE'], 'refers to itself'),
-    ([*FLAGS, f'--gin.BATCH_SIZE={9000 * "("}'], 'is no gin value'),
+    ([*FLAGS, f'--gin.BATCH_SIZE={9000 * "("}'], 'is not a gin value'),
   ],
 )
 def test_bad_input_is_one_line_before_anything_starts(arguments, message):

@@ -1,4 +1,4 @@
-"""The benchmark kit for one accelerator: `python -m` this package.
+"""Benchmark kit for one accelerator, run by `python -m` with this package.
 
 It imports JAX, Flax, Optax and NumPy only, and runs from a checkout.
 """

@@ -1,4 +1,4 @@
-"""What a section works with: its time, its results, and the setting."""
+"""Context of a section: its time, the results, and the setting."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from fnet_t5x.benchmarks.accelerator import device_memory
 from fnet_t5x.benchmarks.accelerator.results import Results
 from fnet_t5x.benchmarks.accelerator.time_budget import Clock
 
-# Seconds, where no case of a kind was run: accelerators compile for some.
+# Expected seconds of the first case of a kind, mostly to compile.
 FIRST_GUESS = 5.0
 TOY_GUESS = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """What all sections share.
+  """Settings shared by all sections.
 
   Attributes:
-    backend: JAX's name of the platform: 'cpu', 'gpu', 'tpu'.
-    dtype: of activations, by JAX's name: bfloat16, on CPU float32.
-    toy: whether sizes are those of a try on a CPU.
-    corpus: the folder that `--prepare` made, or None.
-    seed: of all random numbers.
+    backend: JAX's name of the platform: 'cpu', 'gpu' or 'tpu'.
+    dtype: JAX's name of the activations' dtype: bfloat16, or float32 on CPU.
+    toy: whether sizes are tiny, to try the kit on a CPU.
+    corpus: folder written by `--prepare`, or None.
+    seed: seed of all random numbers.
   """
 
   backend: str
@@ -38,25 +38,25 @@ class Setting:
 
   @property
   def timing_seconds(self) -> float:
-    """How long one case's calls are repeated, warm."""
+    """Seconds for which a case's calls are repeated, once warm."""
     return 0.05 if self.toy else 0.5
 
   @property
   def iterations(self) -> int:
-    """How often a program repeats what takes an accelerator microseconds."""
+    """Iterations within a program of work that takes only microseconds."""
     if self.toy:
       return 2
     return 1 if self.backend == 'cpu' else 20
 
 
 class Bench:
-  """Measures cases within a section's time, and keeps what they give.
+  """Measurement of a section's cases, within its share of the time.
 
   Attributes:
-    section: its name.
-    setting: what all sections share.
+    section: name of the section.
+    setting: settings shared by all sections.
     clock: the section's time.
-    results: of the whole run.
+    results: results of the whole run.
   """
 
   def __init__(
@@ -76,19 +76,19 @@ class Bench:
     guess: float | None = None,
     needs_bytes: float = 0,
   ) -> Mapping[str, Any] | None:
-    """Measures one case, unless time or memory is too short for it.
+    """Measures one case, unless time or memory does not suffice.
 
-    What it raises is reported in one line, and passed over.
+    An exception is recorded in one line, and not raised.
 
     Args:
-      labels: what tells it from the section's other cases.
-      measure: returns the figures, units in their names.
-      kind: cases that take about equally long.
-      guess: seconds that the first of a kind takes, compiling included.
-      needs_bytes: memory that it needs on the device.
+      labels: identify the case within the section.
+      measure: returns the figures, with units in their names.
+      kind: name shared by cases that take about equally long.
+      guess: seconds for the first case of a kind, including compilation.
+      needs_bytes: memory that the case needs on the device.
 
     Returns:
-      The figures, None where there are none.
+      The figures, or None if there are none.
     """
     if guess is None:
       guess = TOY_GUESS if self.setting.toy else FIRST_GUESS
@@ -107,15 +107,15 @@ class Bench:
     start = time.monotonic()
     try:
       result = dict(measure())
-    except Exception as error:  # one case must not cost the others
+    except Exception as error:  # One case must not stop the others.
       self.results.add(
         self.section, labels, 'failed', {'reason': one_line(error)}
       )
       result = None
-    # Arrays of a case must not be there in the next one's memory.
+    # Frees the case's arrays before the next case.
     gc.collect()
     seconds = time.monotonic() - start
-    # One that failed took less than one that works.
+    # A failed case would underestimate the time of the next.
     if result is not None:
       self.clock.took(kind, seconds)
       result['case_seconds'] = seconds
@@ -123,23 +123,23 @@ class Bench:
     return result
 
   def row(self, labels: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Adds figures that were not measured by `case`, such as a curve's."""
+    """Adds figures not measured by `case`, such as those of a curve."""
     self.results.add(self.section, labels, 'ok', result)
 
   def skip(self, labels: Mapping[str, Any], reason: str) -> None:
-    """Says why a case is left out."""
+    """Records why a case is skipped."""
     self.results.add(self.section, labels, 'skipped', {'reason': reason})
 
   def note(self, text: str) -> None:
-    """Says something in one line, with the section's name before it."""
+    """Records a line, prefixed by the section's name."""
     self.results.note(f'{self.section}: {text}')
 
   def found(self, section: str, **labels: Any) -> dict[str, Any] | None:
-    """Returns figures of an earlier case that has these labels, if any."""
+    """Returns the figures of an earlier case with these labels, or None."""
     return self.results.find(section, **labels)
 
 
 def one_line(error: BaseException) -> str:
-  """Returns the error's type and the first line of its text, 300 characters."""
+  """Returns an error's type and first line, at most 300 characters."""
   lines = str(error).strip().splitlines() or ['']
   return f'{type(error).__name__}: {lines[0]}'[:300]

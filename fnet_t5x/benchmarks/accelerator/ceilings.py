@@ -1,6 +1,6 @@
-"""Section 1: what the card gives at best, by copy and by matrix product.
+"""Section 1: the device's ceilings: bandwidth of copies, FLOP/s of products.
 
-All later figures are held against these two, measured in the same run.
+All later figures are compared with these two, measured in the same run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from fnet_t5x.benchmarks.accelerator.programs import (
 
 
 def copy_bytes(setting: Setting) -> int:
-  """Returns the size of the array that is copied.
+  """Returns the size of the array to copy.
 
-  Far above any cache: an H100 has 50 MB, CPUs of servers some hundred.
+  Far larger than any cache: 50 MB on an H100, some hundred on server CPUs.
   """
   if setting.toy:
     return 2**24
@@ -26,14 +26,14 @@ def copy_bytes(setting: Setting) -> int:
 
 
 def matmul_sizes(setting: Setting) -> tuple[int, ...]:
-  """Returns the sizes n of the products of [n, n] matrices."""
+  """Returns the sizes n of products of [n, n] matrices."""
   if setting.toy:
     return (256,)
   return (2048,) if setting.backend == 'cpu' else (4096, 8192)
 
 
 def run(bench: Bench) -> None:
-  """Measures copies, then products."""
+  """Measures a copy, then products."""
   size = copy_bytes(bench.setting)
   bench.case(
     {'case': 'copy', 'bytes': size},
@@ -51,10 +51,10 @@ def run(bench: Bench) -> None:
 
 
 def measure_copy(setting: Setting, size: int) -> Mapping[str, float]:
-  """Reads an array and writes it, changed in place, again and again.
+  """Times repeated in-place updates of an array.
 
   Returns:
-    `bytes_per_second` counts what is read and what is written.
+    `bytes_per_second` counts both reads and writes.
   """
   import jax.numpy as jnp
 
@@ -71,16 +71,16 @@ def measure_copy(setting: Setting, size: int) -> Mapping[str, float]:
 
 
 def measure_matmul(setting: Setting, n: int) -> Mapping[str, float]:
-  """Multiplies [n, n] matrices of random numbers, each by the one before.
+  """Times a chain of products of random [n, n] matrices.
 
-  Random, since cards compute zeros faster than numbers.
+  Random, since devices draw less power, and clock higher, on zeros.
   """
   import jax
   import jax.numpy as jnp
 
   iterations = setting.iterations
   keys = jax.random.split(jax.random.key(setting.seed))
-  # Entries of the second of size 1 / sqrt(n): products stay of order one.
+  # A kernel with entries of size 1 / sqrt(n) keeps products of order one.
   x, kernel = (jax.random.normal(key, (n, n)) for key in keys)
   x = x.astype(setting.dtype)
   kernel = (kernel / jnp.sqrt(n)).astype(setting.dtype)
@@ -96,17 +96,17 @@ def measure_matmul(setting: Setting, n: int) -> Mapping[str, float]:
 
 
 def copy_rate(bench: Bench) -> float | None:
-  """Returns the copy's bytes per second, measured now if it was not before."""
+  """Returns the copy's bytes per second, measured now if necessary."""
   return _rate(bench, 'copy', 'bytes_per_second')
 
 
 def matmul_rate(bench: Bench) -> float | None:
-  """Returns the fastest product's FLOP/s."""
+  """Returns the FLOP/s of the fastest product, measured now if necessary."""
   return _rate(bench, 'matmul', 'flops_per_second')
 
 
 def _rate(bench, case, field):
-  """From the results; measured in the asking section's time where missing."""
+  """Returns a rate from the results; measures it in this section if missing."""
   rates = _rates(bench, case, field)
   if not rates:
     run(bench)

@@ -1,4 +1,4 @@
-"""The command line: what is measured, for how long, and where results go."""
+"""Command line of the kit."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ from fnet_t5x.benchmarks.accelerator.time_budget import (
 from fnet_t5x.benchmarks.accelerator.watchdog import Watchdog
 
 _DESCRIPTION = """\
-Measures what one accelerator does with this project, in so many minutes.
+Benchmarks this project on one accelerator, within a given number of minutes.
 
   python -m fnet_t5x.benchmarks.accelerator --minutes 8 --out results
   python -m fnet_t5x.benchmarks.accelerator --toy --minutes 1 --out results
 
-Results are printed and written to a JSON file in --out as they come: the run
-may be killed at any moment. docs/ACCELERATOR.md says what is measured.
+Results are printed and written to a JSON file in --out as they come, so that
+the run may be killed at any time. docs/ACCELERATOR.md describes the sections.
 """
-# Sections end this much before the limit, so that the last result is written
-# and JAX has taken itself down.
+# Seconds between the end of the sections and the limit, to write the last
+# result and shut JAX down.
 _MARGIN = 2.0
-# A toy's figures say nothing, and compiling is most of its time.
+# A toy run's figures mean nothing, and it mostly compiles.
 _TOY_FLAGS = (
   '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-  """Reads the command line; ends the program on bad input."""
+  """Parses the command line; exits on invalid input."""
   parser = argument_parser.ArgumentParser(
     'fnet_t5x.benchmarks.accelerator', _DESCRIPTION
   )
   parser.add_argument(
-    '--minutes', type=float, default=8.0, help='the whole run takes at most'
+    '--minutes', type=float, default=8.0, help='time limit of the whole run'
   )
   parser.add_argument(
     '--out', type=pathlib.Path, metavar='DIR', help='folder for the JSON file'
   )
   names = ','.join(section.name for section in sections.SECTIONS)
   parser.add_argument(
-    '--sections', default=names, help='what to measure, with commas between'
+    '--sections', default=names, help='sections to run, comma-separated'
   )
   parser.add_argument(
-    '--toy', action='store_true', help='tiny sizes: a try of the kit on a CPU'
+    '--toy', action='store_true', help='tiny sizes, to try the kit on a CPU'
   )
   parser.add_argument(
     '--corpus',
     type=pathlib.Path,
     metavar='DIR',
-    help='tokens made by --prepare, for section quality',
+    help='tokens written by --prepare, for section quality',
   )
   parser.add_argument(
-    '--commit', help='of the checkout, where it has come without its history'
+    '--commit', help='commit of a checkout without its git history'
   )
   parser.add_argument(
     '--autotune-level',
@@ -79,17 +79,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     '--prepare',
     nargs=2,
     metavar=('CORPUS', 'DIR'),
-    help='make the tokens of section quality: needs the whole installation',
+    help='write the tokens for section quality: needs the full installation',
   )
   options = parser.parse_args(arguments)
   if options.prepare:
     return options
   if options.out is None:
-    parser.error('--out DIR: say where the results go')
+    parser.error('--out DIR is required: the folder for the results')
   if not (math.isfinite(options.minutes) and options.minutes > 0):
-    parser.error(f'--minutes {options.minutes:g}: it must be above 0')
+    parser.error(f'--minutes {options.minutes:g}: must be greater than 0')
   if options.corpus and not options.corpus.is_dir():
-    parser.error(f'--corpus {options.corpus}: there is no such folder')
+    parser.error(f'--corpus {options.corpus}: no such folder')
   try:
     options.sections = sections.chosen(options.sections.split(','))
   except ValueError as error:
@@ -98,7 +98,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the kit, or makes its tokens."""
+  """Runs the kit, or prepares its tokens."""
   begin = time.monotonic() - process_age()
   arguments = sys.argv[1:] if arguments is None else arguments
   options = parse(arguments)
@@ -120,10 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
 
   def time_is_up():
-    results.note('the time is up: what was under way is left out')
+    results.note('the time is up: the case in progress is lost')
     results.end('time')
 
-  # The last moment that counts is the process's own end.
+  # The limit applies to the end of the process.
   watchdog = Watchdog(begin + limit - min(1.0, limit / 10), time_is_up)
   _run(options, results, begin + limit - min(_MARGIN, limit / 5))
   watchdog.stop()
@@ -160,7 +160,7 @@ def _run(options, results, end):
   run = []
   for section in options.sections:
     if section.needs_corpus and not options.corpus:
-      results.note(f'{section.name}: left out, since there is no --corpus')
+      results.note(f'{section.name}: skipped, since there is no --corpus')
     else:
       run.append(section)
   shares = [section.share for section in run]
@@ -169,5 +169,5 @@ def _run(options, results, end):
     bench = Bench(section.name, setting, budget.next_clock(), results)
     try:
       section.run(bench)
-    except Exception as error:  # the other sections are worth having
+    except Exception as error:  # One section must not stop the others.
       bench.note(f'failed: {one_line(error)}')

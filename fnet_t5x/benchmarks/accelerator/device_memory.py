@@ -1,4 +1,4 @@
-"""The device's memory: what is free, and the most that was used."""
+"""Memory of the device: total, free, and peak."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def _stats() -> dict[str, Any]:
 
 
 def free_bytes() -> float | None:
-  """Returns what a program may still take; None where that is not known.
+  """Returns the free memory in bytes, or None if unknown.
 
-  On a CPU: what Linux says is available to new programs, all of the machine's.
+  On a CPU, this is what Linux reports as available to new programs.
   """
   stats = _stats()
   if 'bytes_limit' in stats:
@@ -28,24 +28,23 @@ def free_bytes() -> float | None:
 
 
 def total_bytes() -> float | None:
-  """Returns the device's memory, or what JAX takes of it, if it says so."""
+  """Returns the memory that JAX may use on the device, or None if unknown."""
   return _stats().get('bytes_limit')
 
 
 def program_bytes(compiled: Any) -> dict[str, float]:
-  """Returns what the compiler says that a program takes on the device.
+  """Returns the compiler's account of a program's memory on the device.
 
   Args:
-    compiled: as `compile_program` returns it.
+    compiled: the `compiled` of a `Program`.
 
   Returns:
-    `argument_bytes`, and `peak_bytes`: arguments, results that are not put in
-    their place, and the most that is held between. Empty where the platform
-    does not say.
+    `argument_bytes`, and `peak_bytes`: arguments, results that do not alias
+    arguments, and temporaries. Empty if the platform does not report them.
   """
   try:
     analysis = compiled.memory_analysis()
-  except Exception:  # optional in JAX, by platform
+  except Exception:  # Optional in JAX, depending on the platform.
     return {}
   if analysis is None:
     return {}
@@ -62,5 +61,5 @@ def program_bytes(compiled: Any) -> dict[str, float]:
 
 
 def peak_bytes() -> float | None:
-  """Returns the most that was in use since JAX began; None: not known."""
+  """Returns the peak memory in use since JAX started, or None if unknown."""
   return _stats().get('peak_bytes_in_use')

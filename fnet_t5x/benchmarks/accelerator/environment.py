@@ -1,4 +1,4 @@
-"""What a run's figures depend on: the card, versions, the commit."""
+"""Environment of a run: device, versions, commit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def describe_host() -> dict[str, Any]:
-  """Returns what is known before JAX starts: date, versions, commit."""
+  """Returns what is known before JAX starts, such as versions and commit."""
   now = datetime.datetime.now(datetime.UTC)
   return {
     'date': now.strftime('%Y-%m-%d %H:%M UTC'),
@@ -30,7 +30,7 @@ def describe_host() -> dict[str, Any]:
 
 
 def describe_device() -> dict[str, Any]:
-  """Returns what JAX and the driver say of the device."""
+  """Returns what JAX and the driver report about the device."""
   import jax
 
   device = jax.local_devices()[0]
@@ -47,9 +47,9 @@ def describe_device() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-  """Returns the checkout's commit, with '+' after it where files differ.
+  """Returns the checkout's commit, followed by '+' if files differ.
 
-  None where the checkout came without its history.
+  None if the checkout has no git history.
   """
   head = _output('git', '-C', str(_FOLDER), 'rev-parse', '--short=12', 'HEAD')
   if not head:
@@ -61,13 +61,13 @@ def commit() -> str | None:
 
 
 def _card() -> str | None:
-  """The card's name, driver, memory, highest clock and power limit."""
+  """Returns the GPU's name, driver, memory, maximum clock and power limit."""
   fields = 'name,driver_version,memory.total,clocks.max.sm,power.limit'
   return _output('nvidia-smi', f'--query-gpu={fields}', '--format=csv,noheader')
 
 
 def _output(*command: str) -> str | None:
-  """Returns what a command prints, None where it fails or there is none."""
+  """Returns what a command prints, or None if it fails or does not exist."""
   try:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=5)
   except (OSError, subprocess.TimeoutExpired):
@@ -83,7 +83,7 @@ def _version(name: str) -> str | None:
 
 
 def command(arguments: Sequence[str]) -> str:
-  """Returns the command line, of folders their last name only."""
+  """Returns the command line, with paths reduced to their last component."""
   shown = [
     pathlib.Path(word).name if '/' in word else word for word in arguments
   ]

@@ -1,4 +1,4 @@
-"""Section 4: encoding a prefix and generating from it, greedily."""
+"""Section 4: encoding of a prefix and greedy generation from it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Sizes(NamedTuple):
-  """What is generated from.
+  """Sizes of a generation.
 
   Attributes:
-    size: of the networks.
-    prefix: tokens of the encoder's rows, all of them real.
-    rows: prefixes of a batch.
-    tokens: that are generated for each.
+    size: size of the network.
+    prefix: input tokens per row, without padding.
+    rows: decoding batch size.
+    tokens: generated tokens per row.
   """
 
   size: str
@@ -47,7 +47,7 @@ def all_sizes(setting: Setting) -> tuple[Sizes, ...]:
 
 
 def run(bench: Bench) -> None:
-  """Measures every network at every prefix."""
+  """Measures every network at every size."""
   for sizes in all_sizes(bench.setting):
     for network in networks.NETWORKS.values():
       measure(bench, network, sizes)
@@ -75,13 +75,14 @@ def measure(bench: Bench, network: networks.Network, sizes: Sizes) -> None:
 def time_generation(
   network: networks.Network, setting: Setting, sizes: Sizes
 ) -> Mapping[str, Any]:
-  """Returns the figures of one network's generation.
+  """Times the generation of one network.
 
   Returns:
-    `encode_seconds`; `first_token_seconds`, of encoding, making and filling the
-    caches, and one step; `token_seconds`, of each further step;
-    `all_seconds`, of all tokens; `tokens_per_second`, of all rows by the steps'
-    time; `self_cache_bytes` and `cross_cache_bytes`; `compile_seconds`.
+    `encode_seconds`; `first_token_seconds`, for encoding, creating and filling
+    the caches, and one step; `token_seconds` for each further step;
+    `all_seconds` for all tokens; `tokens_per_second` of all rows, by
+    `token_seconds`; `self_cache_bytes` and `cross_cache_bytes`;
+    `compile_seconds`.
   """
   module = network.make(
     sizes.size, dtype=setting.dtype, max_encoder_length=sizes.prefix
@@ -129,7 +130,7 @@ def time_generation(
 def encode(
   module: nn.Module, params: PyTree, prefix: Int[Array, 'batch length']
 ) -> Array:
-  """Returns the encoder's output, in evaluation."""
+  """Returns the encoder's output, without dropout."""
   return module.apply(
     {'params': params}, prefix, enable_dropout=False, method=module.encode
   )
@@ -143,18 +144,18 @@ def generate(
   *,
   cache_length: int | None = None,
 ) -> Int[Array, 'batch tokens']:
-  """Returns the most probable next tokens, one after the other.
+  """Generates tokens by greedy decoding.
 
-  No end of the sequence is looked for: each row has the same number of tokens,
-  and each network the same number of steps.
+  Ignores EOS, so that all rows have the same number of tokens, and all networks
+  the same number of steps.
 
   Args:
     module: the network.
     params: its parameters.
     prefix: the encoder's tokens; 0 is padding.
-    tokens: how many to generate.
-    cache_length: tokens that the caches have room for, `tokens` where None. A
-      step reads all of them, whatever it has generated.
+    tokens: number of tokens to generate.
+    cache_length: length of the caches, `tokens` if None. Each step reads whole
+      caches.
   """
   rows = prefix.shape[0]
   encoded = encode(module, params, prefix)
@@ -188,7 +189,7 @@ def start_cache(
   prefix: Int[Array, 'batch length'],
   tokens: int,
 ) -> PyTree:
-  """Returns caches that hold the encoder's output projected, and no token."""
+  """Returns caches with the encoder's output projected, and no tokens."""
   from fnet_t5x.runtime import beam_utils
 
   rows = prefix.shape[0]
@@ -224,14 +225,14 @@ def start_cache(
 def cache_bytes(
   module: nn.Module, params: PyTree, rows: int, prefix: int, tokens: int
 ) -> dict[str, int]:
-  """Returns the bytes of a batch's caches, from their shapes.
+  """Returns the bytes of the caches, from their shapes.
 
   Args:
     module: the network.
     params: its parameters.
-    rows: of the batch.
-    prefix: tokens of the encoder's rows.
-    tokens: of the decoder's.
+    rows: decoding batch size.
+    prefix: input tokens per row.
+    tokens: length of the decoder's caches, in tokens.
   """
   inputs = jax.ShapeDtypeStruct((rows, prefix), jnp.int32)
 
@@ -242,7 +243,7 @@ def cache_bytes(
   shapes = jax.eval_shape(start, params, inputs)
   found = {'self_cache_bytes': 0, 'cross_cache_bytes': 0}
   for path, shape in jax.tree_util.tree_leaves_with_path(shapes):
-    # T5X's name of the layer's cross-attention.
+    # T5X's name for cross-attention.
     crosses = any('encoder_decoder' in str(key) for key in path)
     kind = 'cross_cache_bytes' if crosses else 'self_cache_bytes'
     found[kind] += math.prod(shape.shape) * shape.dtype.itemsize

@@ -1,7 +1,6 @@
-"""The networks that are compared, and their sizes.
+"""The networks to compare, and their sizes.
 
-To compare another one, add it to `NETWORKS`: it is then trained, taken apart
-and generated from like the others.
+A network added to `NETWORKS` is measured in every section like the others.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   import flax.linen as nn
 
-# T5's own vocabulary; the toy's is that of a test.
+# The sizes of T5's vocabulary, and of the toy's.
 VOCAB_SIZE, TOY_VOCAB_SIZE = 32128, 512
 
 _FIELDS = (
@@ -36,11 +35,11 @@ class Network:
   """A network to compare.
 
   Attributes:
-    name: in the results.
-    mixing: of the encoder's layers but for the top two, which attend, as in
-      gin/architectures/fnet_t5.gin; None for T5.
-    attention_layers: how many attend.
-    options: of the configuration, besides.
+    name: name in the results.
+    mixing: mixing of the encoder's layers below the attention layers at the
+      top, as in gin/architectures/fnet_t5.gin; None for T5.
+    attention_layers: number of attention layers.
+    options: further fields of the configuration.
   """
 
   name: str
@@ -53,9 +52,9 @@ class Network:
 
     Args:
       size: a key of `SIZES`.
-      **fields: of the configuration: `dtype`, and what is to differ, such as
-        `dropout_rate` (0, pretraining's), `scan_layers` (True), `vocab_size`
-        and `max_encoder_length` (which only hybrids have).
+      **fields: fields of the configuration: `dtype`, and others that override
+        defaults, such as `dropout_rate` (0, as in pretraining), `scan_layers`
+        (True), `vocab_size` and `max_encoder_length` (ignored by T5).
     """
     from fnet_t5x.networks import fnet_t5, t5
 
@@ -80,18 +79,18 @@ class Network:
     )
 
 
-# In the order in which they are measured.
+# In the order of measurement.
 NETWORKS = {
   network.name: network
   for network in (
     Network('T5'),
     Network('hybrid', 'fourier'),
-    # What the hybrid would be without any mixing below its top layers.
+    # The hybrid without any mixing below its top layers.
     Network('control', 'none'),
   )
 }
 _PLAIN = (('attention_implementation', 'xla'),)
-# Other ways to the same values.
+# Other implementations, and FNet's transform of the padded row.
 VARIANTS = (
   Network('T5, plain attention', options=_PLAIN),
   Network('hybrid, plain attention', 'fourier', options=_PLAIN),

@@ -1,7 +1,7 @@
-"""Tokens of a corpus in plain files, for a machine without SeqIO.
+"""Tokenized corpus in plain files, for machines without SeqIO.
 
-A folder holds `manifest.json` and an array per split and side, such as
-`train_inputs.npy`: a row per example, 0 after its end.
+A folder has `manifest.json` and one array per split and side, such as
+`train_inputs.npy`, with one row per example, padded with 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 FORMAT = 'tokens of fnet_t5x.benchmarks.accelerator, 1'
 TASK = 'fnet_text_span_corruption'
 LENGTHS = {'inputs': 512, 'targets': 114}
-# 1,252 bytes each: 31 MB in all, so that a folder travels easily.
+# 1,252 bytes each: 31 MB in total, which is easy to copy.
 ROWS = {'train': 24000, 'validation': 1000}
 _DTYPE = np.uint16
 _FILES = tuple(f'{split}_{side}.npy' for split in ROWS for side in LENGTHS)
@@ -26,13 +26,13 @@ _FILES = tuple(f'{split}_{side}.npy' for split in ROWS for side in LENGTHS)
 
 @dataclasses.dataclass(frozen=True)
 class PreparedCorpus:
-  """A folder's tokens.
+  """Tokens of a folder.
 
   Attributes:
-    vocab_size: embeddings that a network of these tokens has.
+    vocab_size: number of embeddings that a network needs for them.
     task: the SeqIO task that made them.
-    arrays: by `train_inputs`, `train_targets`, `validation_inputs` and
-      `validation_targets`: [rows, length].
+    arrays: [rows, length], by name: `train_inputs`, `train_targets`,
+      `validation_inputs` and `validation_targets`.
   """
 
   vocab_size: int
@@ -41,10 +41,10 @@ class PreparedCorpus:
 
 
 def load(folder: pathlib.Path) -> PreparedCorpus:
-  """Reads a folder, whoever it came from: nothing in it is run.
+  """Reads a folder, which need not be trusted: nothing in it is executed.
 
   Raises:
-    ValueError: a file is missing, damaged or not what the manifest says; the
+    ValueError: if a file is missing, damaged or contradicts the manifest; the
       message names it.
   """
   path = folder / 'manifest.json'
@@ -55,7 +55,7 @@ def load(folder: pathlib.Path) -> PreparedCorpus:
     vocab_size, task = manifest['vocab_size'], manifest['task']
     digests = {name: manifest['sha256'][name] for name in _FILES}
     if type(vocab_size) is not int or not isinstance(task, str):
-      raise ValueError('vocab_size is a number, task a text')
+      raise ValueError('vocab_size must be an int, task a string')
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(_refusal(path, error)) from error
   arrays = {}
@@ -64,10 +64,10 @@ def load(folder: pathlib.Path) -> PreparedCorpus:
     try:
       content = path.read_bytes()
       if hashlib.sha256(content).hexdigest() != digests[name]:
-        raise ValueError('its checksum is not that of the manifest')
+        raise ValueError('its checksum differs from the manifest')
       array = np.load(path, allow_pickle=False)
       if not isinstance(array, np.ndarray) or array.dtype != _DTYPE:
-        raise ValueError(f'it is no array of {_DTYPE.__name__}')
+        raise ValueError(f'not an array of {_DTYPE.__name__}')
       _check(array, name, vocab_size)
     except (OSError, ValueError, EOFError) as error:
       raise ValueError(_refusal(path, error)) from error
@@ -87,10 +87,10 @@ def save(
   vocab_size: int,
   task: str = TASK,
 ) -> None:
-  """Writes what `load` reads, the manifest last.
+  """Writes a folder for `load`, the manifest last.
 
   Raises:
-    ValueError: arrays that `load` would refuse.
+    ValueError: for arrays that `load` would reject.
   """
   folder.mkdir(parents=True, exist_ok=True)
   digests = {}
@@ -110,13 +110,13 @@ def save(
 
 
 def prepare(corpus: pathlib.Path, out: pathlib.Path) -> None:
-  """Makes a folder of a corpus, by the project's own task and vocabulary.
+  """Tokenizes a corpus by the project's own task and vocabulary.
 
-  The training split is gone through as often as it takes, with other spans
-  corrupted each time. Needs the whole installation.
+  The training split is repeated as often as needed, with different spans
+  corrupted each time. Needs the full installation.
 
   Args:
-    corpus: files as TEXT_FILES takes them: one, a glob, or a folder of them.
+    corpus: files as for TEXT_FILES: one, a glob, or a folder of them.
     out: the folder to write.
   """
   from fnet_t5x import command_line
@@ -174,17 +174,17 @@ def _tokens(corpus) -> tuple[dict[str, np.ndarray], int]:
 def _check(array: np.ndarray, name: str, vocab_size: int) -> None:
   side = name.removesuffix('.npy').split('_')[1]
   if array.ndim != 2 or array.shape[1] != LENGTHS[side] or not array.size:
-    raise ValueError(f'it is {array.shape}, not [rows, {LENGTHS[side]}]')
+    raise ValueError(f'shape {array.shape} is not [rows, {LENGTHS[side]}]')
   if vocab_size > np.iinfo(_DTYPE).max + 1:
     raise ValueError(f'{vocab_size} ids do not fit into {_DTYPE.__name__}')
   if array.dtype.kind not in 'iu':
-    raise ValueError(f'it holds {array.dtype}, not whole numbers')
+    raise ValueError(f'dtype {array.dtype} is not an integer type')
   if array.min() < 0 or array.max() >= vocab_size:
-    raise ValueError(f'it holds ids that are not below {vocab_size}')
+    raise ValueError(f'ids must be in [0, {vocab_size})')
 
 
 def _refusal(path: pathlib.Path, why: Any) -> str:
   if isinstance(why, KeyError):
-    why = f'it says no {why}'
+    why = f'no entry {why}'
   line = (str(why).strip().splitlines() or ['unreadable'])[0]
-  return f'{path}: {line}; make the folder anew with --prepare'
+  return f'{path}: {line}; recreate the folder with --prepare'

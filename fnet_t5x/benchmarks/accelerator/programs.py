@@ -1,4 +1,4 @@
-"""Compiled programs and their times: compiling apart, warm, medians."""
+"""Compiled programs and their times: warm medians, without compilation."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import numpy as np
 class Program:
   """A function compiled for arguments of certain shapes.
 
-  Called, it never compiles again: arguments of another type (a Python number
-  for an array) are an error instead of a second compilation inside the clock.
+  Calls never compile: arguments of another type (a Python number for an array)
+  are an error, rather than a compilation that would be timed.
 
   Attributes:
-    compiled: JAX's.
-    compile_seconds: tracing, lowering and compiling.
+    compiled: JAX's compiled function.
+    compile_seconds: time to trace, lower and compile.
   """
 
   compiled: Any
   compile_seconds: float
 
   def __call__(self, *arguments: Any) -> Any:
-    """Runs it; results may still be under way."""
+    """Dispatches the program; does not wait for its results."""
     return self.compiled(*arguments)
 
 
@@ -35,9 +35,9 @@ class Times:
   """Seconds of one call.
 
   Attributes:
-    median: over the calls.
-    least: of them.
-    calls: how many were timed.
+    median: median over the calls.
+    least: minimum over the calls.
+    calls: number of timed calls.
   """
 
   median: float
@@ -51,13 +51,13 @@ def compile_program(
   donate: Sequence[int] = (),
   options: Mapping[str, Any] | None = None,
 ) -> Program:
-  """Compiles a function ahead of its first call.
+  """Compiles a function ahead of time.
 
   Args:
-    function: of arrays and trees of them.
+    function: function of arrays and trees of arrays.
     *arguments: arrays or `jax.ShapeDtypeStruct`s.
-    donate: numbers of the arguments whose memory the results take.
-    options: XLA's, for this program only, such as
+    donate: indices of arguments to donate.
+    options: XLA's options for this program only, such as
       {'xla_gpu_autotune_level': 0}.
   """
   import jax
@@ -72,25 +72,25 @@ def time_calls(
   call: Callable[[], Any],
   *,
   seconds: float = 1.0,
-  most: int = 30,
-  fewest: int = 3,
+  max_calls: int = 30,
+  min_calls: int = 3,
 ) -> Times:
   """Times a call without arguments, after one that is not timed.
 
   Args:
-    call: what it returns is waited for.
-    seconds: no new call begins after so many.
-    most: at most so many are timed.
-    fewest: but so many always are.
+    call: function whose results are waited for.
+    seconds: time after which no new call begins.
+    max_calls: maximum number of timed calls.
+    min_calls: minimum number of timed calls, whatever their time.
   """
   import jax
 
   jax.block_until_ready(call())
   times: list[float] = []
   begin = time.perf_counter()
-  while len(times) < most:
+  while len(times) < max_calls:
     start = time.perf_counter()
-    if len(times) >= fewest and start - begin > seconds:
+    if len(times) >= min_calls and start - begin > seconds:
       break
     jax.block_until_ready(call())
     times.append(time.perf_counter() - start)
@@ -102,18 +102,18 @@ def time_state_calls(
   state: Any,
   *arguments: Any,
   seconds: float = 1.0,
-  most: int = 30,
-  fewest: int = 3,
+  max_calls: int = 30,
+  min_calls: int = 3,
 ) -> tuple[Times, Any]:
   """Times `state = program(state, ...)`, whose state may be donated.
 
   Args:
     program: returns the next state, alone or first in a tuple.
-    state: the first one.
-    *arguments: after the state.
-    seconds: as in `time_calls`; `most` and `fewest` too.
-    most: see there.
-    fewest: see there.
+    state: the initial state.
+    *arguments: further arguments.
+    seconds: see `time_calls`.
+    max_calls: see `time_calls`.
+    min_calls: see `time_calls`.
 
   Returns:
     The times, and the last state.
@@ -122,28 +122,31 @@ def time_state_calls(
 
   def call():
     result = program(held[0], *arguments)
-    # A named tuple or a dataclass is a state, not a tuple that begins with one.
+    # A named tuple is itself a state, not a tuple that starts with one.
     held[0] = result[0] if type(result) is tuple else result
     return result
 
-  times = time_calls(call, seconds=seconds, most=most, fewest=fewest)
+  times = time_calls(
+    call, seconds=seconds, max_calls=max_calls, min_calls=min_calls
+  )
   return times, held[0]
 
 
 def repeated(
   function: Callable[..., Any], iterations: int
 ) -> Callable[..., Any]:
-  """Returns a program that applies a function many times, each to the last.
+  """Returns a program that applies a function repeatedly to its own output.
 
-  For what takes microseconds: starting a program takes tens of them. Every
-  iteration takes the outcome of the one before, so that none can be left out
-  or run beside another.
+  For work that takes microseconds, since launching a program takes tens of
+  them. Each iteration depends on the one before, so that XLA can neither drop
+  iterations nor run them concurrently.
 
   Args:
-    function: of x and further arguments; returns x's like, or a tuple of it and
-      whatever else is to be computed, which the last iteration gives back.
-    iterations: a number that is known to the compiler, since a loop that has
-      to ask the host after each turn would be slower.
+    function: function of x and further arguments. Returns an array like x, or a
+      tuple of it and further outputs, which are returned from the last
+      iteration.
+    iterations: number of iterations, a compile-time constant: a loop that asks
+      the host after each iteration would be slower.
   """
   import jax
   import jax.numpy as jnp
@@ -151,13 +154,13 @@ def repeated(
   def run(x, *arguments):
     def body(_, carry):
       x = carry[0] if type(carry) is tuple else carry
-      # Were the loop unrolled, XLA would put two turns into one kernel.
+      # Keeps XLA from fusing two iterations if it unrolls the loop.
       return jax.lax.optimization_barrier(function(x, *arguments))
 
     first = x
     shapes = jax.eval_shape(function, x, *arguments)
     if type(shapes) is tuple:
-      # Not a first call outside of the loop, which would compile twice as long.
+      # Zeros, since a first call outside the loop would double compile time.
       zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1:])
       first = (x, *zeros)
     return jax.lax.fori_loop(0, iterations, body, first)

@@ -1,7 +1,8 @@
-"""Parameters of a network's sizes, without compiling its initializers.
+"""Random parameters for timing, without compiling initializers.
 
-Compiling those takes seconds of an accelerator's time, and a step takes as long
-whatever the parameters are. What is trained for its loss takes the real ones.
+Compiling initializers takes seconds, and the time of a step does not depend on
+the values of parameters. Training runs that measure losses use real initial
+values.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ _BLOCK = 2**20
 
 
 def fill(shapes: PyTree, seed: int = 0) -> PyTree:
-  """Returns random arrays on the device, of the order of initial values.
+  """Returns random arrays on the device, at the scale of initial values.
 
   Args:
     shapes: a tree of `jax.ShapeDtypeStruct`s.
-    seed: of the numbers. They repeat after a million.
+    seed: seed of the numbers, which repeat after a million.
   """
   import jax
   import numpy as np
@@ -30,7 +31,7 @@ def fill(shapes: PyTree, seed: int = 0) -> PyTree:
     name = path[-1].key if path else ''
     if name == 'scale':
       return np.ones(shape.shape, shape.dtype)
-    # A kernel's first axis is what it sums over; a table's rows are of size 1.
+    # A kernel's first axis is contracted; embeddings have unit variance.
     rows = 1 if name == 'embedding' else shape.shape[0]
     values = np.resize(random, shape.shape) / np.float32(np.sqrt(rows))
     return values.astype(shape.dtype)
@@ -39,7 +40,7 @@ def fill(shapes: PyTree, seed: int = 0) -> PyTree:
 
 
 def zeros(shapes: PyTree) -> PyTree:
-  """Returns zeros on the device, without compiling a program for each shape."""
+  """Returns zeros on the device, without compiling a program per shape."""
   import jax
   import numpy as np
 
@@ -49,12 +50,12 @@ def zeros(shapes: PyTree) -> PyTree:
 
 
 def variables(module: Any, *arguments: Any, **options: Any) -> PyTree:
-  """Returns the `params` of a module, filled, for arguments of these shapes.
+  """Returns random `params` of a module.
 
   Args:
     module: a Flax module.
-    *arguments: of its call.
-    **options: of its call; compile-time constants.
+    *arguments: arguments of its call; only their shapes matter.
+    **options: keyword arguments of its call, as compile-time constants.
   """
   import jax
 

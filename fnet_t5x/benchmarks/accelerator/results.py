@@ -1,4 +1,4 @@
-"""Results of a run, in a JSON file that is whole at any moment."""
+"""Results of a run, in a JSON file that is complete at any time."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Status = Literal['ok', 'failed', 'skipped']
 
 
 class Results:
-  """What a run has found so far.
+  """The results of a run so far.
 
-  Every change is printed, and written to a file beside the JSON that then
-  takes its place: a run that is killed leaves what it had.
+  Every change is printed, and written atomically to the JSON file, so that a
+  killed run leaves all results it had.
 
   Attributes:
     path: the JSON file.
   """
 
   def __init__(self, path: pathlib.Path, header: Mapping[str, Any]):
-    """Writes the file with its header, and makes its folder.
+    """Creates the file's folder, and the file with its header.
 
     Args:
-      path: where to.
-      header: what the figures depend on.
+      path: path of the JSON file.
+      header: command and environment that the figures depend on.
     """
     self.path = path
     self._content = {
@@ -59,11 +59,11 @@ class Results:
     """Adds a row and prints it.
 
     Args:
-      section: that it belongs to.
-      labels: what tells it from the section's other rows.
-      status: 'ok', or why there are no figures.
-      result: the figures, units in their names (`run_seconds`); or `reason`,
-        one line.
+      section: name of its section.
+      labels: identify the row within the section.
+      status: 'ok'; or 'failed' or 'skipped', without figures.
+      result: the figures, with units in their names (`run_seconds`); or
+        `reason`, one line.
     """
     row = {
       'section': section,
@@ -84,7 +84,7 @@ class Results:
     self._print(text)
 
   def find(self, section: str, **labels: Any) -> dict[str, Any] | None:
-    """Returns the figures of the last row that has these labels, if any."""
+    """Returns the figures of the last row with these labels, or None."""
     for row in reversed(self._content['rows']):
       same = labels.items() <= row['labels'].items()
       if row['section'] == section and row['status'] == 'ok' and same:
@@ -92,18 +92,18 @@ class Results:
     return None
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns all rows so far: section, labels, status and result of each."""
+    """Returns all rows so far, with section, labels, status and result."""
     return list(self._content['rows'])
 
   def end(self, how: str) -> None:
-    """Writes how the run ended; the first call counts."""
+    """Writes how the run ended; only the first call has an effect."""
     with self._lock:
       self._content['ended'] = self._content['ended'] or how
       self._write()
 
   def _write(self):
     text = json.dumps(_finite(self._content), indent=1, allow_nan=False)
-    # One name: whoever kills the run between the two leaves one file more.
+    # Always the same name: killed runs leave at most one extra file.
     beside = self.path.with_name(self.path.name + '.part')
     with open(beside, 'w') as file:
       file.write(text + '\n')
@@ -137,7 +137,7 @@ def _shown(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-  """Returns the value with None for NaN and infinities: JSON has neither."""
+  """Returns the value with None for NaN and infinities, which JSON lacks."""
   if isinstance(value, Mapping):
     return {name: _finite(item) for name, item in value.items()}
   if isinstance(value, list | tuple):

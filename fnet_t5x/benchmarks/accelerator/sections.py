@@ -1,4 +1,4 @@
-"""The kit's sections: their order, their shares of the time, their modules."""
+"""The kit's sections: order, shares of the time, and modules."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Section:
   """A part of the kit.
 
   Attributes:
-    name: as `--sections` says it.
-    share: of the time, relative to the others'.
-    module: in this package, with a function `run(bench)`. Imported when its
-      turn comes: one that fails to import costs the others nothing.
-    needs_corpus: whether it is left out where `--corpus` is not given.
+    name: name for `--sections`.
+    share: share of the time, relative to the other sections.
+    module: module of this package with a function `run(bench)`. Imported only
+      when the section runs, so that a failing import does not stop the others.
+    needs_corpus: whether it is skipped without `--corpus`.
   """
 
   name: str
@@ -33,7 +33,7 @@ class Section:
     importlib.import_module(f'{_PACKAGE}.{self.module}').run(bench)
 
 
-# Shares are about the seconds of a run of eight minutes.
+# Shares are roughly the seconds of an eight-minute run.
 SECTIONS = (
   Section('ceilings', 15, 'ceilings'),
   Section('mixing', 110, 'mixing'),
@@ -44,16 +44,15 @@ SECTIONS = (
 
 
 def chosen(names: Sequence[str] | None) -> tuple[Section, ...]:
-  """Returns the sections of these names in the kit's order; None: all.
+  """Returns the named sections, or all for None, in the kit's order.
 
   Raises:
-    ValueError: a name that no section has.
+    ValueError: for an unknown name.
   """
   known = [section.name for section in SECTIONS]
   for name in names or ():
     if name not in known:
       raise ValueError(
-        f'--sections {name}: there is no such section; choose from '
-        f'{", ".join(known)}'
+        f'--sections {name}: no such section; choose from {", ".join(known)}'
       )
   return tuple(s for s in SECTIONS if not names or s.name in names)

@@ -1,7 +1,7 @@
-"""The names of jaxtyping, where it is not installed.
+"""Stand-in for jaxtyping on machines without it.
 
-The networks annotate shapes with it and ask nothing else of it. A bare machine
-has JAX and Flax, which do not require it.
+The networks only use it to annotate shapes. A bare machine has JAX and Flax,
+which do not require it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NAMES = (
 
 
 class _Annotation:
-  """Stands for any array: `Float[Array, 'batch length'] | None` is a type."""
+  """Any array type: makes `Float[Array, 'batch length'] | None` valid."""
 
   def __class_getitem__(cls, item):
     return cls
 
 
 def provide() -> bool:
-  """Has `import jaxtyping` work; returns whether this took a stand-in."""
+  """Makes `import jaxtyping` work; returns whether by the stand-in."""
   try:
     import jaxtyping  # noqa: F401
   except ImportError:

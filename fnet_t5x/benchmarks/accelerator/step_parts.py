@@ -1,9 +1,9 @@
 """The parts of a training step, each compiled and timed alone.
 
-A part is a sublayer with its norm and its residual sum, forward and backward,
-with the gradients of its parameters: what a layer's step does of it. What the
-parts leave of the step that was measured is the rest: copies between layers,
-what XLA could not overlap, or less than nothing where it fused across parts.
+A part is a sublayer with its norm and residual connection, forward and
+backward, including gradients of its parameters. The difference between the
+measured step and the sum of its parts is the rest: copies between layers and
+what XLA could not overlap. It is negative where XLA fuses across parts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fnet_t5x.networks import t5_config, t5_encoder
 from fnet_t5x.planning.flops import layer_mixing
 from fnet_t5x.runtime import output_loss
 
-# What the table of a step shows, in its order.
+# Columns of a step's table, in order.
 GROUPS = (
   'mixing',
   'attention',
@@ -47,9 +47,9 @@ class Part(NamedTuple):
   """A part of a step.
 
   Attributes:
-    group: of `GROUPS`.
-    count: how often it is in a step.
-    measure: returns `run_seconds` of one, and `compile_seconds`.
+    group: one of `GROUPS`.
+    count: number of times it occurs in a step.
+    measure: returns `run_seconds` of one occurrence, and `compile_seconds`.
   """
 
   group: str
@@ -58,14 +58,14 @@ class Part(NamedTuple):
 
 
 class Sublayer(nn.Module):
-  """One sublayer of the networks', with its norm and residual sum."""
+  """One sublayer of the networks, with its norm and residual connection."""
 
   config: Any
   kind: str
 
   @nn.compact
   def __call__(self, x, *shared):
-    """Applies it; `shared` is a plan, or the encoded inputs."""
+    """Applies the sublayer; `shared` is a plan, or the encoded inputs."""
     cfg = self.config
     y = LayerNorm(dtype=cfg.dtype)(x)
     if self.kind == 'mixing':
@@ -77,7 +77,7 @@ class Sublayer(nn.Module):
       (encoded,) = shared
       keys = jnp.ones(encoded.shape[:2], jnp.int32)
       mask = masks.make_attention_mask(real, keys, dtype=cfg.dtype)
-      # As the networks give it, so that they choose cuDNN where they would.
+      # The networks' kind of mask, so that cuDNN is chosen as it is there.
       mask = masks.LengthMask(mask, masks.lengths_of(keys), causal=False)
       attend = t5_config.attention(cfg, 'attention', cross_attention=True)
       return x + attend(y, encoded, mask, deterministic=True)
@@ -100,14 +100,14 @@ def parts(
   inputs: int,
   targets: int,
 ) -> dict[str, Part]:
-  """Returns the parts of a network's step but for the optimizer, by name.
+  """Returns the parts of a network's step, except the optimizer, by name.
 
   Args:
     module: a `Transformer` of ours.
-    setting: of the run.
-    rows: examples of a batch.
-    inputs: tokens of the encoder's rows.
-    targets: tokens of the decoder's.
+    setting: settings of the run.
+    rows: batch size.
+    inputs: input tokens per row.
+    targets: target tokens per row.
   """
   cfg = module.config
   layers, decoders = layer_mixing(cfg), cfg.num_decoder_layers
@@ -171,11 +171,11 @@ def time_sublayer(
   """Times a sublayer, forward and backward.
 
   Args:
-    layer: takes activations and `shared`.
-    setting: of the run.
-    x: the activations' shape.
-    *shared: what it takes besides: shapes of activations, which get gradients
-      too; or arrays, which get none.
+    layer: called with activations and `shared`.
+    setting: settings of the run.
+    x: shape of the activations.
+    *shared: further arguments: shapes of activations, which get gradients too;
+      or arrays, which get none.
   """
   params = quick_values.variables(layer, x, *shared)
   x = quick_values.fill(x, setting.seed)
@@ -203,9 +203,9 @@ def time_sublayer(
 def time_embedding(
   module: nn.Module, setting: Setting, rows: int, length: int
 ) -> Mapping[str, float]:
-  """Times looking tokens up, and the gradient of the table."""
+  """Times the embedding look-up, and the gradient of the table."""
   cfg = module.config
-  # The network decides how it looks tokens up.
+  # Look-up by gather or contraction, as in the network.
   one_hot = module.bind({'params': {}}).shared_embedding.one_hot
   layer = Embed(cfg.vocab_size, cfg.emb_dim, dtype=cfg.dtype, one_hot=one_hot)
   tokens = training_step.make_batch(rows, length, 1, cfg.vocab_size)[
@@ -228,7 +228,7 @@ def time_embedding(
 def time_loss(
   config: Any, setting: Setting, rows: int, length: int
 ) -> Mapping[str, float]:
-  """Times the output layer and the loss, and both gradients."""
+  """Times the output layer and the loss, with the gradients of both inputs."""
   x = jax.ShapeDtypeStruct((rows, length, config.emb_dim), config.dtype)
   kernel = quick_values.fill(
     jax.ShapeDtypeStruct((config.emb_dim, config.vocab_size), jnp.float32)
@@ -250,11 +250,11 @@ def time_loss(
 
 
 def time_optimizer(optimizer: Any, setting: Setting) -> Mapping[str, float]:
-  """Times Adafactor's step with gradients that are there already.
+  """Times Adafactor's update, without computing gradients.
 
   Args:
-    optimizer: donated: not to be used again.
-    setting: of the run.
+    optimizer: the optimizer, which is donated and must not be used again.
+    setting: settings of the run.
   """
   grads = jax.tree.map(jnp.copy, optimizer.target)
   rate = jnp.float32(0.01)
@@ -277,7 +277,7 @@ def time_optimizer(optimizer: Any, setting: Setting) -> Mapping[str, float]:
 
 
 def _timed(function, setting, x, *arguments):
-  """Repeats `x -> (x, gradients)`, with fewer turns than a mixing takes."""
+  """Times `x -> (x, gradients)`, with fewer iterations than for a mixing."""
   iterations = max(setting.iterations // 4, 1)
 
   def chained(x, *arguments):

@@ -1,4 +1,4 @@
-"""The tables of docs/ACCELERATOR.md, from the JSON in docs/measurements.
+"""Tables of docs/ACCELERATOR.md, from the JSON files in docs/measurements.
 
   python -m fnet_t5x.benchmarks.accelerator.tables --write
 
@@ -26,11 +26,11 @@ END = '<!-- End of tables -->'
 def tables(folder: pathlib.Path) -> str:
   """Returns the tables of every run in a folder of JSON files.
 
-  Of several runs of one card, the file whose name comes last counts: the name
-  that the kit gives has the date in it.
+  Of several runs on one device, the last is used, by file name: the kit's names
+  have the date in them.
 
   Args:
-    folder: has the files; other JSON in it is passed over.
+    folder: folder of the files; other JSON files in it are ignored.
   """
   runs = {}
   for path in sorted(folder.glob('*.json')):
@@ -39,7 +39,7 @@ def tables(folder: pathlib.Path) -> str:
       header = content['header']
       runs[header.get('device_kind'), header.get('toy')] = (path, content)
   parts = [run_text(path.name, content) for path, content in runs.values()]
-  return '\n\n'.join(parts) or 'No run has been kept yet.'
+  return '\n\n'.join(parts) or 'There are no runs yet.'
 
 
 def run_text(name: str, content: Mapping[str, Any]) -> str:
@@ -49,9 +49,7 @@ def run_text(name: str, content: Mapping[str, Any]) -> str:
   toy = header.get('toy')
   title = header.get('card') or header.get('device_kind', 'unknown device')
   title = title.split(',')[0]
-  lines = [
-    f'### {title}' + (' (a toy run: the format, no figures)' * bool(toy))
-  ]
+  lines = [f'### {title}' + (' (toy run: format only)' * bool(toy))]
   facts = [
     header.get('date'),
     f'commit {header["commit"]}' if header.get('commit') else None,
@@ -81,17 +79,17 @@ def ceilings_tables(rows: Iterable[Row]) -> list[Lines]:
     labels, result = row['labels'], row['result']
     if labels['case'] == 'copy':
       what = f'copy of {labels["bytes"] / 2**20:.0f} MiB'
-      rate = f'{result["bytes_per_second"] / 1e9:.0f} GB/s read and written'
+      rate = f'{result["bytes_per_second"] / 1e9:.0f} GB/s, read + write'
     else:
       n = labels['size']
       what = f'product of [{n}, {n}] {labels["dtype"]}'
       rate = f'{result["flops_per_second"] / 1e12:.2f} TFLOP/s'
     cells.append([what, rate, _number(result['compile_seconds'])])
-  return [table(['', 'rate', 'compiling, s'], cells)] if cells else []
+  return [table(['', 'rate', 'compile time, s'], cells)] if cells else []
 
 
 def mixing_tables(rows: Sequence[Row]) -> list[Lines]:
-  """Returns a table for each shape: a way's time, and its ratios."""
+  """Returns a table per shape: times of each case, and their ratios."""
   blocks = []
   for shape in dict.fromkeys(tuple(row['labels']['shape']) for row in rows):
     of_shape = [row for row in rows if tuple(row['labels']['shape']) == shape]
@@ -118,11 +116,11 @@ def mixing_tables(rows: Sequence[Row]) -> list[Lines]:
         [
           str(list(shape)),
           'forward, us',
-          "of FNet's",
-          'of the floor',
+          '/ FNet',
+          '/ floor',
           'forward + backward, us',
-          "of FNet's",
-          'of the floor',
+          '/ FNet',
+          '/ floor',
           'once per batch, us',
         ],
         cells,
@@ -132,7 +130,7 @@ def mixing_tables(rows: Sequence[Row]) -> list[Lines]:
 
 
 def training_tables(rows: Sequence[Row]) -> list[Lines]:
-  """Returns the steps, and where each network's goes."""
+  """Returns a table of training steps, and one of their parts."""
   steps, parts = [], []
   for row in rows:
     labels, result = row['labels'], row['result']
@@ -166,12 +164,12 @@ def training_tables(rows: Sequence[Row]) -> list[Lines]:
       'training step',
       'rows x inputs/targets',
       'ms',
-      "times T5's speed",
+      'speedup over T5',
       'sequences/s',
       'TFLOP/s',
-      'of the matmul rate',
+      '% of matmul rate',
       'memory, GB',
-      'compiling, s',
+      'compile time, s',
     ]
     blocks.append(table(heads_of_steps, steps))
   if parts:
@@ -180,9 +178,9 @@ def training_tables(rows: Sequence[Row]) -> list[Lines]:
 
 
 def any_table(rows: Sequence[Row]) -> list[Lines]:
-  """Returns one table for each set of columns that a section's rows have.
+  """Returns one table per set of columns among a section's rows.
 
-  Columns are the labels, then the figures that are numbers.
+  Columns are the labels, then the numeric figures.
   """
   blocks: dict[tuple, list[list[str]]] = {}
   for row in rows:
@@ -209,13 +207,13 @@ _TABLES: dict[str, Callable[[Sequence[Row]], list[Lines]]] = {
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
-  """Returns a Markdown table; its first column is text, the others numbers."""
+  """Returns a Markdown table of a text column and numeric columns."""
   rule = ['---', *['---:'] * (len(heads) - 1)]
   return [f'| {" | ".join(cells)} |' for cells in (heads, rule, *rows)]
 
 
 def _left_out(rows):
-  """A line for each case without figures, like reasons together."""
+  """Returns a line per reason, with the cases that have no figures."""
   reasons: dict[tuple[str, str], list[str]] = {}
   for row in rows:
     if row['status'] != 'ok':
@@ -250,7 +248,7 @@ def with_tables(page: str, text: str) -> str:
   """Returns the page with the text between its two marks.
 
   Raises:
-    ValueError: the page lacks a mark.
+    ValueError: if the page lacks a mark.
   """
   before, begin, rest = page.partition(BEGIN)
   _, end, after = rest.partition(END)
@@ -265,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     'fnet_t5x.benchmarks.accelerator.tables', __doc__
   )
   parser.add_argument(
-    '--write', action='store_true', help=f'into docs/{PAGE}, not to the screen'
+    '--write', action='store_true', help=f'write to docs/{PAGE}, do not print'
   )
   options = parser.parse_args(arguments)
   text = tables(DOCS / 'measurements')

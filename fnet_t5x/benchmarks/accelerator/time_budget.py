@@ -1,4 +1,4 @@
-"""The run's time: its end, each section's share, and what still fits."""
+"""Time budget of a run: its end, and the shares of sections."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _OLDEST = 60.0
 
 
 def process_age() -> float:
-  """Returns the seconds since this process was started, 0 where not known.
+  """Returns the seconds since this process was started, or 0 if unknown.
 
-  Python itself and imports before any line of ours take their time too.
+  The limit of a run includes the start of Python and earlier imports.
   """
   try:
     with open('/proc/self/stat') as file:
-      # The second field, the program's name, may hold spaces.
+      # The second field, the program's name, may contain spaces.
       fields = file.read().rpartition(')')[2].split()
     started = int(fields[19]) / os.sysconf('SC_CLK_TCK')
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
-    # Sandboxes may count from another moment than their kernel.
+    # In sandboxes, boot time and start time may have different origins.
     return age if 0 <= age < _OLDEST else 0.0
   except (OSError, AttributeError, IndexError, ValueError):
     return 0.0
@@ -30,48 +30,48 @@ def process_age() -> float:
 class Clock:
   """One section's share of the time.
 
-  It also remembers how long cases of a kind took, compiling included, so that
-  a case is not begun that would be cut off.
+  It also records how long cases of a kind took, including compilation, so that
+  no case is started that would be cut off.
   """
 
   def __init__(self, end: float, now: Now = time.monotonic):
     """Starts the section.
 
     Args:
-      end: when it must have ended, in seconds of `now`.
-      now: the clock on the wall.
+      end: time by which it must have ended, in seconds of `now`.
+      now: the wall clock.
     """
     self.end = end
     self._now = now
     self._longest: dict[str, float] = {}
 
   def remaining(self) -> float:
-    """Returns the seconds that the section still has, at least 0."""
+    """Returns the seconds left for the section, at least 0."""
     return max(self.end - self._now(), 0.0)
 
   def fits(self, seconds: float) -> bool:
-    """Returns whether so many seconds still fit."""
+    """Returns whether this many seconds are left."""
     return seconds <= self.remaining()
 
   def expected(self, kind: str, guess: float) -> float:
-    """Returns what a case of this kind takes: the longest so far.
+    """Returns the expected time of a case: the longest of its kind so far.
 
     Args:
-      kind: what cases share, such as 'forward'.
-      guess: returned where none of the kind was run yet.
+      kind: name shared by similar cases, such as 'forward'.
+      guess: result if no case of the kind has run yet.
     """
     return self._longest.get(kind, guess)
 
   def took(self, kind: str, seconds: float) -> None:
-    """Remembers what a case of this kind took."""
+    """Records how long a case of this kind took."""
     self._longest[kind] = max(seconds, self._longest.get(kind, 0.0))
 
 
 class TimeBudget:
-  """The whole run's time, shared out to sections in their order.
+  """The whole run's time, divided among sections in order.
 
-  A section gets its share of what is left when it begins, relative to the
-  shares of those after it: what one leaves goes on to all later ones.
+  A section gets its share of the time left when it begins, relative to the
+  shares of later sections: time that it does not use goes to all of those.
   """
 
   def __init__(
@@ -80,12 +80,12 @@ class TimeBudget:
     """Starts the run.
 
     Args:
-      seconds: that it may take, from now on.
-      shares: of the sections, in their order and in any unit.
-      now: the clock on the wall.
+      seconds: time limit, from now on.
+      shares: shares of the sections, in order and in any unit.
+      now: the wall clock.
 
     Raises:
-      ValueError: no time, or a share that is not positive.
+      ValueError: if the time or a share is not positive.
     """
     if seconds <= 0 or any(share <= 0 for share in shares):
       raise ValueError(
@@ -97,7 +97,7 @@ class TimeBudget:
     self._shares = list(shares)
 
   def next_clock(self) -> Clock:
-    """Returns the clock of the section that begins now."""
+    """Returns the clock of the next section, which begins now."""
     left = max(self.end - self._now(), 0.0)
     part = self._shares[0] / sum(self._shares)
     del self._shares[0]

@@ -1,4 +1,4 @@
-"""Section 3: a training step by network and size, and where its time goes."""
+"""Section 3: training steps by network and size, and their parts."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from fnet_t5x.benchmarks.accelerator.programs import (
 )
 from fnet_t5x.planning import flops
 
-# Below so much memory a batch is a quarter.
+# Devices with less memory than this (bytes) get a quarter of the batch size.
 _MUCH_MEMORY = 40e9
 
 
 class Sizes(NamedTuple):
-  """What a step is taken on.
+  """Sizes of a training step.
 
   Attributes:
-    size: of the networks.
-    rows: examples of a batch.
-    inputs: tokens of the encoder's rows.
-    targets: tokens of the decoder's.
+    size: size of the network.
+    rows: batch size.
+    inputs: input tokens per row.
+    targets: target tokens per row.
   """
 
   size: str
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
 
 
 def all_sizes(setting: Setting) -> tuple[Sizes, ...]:
-  """Returns the sizes to measure, the most telling first."""
+  """Returns the sizes to measure, the most important first."""
   if setting.toy:
     return (Sizes('toy', 2, 32, 16),)
   if setting.backend == 'cpu':
@@ -55,8 +55,8 @@ def all_sizes(setting: Setting) -> tuple[Sizes, ...]:
 
 
 def run(bench: Bench) -> None:
-  """Measures each size's networks, then their parts, then other ways."""
-  # Now, and not within the first case's time.
+  """Measures the networks of each size, their parts, then variants."""
+  # Now, so that it does not count as time of the first case.
   ceilings.matmul_rate(bench)
   for sizes in all_sizes(bench.setting):
     for network in networks.NETWORKS.values():
@@ -73,7 +73,7 @@ def run(bench: Bench) -> None:
 def labels_of(
   network: networks.Network, sizes: Sizes, packed: bool = False
 ) -> dict[str, Any]:
-  """Returns what tells a step's row from the others."""
+  """Returns the labels that identify a step's row."""
   return {
     'case': 'step',
     'network': network.name,
@@ -118,13 +118,13 @@ def time_step(
   sizes: Sizes,
   packed: bool = False,
 ) -> Mapping[str, Any]:
-  """Returns the figures of one network's step.
+  """Times one network's training step.
 
   Returns:
-    `run_seconds` of a step, `compile_seconds`, `sequences_per_second`,
-    `flops` of a step by the planner's formula, `flops_per_second` by it,
-    `peak_bytes` as the compiler plans them, `process_peak_bytes` as the device
-    has seen them so far in this process, `parameters`, and the last `loss`.
+    `run_seconds` and `compile_seconds` of a step, `sequences_per_second`,
+    `flops` of a step by the planner's formula, `flops_per_second` by the same,
+    `peak_bytes` according to the compiler, `process_peak_bytes` measured by the
+    device in this process so far, `parameters`, and the last `loss`.
   """
   module = make(network, setting, sizes)
   optimizer = training_step.make_optimizer(module, None, setting.seed)
@@ -139,12 +139,12 @@ def time_step(
     packed=packed,
     seed=setting.seed,
   )
-  # An array, as a schedule gives it: see `Program`.
+  # An array, as a schedule returns it: see `Program`.
   rate = jnp.float32(0.001)
   program = compile_program(
     training_step.train_step(module), optimizer, batch, rate, donate=(0,)
   )
-  # A second: about ten steps of the largest.
+  # One second is about ten steps of the largest network.
   times, optimizer = time_state_calls(
     program, optimizer, batch, rate, seconds=2 * setting.timing_seconds
   )
@@ -168,7 +168,7 @@ def time_step(
 def measure_parts(
   bench: Bench, network: networks.Network, sizes: Sizes
 ) -> None:
-  """Times the parts of a network's step, each once for all networks."""
+  """Times the parts of a network's step; shared parts are timed once."""
   step = bench.found(bench.section, **labels_of(network, sizes))
   if step is None:
     return
@@ -210,7 +210,7 @@ def _part(bench, own, sizes, measure):
 
 
 def _add(seconds, group, part, count):
-  """Adds what a group takes; None once a part of it is not known."""
+  """Adds a part's time to its group; None once any part is unknown."""
   if part is None or seconds[group] is None:
     seconds[group] = None
   else:
@@ -222,5 +222,5 @@ def _field(group: str) -> str:
 
 
 def _guess(setting: Setting) -> float:
-  """Compiling a step takes an accelerator's compiler some ten seconds."""
+  """Returns the expected seconds of a case, mostly to compile a step."""
   return 5.0 if setting.toy else 20.0

@@ -1,4 +1,4 @@
-"""A training step as the runtime takes it, without what reports on it."""
+"""The runtime's training step, without its metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Any]
 
-# As gin/architectures/encoder_decoder.gin sets them.
+# Values of gin/architectures/encoder_decoder.gin.
 Z_LOSS = 0.0001
 _ADAFACTOR = {'decay_rate': 0.8, 'step_offset': 0}
 
@@ -31,15 +31,15 @@ def make_batch(
   packed: bool = False,
   seed: int = 0,
 ) -> dict[str, Array]:
-  """Returns rows full of random tokens, by model feature.
+  """Returns a batch of random tokens without padding, by model feature.
 
   Args:
-    rows: examples.
-    inputs: tokens of the encoder's rows.
-    targets: tokens of the decoder's.
-    vocab_size: ids are from 3 to below it.
-    packed: whether each row holds three examples, of unequal lengths.
-    seed: of the tokens.
+    rows: batch size.
+    inputs: input tokens per row.
+    targets: target tokens per row.
+    vocab_size: ids are drawn from [3, vocab_size).
+    packed: whether each row has three packed examples, of unequal lengths.
+    seed: seed of the tokens.
   """
   import jax.numpy as jnp
   import numpy as np
@@ -84,10 +84,10 @@ def make_optimizer(
 
   Args:
     module: a `Transformer` of ours.
-    key: of the initial values; None for the quick ones of `quick_values`,
-      which do for timing. One of `jax.random.key(..., impl='rbg')` takes the
-      compiler less time than JAX's usual ones.
-    seed: of the quick values.
+    key: PRNG key of the initial values; None for those of `quick_values`, which
+      suffice for timing. A key of `jax.random.key(..., impl='rbg')` compiles
+      faster than JAX's default.
+    seed: seed of the quick values.
   """
   import jax
   import jax.numpy as jnp
@@ -95,7 +95,7 @@ def make_optimizer(
 
   from fnet_t5x.runtime import adafactor
 
-  # No parameter's shape depends on the tokens'.
+  # Shapes of parameters do not depend on those of tokens.
   tokens = jnp.ones((1, 8), jnp.int32)
 
   def init(key):
@@ -123,7 +123,7 @@ def make_optimizer(
 def loss(
   module: nn.Module, params: Any, batch: Batch, dropout_key: Any = None
 ) -> Float[Array, '']:
-  """Returns nats per target token, with T5's z-loss, of a batch.
+  """Returns the loss of a batch with T5's z-loss, in nats per target token.
 
   Args:
     module: the network.
@@ -149,7 +149,7 @@ def token_losses(
   dropout_key: Any = None,
   **options: Any,
 ) -> tuple[Float[Array, ''], TokenLosses]:
-  """Returns `output_loss.output_cross_entropy` of a batch, in chunks.
+  """Returns `output_loss.output_cross_entropy` of a batch.
 
   Args:
     module: the network.
@@ -182,11 +182,11 @@ def token_losses(
 def train_step(
   module: nn.Module,
 ) -> Callable[..., tuple[Optimizer, Float[Array, '']]]:
-  """Returns a function of optimizer, batch, learning rate and a dropout key.
+  """Returns a function of optimizer, batch, learning rate and dropout key.
 
-  Its results are the next optimizer and the loss. The learning rate is an
-  array, and the key of the run: the step's own is folded out of it; None for
-  no dropout. Meant for `compile_program(..., donate=(0,))`.
+  It returns the next optimizer and the loss. The learning rate is an array. The
+  key is that of the run, from which each step's is derived by `fold_in`; None
+  for no dropout. Intended for `compile_program(..., donate=(0,))`.
   """
   import jax
 

@@ -1,4 +1,4 @@
-"""The end of a run that does not end by itself."""
+"""Watchdog that ends a run at its time limit."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Callable
 
 
 class Watchdog:
-  """Ends the process at a moment, whatever it is doing then.
+  """A thread that ends the process at a given time.
 
-  A compilation cannot be interrupted from Python. Results are in their file
-  already, so that nothing is lost by leaving at once.
+  A compilation cannot be interrupted from Python. Since all results are in
+  their file already, exiting at once loses nothing.
   """
 
   def __init__(self, end: float, before: Callable[[], None]):
-    """Starts to watch.
+    """Starts the thread.
 
     Args:
-      end: in seconds of `time.monotonic`.
-      before: called first; what it raises is passed over.
+      end: time of the end, in seconds of `time.monotonic`.
+      before: called before the exit; its exceptions do not prevent it.
     """
     self._end = end
     self._before = before
@@ -30,7 +30,7 @@ class Watchdog:
     self._thread.start()
 
   def stop(self) -> None:
-    """Lets the process end by itself."""
+    """Cancels the watchdog."""
     self._done.set()
 
   def _watch(self):

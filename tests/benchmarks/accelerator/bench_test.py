@@ -1,4 +1,4 @@
-"""Cases: measured, passed over for time and memory, failed in one line."""
+"""Cases: measured, skipped for lack of time or memory, failed in one line."""
 
 import time
 
@@ -19,7 +19,7 @@ def rows(bench):
   ]
 
 
-def test_a_failed_case_is_one_line_and_passed_over(tmp_path):
+def test_a_failed_case_is_one_line_and_does_not_stop_others(tmp_path):
   bench = make_bench(tmp_path)
 
   def fail():
@@ -35,7 +35,7 @@ def test_a_failed_case_is_one_line_and_passed_over(tmp_path):
   assert bench.found('s', case='b') == result
 
 
-def test_a_case_is_not_begun_that_would_be_cut_off(tmp_path):
+def test_a_case_that_would_be_cut_off_is_not_started(tmp_path):
   bench = make_bench(tmp_path, seconds=5.0)
   called = []
   measure = lambda: called.append(1) or {}  # noqa: E731
@@ -55,7 +55,7 @@ def test_a_case_is_not_begun_that_would_be_cut_off(tmp_path):
   assert reason.startswith('takes about 6 s, ')
 
 
-def test_a_case_that_needs_more_memory_than_there_is_is_passed_over(tmp_path):
+def test_a_case_that_needs_too_much_memory_is_skipped(tmp_path):
   bench = make_bench(tmp_path)
   assert bench.case({'case': 'a'}, dict, needs_bytes=1e18) is None
   assert rows(bench) == [('a', 'skipped')]

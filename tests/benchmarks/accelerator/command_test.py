@@ -1,4 +1,4 @@
-"""The command: bad input, and a whole run of one section in a process."""
+"""The command: invalid input, and complete runs of one section."""
 
 import json
 import subprocess
@@ -12,14 +12,14 @@ from fnet_t5x.benchmarks.accelerator import command
 @pytest.mark.parametrize(
   'arguments, says',
   [
-    ([], '--out DIR: say where the results go'),
-    (['--out', 'x', '--minutes', '0'], '--minutes 0: it must be above 0'),
+    ([], '--out DIR is required'),
+    (['--out', 'x', '--minutes', '0'], '--minutes 0: must be greater than 0'),
     (['--out', 'x', '--minutes', 'nan'], '--minutes nan'),
     (
       ['--out', 'x', '--sections', 'mixing,nothing'],
-      '--sections nothing: there is no such section; choose from ceilings',
+      '--sections nothing: no such section; choose from ceilings',
     ),
-    (['--out', 'x', '--corpus', '/nowhere'], '/nowhere: there is no such'),
+    (['--out', 'x', '--corpus', '/nowhere'], '/nowhere: no such folder'),
   ],
 )
 def test_bad_input_is_one_line(arguments, says, capsys):
@@ -61,7 +61,7 @@ def test_a_run_writes_its_header_and_its_rows(tmp_path):
   assert 'ceilings: copy' in ran.stdout and path.name in ran.stdout
 
 
-def test_a_section_without_its_corpus_is_left_out_in_a_line(tmp_path):
+def test_a_section_without_its_corpus_is_skipped_with_a_note(tmp_path):
   ran = subprocess.run(
     [
       *(sys.executable, '-m', 'fnet_t5x.benchmarks.accelerator'),
@@ -75,5 +75,6 @@ def test_a_section_without_its_corpus_is_left_out_in_a_line(tmp_path):
   assert ran.returncode == 0, ran.stderr
   (path,) = tmp_path.iterdir()
   content = json.loads(path.read_text())
-  assert content['notes'][-1] == 'quality: left out, since there is no --corpus'
+  note = content['notes'][-1]
+  assert note.startswith('quality: skipped') and '--corpus' in note
   assert content['rows'] == [] and content['ended'] == 'complete'

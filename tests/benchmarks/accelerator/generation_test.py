@@ -1,4 +1,4 @@
-"""The kit's generation: the tokens are right, and the caches are counted."""
+"""The kit's generation: correct tokens, and sizes of caches."""
 
 import jax
 import jax.numpy as jnp
@@ -45,13 +45,13 @@ def test_caches_hold_keys_and_values_of_each_layer(made):
   # Keys and values of 2 layers, 2 heads of 32, in float32.
   of_token = 2 * 2 * 2 * 32 * 4
   assert found['cross_cache_bytes'] == ROWS * PREFIX * of_token
-  # And a few numbers that tell where a row is.
+  # Plus a few position counters.
   counters = found['self_cache_bytes'] - ROWS * TOKENS * of_token
   assert 0 < counters <= 100 * ROWS
 
 
 def test_making_the_cache_costs_no_pass_of_the_decoder(made):
-  """Of the pass that makes it only zeros are kept: the compiler drops it."""
+  """The pass that creates it only returns zeros, so XLA removes it."""
   module, params = made
   prefix = jnp.ones((ROWS, PREFIX), jnp.int32)
 

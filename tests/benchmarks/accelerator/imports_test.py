@@ -1,11 +1,11 @@
-"""What the kit imports: no more than a bare accelerator machine has."""
+"""Imports of the kit: only packages of a bare accelerator machine."""
 
 import subprocess
 import sys
 
-# Every module of the kit but what makes tokens on a whole installation.
-# jaxtyping is refused too: Flax does not bring it. Flax itself imports rich,
-# so that rich is refused to this package only.
+# Every module of the kit, except the one that prepares tokens with the full
+# installation. jaxtyping is blocked too, since Flax does not require it. Flax
+# itself imports rich, which is therefore blocked for this package only.
 _REFUSE = """
 import builtins, pkgutil, sys
 
@@ -63,7 +63,7 @@ def test_imports_jax_flax_optax_and_numpy_only():
   assert {'command', 'mixing', 'sections', 'training'} <= set(modules)
 
 
-def test_the_refusal_refuses():
+def test_blocked_imports_fail():
   for package, text in (
     ('seqio', 'seqio is refused'),
     ('fnet_t5x.benchmarks.report', 'fnet_t5x.benchmarks.report imports rich'),

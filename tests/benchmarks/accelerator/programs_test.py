@@ -1,4 +1,4 @@
-"""Programs that are compiled ahead, and functions repeated in one program."""
+"""Ahead-of-time compiled programs, and functions repeated in one program."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from fnet_t5x.benchmarks.accelerator.programs import (
 )
 
 
-def test_a_repeated_function_takes_each_outcome_to_the_next_turn():
+def test_a_repeated_function_is_applied_to_its_own_output():
   matrix = np.random.default_rng(0).standard_normal((3, 3)) / 2
   x = np.arange(3.0)
   program = compile_program(
@@ -24,7 +24,7 @@ def test_a_repeated_function_takes_each_outcome_to_the_next_turn():
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def test_what_a_function_gives_besides_is_that_of_the_last_turn():
+def test_further_outputs_are_those_of_the_last_iteration():
   def step(x, factor):
     return x * factor, {'before': x}
 
@@ -39,7 +39,7 @@ def test_a_program_never_compiles_again():
   )
   np.testing.assert_array_equal(program(jnp.ones(3), jnp.float32(5)), 5)
   assert program.compile_seconds > 0
-  # With `jax.jit` it would compile, inside the clock.
+  # With `jax.jit` it would compile, and be timed.
   with pytest.raises(TypeError):
     program(jnp.ones(3), 5)
   with pytest.raises(TypeError):
@@ -48,14 +48,14 @@ def test_a_program_never_compiles_again():
 
 def test_calls_are_counted_within_their_limits():
   calls = []
-  times = time_calls(lambda: calls.append(1), seconds=0.0, fewest=4)
+  times = time_calls(lambda: calls.append(1), seconds=0.0, min_calls=4)
   assert times.calls == 4 and len(calls) == 5
-  times = time_calls(lambda: None, seconds=60.0, most=6)
+  times = time_calls(lambda: None, seconds=60.0, max_calls=6)
   assert times.calls == 6
   assert 0 <= times.least <= times.median
 
 
-def test_a_donated_state_goes_from_call_to_call():
+def test_a_donated_state_is_passed_from_call_to_call():
   program = compile_program(
     lambda state, more: ({'count': state['count'] + more}, more),
     {'count': jnp.int32(0)},
@@ -63,7 +63,7 @@ def test_a_donated_state_goes_from_call_to_call():
     donate=(0,),
   )
   times, state = time_state_calls(
-    program, {'count': jnp.int32(0)}, jnp.int32(3), seconds=0.0, fewest=2
+    program, {'count': jnp.int32(0)}, jnp.int32(3), seconds=0.0, min_calls=2
   )
   # One call is not timed.
   assert times.calls == 2 and state == {'count': 9}

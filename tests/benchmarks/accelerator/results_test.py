@@ -1,4 +1,4 @@
-"""The JSON of results: whole at any moment, and what can be asked of it."""
+"""The JSON file of results, complete at any time, and its queries."""
 
 import json
 import math
@@ -19,7 +19,7 @@ for number in range(10**6):
 """
 
 
-def test_a_killed_run_leaves_a_whole_file(tmp_path):
+def test_a_killed_run_leaves_a_complete_file(tmp_path):
   for attempt in range(3):
     path = tmp_path / f'{attempt}.json'
     with subprocess.Popen(
@@ -61,7 +61,7 @@ def test_rows_are_printed_kept_and_found(tmp_path, capsys):
   ]
 
 
-def test_a_long_list_is_counted_and_nothing_is_left_out():
+def test_long_lists_are_abbreviated_and_no_figure_is_omitted():
   row = {
     'section': 's',
     'labels': {'case': 'c'},

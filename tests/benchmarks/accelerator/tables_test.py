@@ -1,4 +1,4 @@
-"""Tables of committed runs: that the page has them, and what they show."""
+"""Tables of committed runs: their contents, and that the page has them."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_a_run_as_tables(tmp_path):
   text = tables.tables(tmp_path)
   assert text.startswith('### Card X\n')
   for line in (
-    '| copy of 1024 MiB | 2500 GB/s read and written | 0.5 |',
+    '| copy of 1024 MiB | 2500 GB/s, read + write | 0.5 |',
     '| a | 200 | 0.5 | 9 |  |  |  |  |',
     '* failed: [2, 4, 8], forward, b: Error: no',
     '| network | run seconds |',
@@ -71,7 +71,7 @@ def test_a_run_as_tables(tmp_path):
     assert line in text.splitlines()
 
 
-def test_the_last_run_of_a_card_counts_and_a_toy_is_called_one(tmp_path):
+def test_the_last_run_of_a_device_is_used_and_toy_runs_are_marked(tmp_path):
   for name, device, toy in (
     ('1.json', 'X', False),
     ('2.json', 'X', True),
@@ -83,10 +83,10 @@ def test_the_last_run_of_a_card_counts_and_a_toy_is_called_one(tmp_path):
   text = tables.tables(tmp_path)
   assert '`1.json`' not in text and '`3.json`' in text
   assert text.count('### X\n') == 1
-  assert '### X (a toy run: the format, no figures)' in text
+  assert '### X (toy run: format only)' in text
   assert 'ended: killed' in text
 
 
-def test_a_page_without_marks_is_refused():
+def test_a_page_without_marks_is_rejected():
   with pytest.raises(ValueError, match='End of tables'):
     tables.with_tables(f'{tables.BEGIN}\n', 'text')

@@ -1,4 +1,4 @@
-"""Shares of the time, on a clock that is turned by hand."""
+"""Shares of the time, on a manual clock."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from fnet_t5x.benchmarks.accelerator.time_budget import Clock, TimeBudget
 
 
 class Hand:
-  """A clock on the wall that stands still."""
+  """A clock that only advances when told to."""
 
   def __init__(self):
     self.time = 100.0
@@ -19,7 +19,7 @@ class Hand:
     return self.time
 
 
-def test_what_a_section_leaves_goes_on_to_all_later_ones():
+def test_unused_time_is_shared_by_all_later_sections():
   hand = Hand()
   budget = TimeBudget(60, [1, 2, 3], hand)
   assert budget.next_clock().remaining() == pytest.approx(10)
@@ -30,7 +30,7 @@ def test_what_a_section_leaves_goes_on_to_all_later_ones():
   assert budget.next_clock().remaining() == pytest.approx(33)
 
 
-def test_a_section_that_is_late_takes_from_later_ones_and_not_from_the_limit():
+def test_a_late_section_shortens_later_ones_but_keeps_the_limit():
   hand = Hand()
   budget = TimeBudget(60, [1, 1, 1], hand)
   first = budget.next_clock()
@@ -41,7 +41,7 @@ def test_a_section_that_is_late_takes_from_later_ones_and_not_from_the_limit():
   assert budget.next_clock().remaining() == 0
 
 
-def test_a_case_is_expected_to_take_what_the_longest_of_its_kind_took():
+def test_the_expected_time_is_the_longest_of_its_kind():
   clock = Clock(110, Hand())
   assert clock.expected('forward', 3) == 3
   clock.took('forward', 7)
@@ -53,7 +53,7 @@ def test_a_case_is_expected_to_take_what_the_longest_of_its_kind_took():
 
 
 @pytest.mark.parametrize('seconds, shares', [(0, [1]), (1, [1, 0])])
-def test_refuses_no_time(seconds, shares):
+def test_rejects_a_budget_without_time(seconds, shares):
   with pytest.raises(ValueError, match='must be positive'):
     TimeBudget(seconds, shares)
 

@@ -1,4 +1,4 @@
-"""Training steps and their parts: what they are of, without compiling them."""
+"""Training steps and their parts: shapes, counts and losses."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_quick_values_have_the_layout_of_real_ones(name):
 
 
 def part_parameters(config, part):
-  """The shapes of one part's parameters."""
+  """Returns the shapes of one part's parameters."""
   encoded = jax.ShapeDtypeStruct((ROWS, INPUTS, config.emb_dim), config.dtype)
   decoded = jax.ShapeDtypeStruct((ROWS, TARGETS, config.emb_dim), config.dtype)
   arguments = {
@@ -132,7 +132,7 @@ def test_a_part_is_timed_forward_and_backward():
   assert result['run_seconds'] > 0 and result['compile_seconds'] > 0
 
 
-def test_filled_arrays_are_of_the_order_of_initial_values():
+def test_filled_arrays_have_the_scale_of_initial_values():
   shapes = {
     'scale': jax.ShapeDtypeStruct((8,), jnp.float32),
     'kernel': jax.ShapeDtypeStruct((400, 30), jnp.bfloat16),

@@ -1,11 +1,11 @@
-"""The end of a run that hangs."""
+"""The watchdog ends a run that hangs."""
 
 import json
 import subprocess
 import sys
 import time
 
-# The main thread sleeps in C, as in a compilation that does not come back.
+# The main thread sleeps in C, like a compilation that does not return.
 _HANGS = """
 import pathlib, sys, time
 from fnet_t5x.benchmarks.accelerator.results import Results
@@ -37,14 +37,14 @@ def run(path, how):
   return ran.stdout, json.loads(path.read_text())
 
 
-def test_a_run_that_hangs_ends_with_what_it_has(tmp_path):
+def test_a_run_that_hangs_ends_and_keeps_its_results(tmp_path):
   printed, content = run(tmp_path / 'results.json', 'hangs')
   assert printed.splitlines()[-1] == 'the time is up'
   assert content['ended'] == 'time'
   assert len(content['rows']) == 1
 
 
-def test_a_run_that_ends_by_itself_is_left_alone(tmp_path):
+def test_a_run_that_ends_in_time_is_not_affected(tmp_path):
   printed, content = run(tmp_path / 'results.json', 'ends')
   assert 'the time is up' not in printed
   assert content['ended'] == 'complete'
