@@ -4,9 +4,10 @@
 
 Trains a tiny hybrid by gin/experiments/quickstart.gin in a subprocess that
 saves and evaluates often, and reads its resident memory, without file pages,
-from outside. The first third of the run, in which the allocator reaches its
-size, is ignored. Since saves need memory for a while, growth is the slope of a
-line through the lowest readings in ten parts of the rest. Linux only.
+from outside. Since saves need memory for a while, the run is cut into parts,
+and the lowest reading of each counts. Growth is the slope of a line through
+those, with its standard error, without the first third of the run, in which the
+allocator reaches its size. Linux only.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,17 +41,26 @@ TINY = {
   'EVAL_STEPS': 1,
   'vocabularies.default_vocabulary.vocab_size': 160,
 }
-_WARM = 1 / 3
-_PARTS = 10
+_PARTS = 15
+_WARM_PARTS = 10
 _POLL_SECONDS = 0.1
-_POINTS = 11
 
 Reading = tuple[int, int]
 
 
-def measure(
-  steps: int, save_period: int, eval_period: int
-) -> tuple[list[Reading], float]:
+class Growth(NamedTuple):
+  """A trend of resident memory.
+
+  Attributes:
+    per_step: bytes.
+    standard_error: of `per_step`.
+  """
+
+  per_step: float
+  standard_error: float
+
+
+def measure(steps: int, save_period: int, eval_period: int) -> list[Reading]:
   """Trains, and reads the memory whenever a step is reported.
 
   Args:
@@ -59,7 +69,7 @@ def measure(
     eval_period: steps between evaluations.
 
   Returns:
-    (step, resident bytes) pairs, and the growth in bytes per save.
+    (step, resident bytes) pairs.
 
   Raises:
     RuntimeError: if the run fails; the message has its last lines.
@@ -97,30 +107,33 @@ def measure(
     if process.returncode:
       last = log.read_text(errors='replace').splitlines()[-5:]
       raise RuntimeError('\n'.join(['the run failed:', *last]))
-  return readings, growth(readings) * save_period
+  return readings
 
 
-def growth(readings: Sequence[Reading]) -> float:
-  """Returns the growth of memory in bytes per step, after the warm-up.
+def lowest(readings: Sequence[Reading]) -> list[Reading]:
+  """Returns the lowest reading in each of 15 parts of the run.
 
   Raises:
-    ValueError: if fewer than three readings are left.
+    ValueError: if there are fewer readings than parts.
   """
-  last = readings[-1][0] if readings else 0
-  warm = np.array([each for each in readings if each[0] >= last * _WARM])
-  if len(warm) < 3:
+  if len(readings) < _PARTS:
     raise ValueError('the run was too short for a trend; use more --steps')
-  parts = np.array_split(warm, min(_PARTS, len(warm)))
-  lowest = np.array([part[part[:, 1].argmin()] for part in parts])
-  return float(np.polyfit(lowest[:, 0], lowest[:, 1], 1)[0])
+  parts = np.array_split(np.array(readings), _PARTS)
+  return [tuple(part[part[:, 1].argmin()].tolist()) for part in parts]
 
 
-def points(readings: Sequence[Reading], count: int) -> list[Reading]:
-  """Returns the readings nearest to evenly spaced steps, with the last."""
-  wanted = np.linspace(readings[0][0], readings[-1][0], count)
-  steps = np.array([step for step, _ in readings])
-  nearest = {int(np.abs(steps - step).argmin()) for step in wanted}
-  return [readings[index] for index in sorted(nearest)]
+def growth(readings: Sequence[Reading]) -> Growth:
+  """Returns the trend of memory after the warm-up.
+
+  Raises:
+    ValueError: if there are too few readings.
+  """
+  steps, resident = np.array(lowest(readings)[-_WARM_PARTS:], np.float64).T
+  steps = steps - steps.mean()
+  slope = steps @ resident / (steps @ steps)
+  rest = resident - resident.mean() - slope * steps
+  variance = rest @ rest / (_WARM_PARTS - 2) / (steps @ steps)
+  return Growth(float(slope), float(np.sqrt(variance)))
 
 
 def _last_step(path: pathlib.Path) -> int:
@@ -167,10 +180,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def rows(readings: Sequence[Reading], save_period: int) -> list[dict[str, Any]]:
-  """Returns evenly spaced readings as records."""
+  """Returns the lowest readings as records."""
   return [
     {'step': step, 'saves': step // save_period, 'resident_bytes': resident}
-    for step, resident in points(readings, _POINTS)
+    for step, resident in lowest(readings)
   ]
 
 
@@ -184,17 +197,22 @@ def main(arguments: list[str] | None = None) -> None:
   options = parse(arguments)
   names = ('steps', 'save_period', 'eval_period')
   settings = {name: getattr(options, name) for name in names}
-  readings, per_save = measure(**settings)
+  readings = measure(**settings)
+  trend = growth(readings)
   found = rows(readings, options.save_period)
   report.print_table(
     f'a save every {options.save_period} steps, an evaluation every '
     f'{options.eval_period}',
-    ['step', 'saves', 'resident MiB'],
+    ['step', 'saves', 'lowest resident MiB'],
     [[_cells(row) for row in found]],
   )
-  print(f'growth after the warm-up: {per_save / 1024:.1f} KiB per save')
+  per_save, error = (each * options.save_period for each in trend)
+  print(
+    f'growth after the warm-up: {per_save / 1024:.1f} KiB per save, standard '
+    f'error {error / 1024:.1f}'
+  )
   if options.json:
-    settings['bytes_per_save'] = per_save
+    settings |= {'bytes_per_save': per_save, 'standard_error': error}
     report.write_json(options.json, 'resident_memory', settings, found)
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from fnet_t5x.benchmarks import resident_memory
@@ -23,7 +24,8 @@ def test_prints_the_table_and_writes_json(tmp_path, monkeypatch, capsys):
   )
   assert 'KiB per save' in capsys.readouterr().out
   content = json.loads(path.read_text())
-  assert isinstance(content['settings']['bytes_per_save'], float)
+  for name in ('bytes_per_save', 'standard_error'):
+    assert isinstance(content['settings'][name], float)
   rows = content['rows']
   assert rows[-1]['step'] > 12
   for row in rows:
@@ -34,25 +36,30 @@ def test_prints_the_table_and_writes_json(tmp_path, monkeypatch, capsys):
 def test_growth_is_measured_after_the_warm_up():
   warming = [(step, 1000 * step) for step in range(1, 100)]
   flat = [(step, 10**5 + 7 * step) for step in range(100, 301)]
-  assert resident_memory.growth(warming + flat) == pytest.approx(7)
-  assert resident_memory.growth(flat) == pytest.approx(7)
+  for readings in (warming + flat, flat):
+    trend = resident_memory.growth(readings)
+    assert trend.per_step == pytest.approx(7)
+    assert trend.standard_error == pytest.approx(0, abs=1e-3)
   # Temporary memory is not growth.
   busy = [(step, size + 10**6 * (step % 3 > 0)) for step, size in flat]
-  assert resident_memory.growth(busy) == pytest.approx(7, abs=0.5)
+  assert resident_memory.growth(busy).per_step == pytest.approx(7, abs=0.5)
   with pytest.raises(ValueError, match='--steps'):
-    resident_memory.growth(flat[:2])
+    resident_memory.growth(flat[:14])
   with pytest.raises(ValueError, match='--steps'):
     resident_memory.growth([])
 
 
-def test_points_are_evenly_spaced_and_include_the_last():
-  readings = [(step, -step) for step in (1, 2, 3, 50, 98, 99, 100)]
-  assert resident_memory.points(readings, 3) == [
-    (1, -1),
-    (50, -50),
-    (100, -100),
+def test_the_standard_error_is_that_of_many_runs():
+  random = np.random.default_rng(0)
+  steps = np.arange(15)
+  trends = [
+    resident_memory.growth(
+      list(zip(steps, random.normal(1e6, 1e3, 15).round(), strict=True))
+    )
+    for _ in range(500)
   ]
-  assert resident_memory.points(readings[:1], 3) == readings[:1]
+  slopes, errors = np.array(trends).T
+  assert np.sqrt(np.mean(errors**2)) == pytest.approx(slopes.std(), rel=0.1)
 
 
 def test_a_failed_run_is_reported(monkeypatch):
