@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fnet_t5x.fourier import data_parallel, methods
+from fnet_t5x.backend import current_backend
+from fnet_t5x.choices import check_choice
+from fnet_t5x.fourier import data_parallel
 from fnet_t5x.layers.masks import LengthMask
 
 AttentionImplementation = Literal['auto', 'xla', 'cudnn']
@@ -89,9 +91,7 @@ def choose_implementation(
   Raises:
     ValueError: 'cudnn' is asked for where it cannot be; the message says why.
   """
-  methods.check_choice(
-    'attention_implementation', asked, AttentionImplementation
-  )
+  check_choice('attention_implementation', asked, AttentionImplementation)
   if asked == 'xla':
     return 'xla'
   obstacle = _obstacle(query, key, mask, bias, dropout)
@@ -106,7 +106,7 @@ def _obstacle(query, key, mask, bias, dropout) -> str | None:
   """Why cuDNN cannot compute this, and what to change; None: it can."""
   capability = cuda_capability()
   if capability is None:
-    return f'needs a CUDA GPU, and this is a {methods.current_backend()}'
+    return f'needs a CUDA GPU, and this is a {current_backend()}'
   if capability < MIN_CAPABILITY:
     return (
       f'needs compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}, and '
@@ -143,7 +143,7 @@ def _obstacle(query, key, mask, bias, dropout) -> str | None:
 
 def cuda_capability() -> tuple[int, int] | None:
   """Compute capability of the GPU that programs are traced for, if it is."""
-  if not methods.current_backend() == jax.default_backend() == 'gpu':
+  if not current_backend() == jax.default_backend() == 'gpu':
     return None
   # Of another make it is a name, such as gfx90a.
   text = str(getattr(jax.local_devices()[0], 'compute_capability', ''))
