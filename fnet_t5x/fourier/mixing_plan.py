@@ -27,7 +27,7 @@ from fnet_t5x.fourier.plans import (
 )
 from fnet_t5x.fourier.scales import scale_factor, scaled
 
-# Features that ways are chosen for where nobody says how many there are.
+# Features that ways are chosen for where their number is not given.
 _FEW_FEATURES = 1
 
 
@@ -39,7 +39,7 @@ def padded_plan(
   embed: int | None = None,
   dtype: jnp.dtype = jnp.float32,
 ) -> FFTPlan | MatricesPlan:
-  """Returns the plan of FNet's own mixing: all `tokens` of a row, padding too.
+  """Returns the plan of FNet's own mixing: whole rows, padding included.
 
   It fits any batch. Arguments are those of `make_mixing_plan`.
   """
@@ -68,7 +68,7 @@ def make_mixing_plan(
   embed: int | None = None,
   dtype: jnp.dtype = jnp.float32,
 ) -> MixingPlan:
-  """Works out how to mix a batch: once a batch, before the layers.
+  """Chooses how to mix a batch, once, before the layers that share the plan.
 
   Args:
     segment_ids: 0 (or False) on padding. Without `positions` a row is one
@@ -85,7 +85,7 @@ def make_mixing_plan(
       `method`. Packed rows always use matrices.
     scale: 'ortho' divides by sqrt(segment length * embed), 'none' does not.
     embed: features of what will be mixed: where they take matrices, those are
-      made here too. None leaves them to each layer.
+      made here too. None leaves them to each layer, and chooses as for few.
     dtype: of all matrices. bfloat16 halves their memory where activations are
       bfloat16; sums are float32 either way.
 
@@ -121,30 +121,13 @@ def make_mixing_plan(
     matrices = _segment_matrices(segment_ids, positions, scale, dtype)
     return MatricesPlan(matrices, embed_dft, ways.all_features)
   row_tokens = row_lengths(segment_ids.astype(bool))
-  if ways.length == 'bluestein':
-    chirp, kernel = shard_map_batch(
-      functools.partial(make_chirp, length=tokens), row_tokens
-    )
-    kernel = scaled(kernel, row_tokens[:, None], scale)
-    plan = BluesteinPlan(row_tokens, chirp, kernel, embed_dft)
-  elif ways.length == 'folded':
-    matrices = make_folded_matrices(row_tokens, tokens)
-    matrices = scaled(matrices, row_tokens[:, None, None, None], scale)
-    matrices = _materialize(matrices, dtype)
-    plan = FoldedPlan(tokens, row_tokens, matrices, embed_dft)
-  else:
-    positions = jnp.arange(tokens, dtype=jnp.int32)[None, :]
-    segment_ids = (positions < row_tokens[:, None]).astype(jnp.int32)
-    positions = jnp.broadcast_to(positions, segment_ids.shape)
-    matrices = _segment_matrices(segment_ids, positions, scale, dtype)
-    plan = MatricesPlan(matrices, embed_dft, ways.all_features)
+  plan = _ragged_plan(ways, row_tokens, tokens, embed_dft, scale, dtype)
   if ways.full_rows is None:
     return plan
   if ways.full_rows.features != ways.features:
     embed_dft = _embed_dft(ways.full_rows.features, scale, embed, dtype)
-  return FullRowsPlan(
-    row_tokens == tokens, FFTPlan(tokens, scale, embed_dft), plan
-  )
+  fft = FFTPlan(tokens, scale, embed_dft)
+  return FullRowsPlan(row_tokens == tokens, fft, plan)
 
 
 def row_lengths(
@@ -166,6 +149,26 @@ def _check_packed(segment_ids, positions, length_method):
       "make_mixing_plan: length_method='fft' takes one segment a row; packed "
       "rows need 'matmul' or 'auto'"
     )
+
+
+def _ragged_plan(ways, row_tokens, tokens, embed_dft, scale, dtype):
+  """Returns the plan of rows that hold one segment each."""
+  if ways.length == 'bluestein':
+    chirp, kernel = shard_map_batch(
+      functools.partial(make_chirp, length=tokens), row_tokens
+    )
+    kernel = scaled(kernel, row_tokens[:, None], scale)
+    return BluesteinPlan(row_tokens, chirp, kernel, embed_dft)
+  if ways.length == 'folded':
+    matrices = make_folded_matrices(row_tokens, tokens)
+    matrices = scaled(matrices, row_tokens[:, None, None, None], scale)
+    matrices = _materialize(matrices, dtype)
+    return FoldedPlan(tokens, row_tokens, matrices, embed_dft)
+  positions = jnp.arange(tokens, dtype=jnp.int32)[None, :]
+  segment_ids = (positions < row_tokens[:, None]).astype(jnp.int32)
+  positions = jnp.broadcast_to(positions, segment_ids.shape)
+  matrices = _segment_matrices(segment_ids, positions, scale, dtype)
+  return MatricesPlan(matrices, embed_dft, ways.all_features)
 
 
 def _embed_dft(method, scale, embed, dtype):
