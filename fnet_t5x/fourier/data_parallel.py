@@ -34,7 +34,7 @@ def context_mesh():
   return None if mesh.empty else mesh
 
 
-def map_rows(function: Callable, *operands):
+def shard_map_batch(function: Callable, *operands):
   """Returns function(*operands), each device working on its own rows.
 
   Args:
@@ -63,7 +63,7 @@ def map_rows(function: Callable, *operands):
   )(*operands)
 
 
-def splits(axis: str | None, *sizes: int) -> bool:
+def is_sharded(axis: str | None, *sizes: int) -> bool:
   """Whether the mesh in force has devices along `axis` that divide `sizes`."""
   mesh = context_mesh() if axis else None
   if mesh is None or axis not in mesh.axis_names or mesh.shape[axis] == 1:
@@ -79,8 +79,8 @@ def map_shards(
   Args:
     function: from pieces of rows to others; may exchange along `axis`.
     x: [batch, ...].
-    shared: a pytree, as `map_rows` takes it. A device gets the whole of its
-      rows.
+    shared: a pytree, as `shard_map_batch` takes it. A device gets the whole of
+      its rows.
     axis: the mesh axis that rows are spread over.
     dimension: the dimension of x, and of the result, that is.
   """

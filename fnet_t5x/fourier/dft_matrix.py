@@ -88,27 +88,3 @@ def segment_dft_matrices(
   cosine = jnp.where(same, jnp.cos(angles), 0).astype(dtype)
   sine = jnp.where(same, jnp.sin(angles), 0).astype(dtype)
   return cosine, sine
-
-
-def matmul(
-  subscripts: str, matrix: Array, x: Array, dtype: jnp.dtype | None = None
-) -> Array:
-  """Multiplies in the matrix's type, adds in at least float32.
-
-  Args:
-    subscripts: of the einsum.
-    matrix: its first operand.
-    x: its second one.
-    dtype: of the result; None for that of the sums. A conversion afterwards
-      may be a pass of its own through twice the memory.
-  """
-  total = jnp.promote_types(matrix.dtype, jnp.float32)
-  # TPUs and GPUs would otherwise round float32 operands to bfloat16 or TF32.
-  precision = 'highest' if matrix.dtype == total else 'default'
-  return jnp.einsum(
-    subscripts,
-    matrix,
-    x.astype(matrix.dtype),
-    precision=precision,
-    preferred_element_type=total if dtype is None else dtype,
-  )

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fnet_t5x.fourier import half_spectrum
-from fnet_t5x.fourier.dft_matrix import matmul, reduced_angles
+from fnet_t5x.fourier.dft_matrix import reduced_angles
+from fnet_t5x.fourier.precision import matmul
 
 Columns = Float[Array, 'batch length columns']
 
@@ -60,8 +61,8 @@ def folded_real(
   tokens, half = a.shape[1], matrices.shape[-1]
   real = jnp.arange(tokens)[None, :] < lengths[:, None]
   a, b = (jnp.where(real[:, :, None], x, 0) for x in (a, b))
-  sums = (a + half_spectrum.turn_rows(a, lengths))[:, :half]
-  differences = (b - half_spectrum.turn_rows(b, lengths))[:, :half]
+  sums = (a + half_spectrum.reverse_modulo(a, lengths))[:, :half]
+  differences = (b - half_spectrum.reverse_modulo(b, lengths))[:, :half]
   even = matmul('bnm,bmk->bnk', matrices[:, 0], sums)
   odd = matmul('bnm,bmk->bnk', matrices[:, 1], differences)
   return (
@@ -77,4 +78,4 @@ def _unfold(first, mirrored, tokens, lengths):
   mirrored = jnp.where(between[:, :, None], mirrored, 0)
   edges = ((0, 0), (0, tokens - first.shape[1]), (0, 0))
   first, mirrored = jnp.pad(first, edges), jnp.pad(mirrored, edges)
-  return first + half_spectrum.turn_rows(mirrored, lengths)
+  return first + half_spectrum.reverse_modulo(mirrored, lengths)

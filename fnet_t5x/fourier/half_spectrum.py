@@ -45,11 +45,11 @@ def mirror_rows(
 
   `half` is zero on padding, and so is the result.
   """
-  tail = jax.lax.rev(turn_rows(_copied(half, embed), lengths), (2,))
+  tail = jax.lax.rev(reverse_modulo(_copied(half, embed), lengths), (2,))
   return _join(half, tail, embed)
 
 
-def turn_rows(
+def reverse_modulo(
   x: Float[Array, 'batch length columns'], lengths: Int[Array, ' batch']
 ) -> Float[Array, 'batch length columns']:
   """Returns token -n, modulo lengths[b], in the place of token n of row b.

@@ -1,26 +1,24 @@
-"""Which way to compute a transform: the one place that knows backends."""
+"""The choice between ways to compute a transform, by backend and length."""
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal, NamedTuple
 
-import jax
+from fnet_t5x.backend import current_backend
+from fnet_t5x.choices import check_choice
 
 Method = Literal['auto', 'fft', 'matmul']
 Scale = Literal['ortho', 'none']
 Lengths = Literal['exact', 'padded']
 
-# What is transformed: 'whole' rows of tokens, all alike, or features; 'rows' of
-# tokens, each over its own length, where the FFT is Bluestein's; the 'features'
-# of rows whose tokens take matrices.
-Kind = Literal['whole', 'rows', 'features']
+# What is transformed: 'whole' rows of tokens, all alike, or features; 'ragged'
+# rows of tokens, each over its own length, where the FFT is Bluestein's; the
+# 'features' of rows whose tokens take matrices.
+Kind = Literal['whole', 'ragged', 'features']
 
 # Up to how many points a matrix is the faster way, by kind and backend; 0 where
 # it is not given.
 _MATMUL_MAX = {
   'whole': {'tpu': 4096},
-  'rows': {'cpu': 1024, 'gpu': 4096, 'tpu': 4096},
+  'ragged': {'cpu': 1024, 'gpu': 4096, 'tpu': 4096},
   'features': {'gpu': 4096, 'tpu': 4096},
 }
 
@@ -31,44 +29,77 @@ _MATMUL_MAX = {
 _ALL_FEATURES = ('gpu', 'tpu')
 
 
-_TARGET = contextvars.ContextVar('target_backend', default=None)
+class Ways(NamedTuple):
+  """How a batch is mixed: the outcome of every choice.
+
+  Attributes:
+    length: the transform over tokens, one class of `plans.py` each.
+    features: the transform over features.
+    all_features: whether matrices yield all features, rather than half of them,
+      from which the rest are copied.
+    full_rows: the ways to take instead where all rows of the batch are full;
+      None where the same ones serve.
+  """
+
+  length: Literal['fft', 'matrices', 'folded', 'bluestein']
+  features: Literal['fft', 'matmul']
+  all_features: bool = False
+  full_rows: 'Ways | None' = None
 
 
-@contextlib.contextmanager
-def target_backend(backend: str) -> Iterator[None]:
-  """Traces the block's programs for a backend that is not the one in use.
+def choose_ways(
+  tokens: int,
+  embed: int,
+  *,
+  lengths: Lengths = 'exact',
+  packed: bool = False,
+  method: Method = 'auto',
+  length_method: Method | None = None,
+  backend: str | None = None,
+) -> Ways:
+  """Chooses how to mix rows of `tokens` tokens with `embed` features.
 
   Args:
-    backend: JAX's name of the platform that will run them.
+    tokens: tokens per row, padding included.
+    embed: features per token.
+    lengths: as of `make_mixing_plan`; so are `method` and `length_method`.
+    packed: whether a row holds several segments.
+    method: for both transforms.
+    length_method: for the one over each row's own tokens.
+    backend: JAX's name of the platform; by default `current_backend()`.
   """
-  token = _TARGET.set(backend)
-  try:
-    yield
-  finally:
-    _TARGET.reset(token)
+
+  def choose(points, kind='whole', method=method):
+    return choose_method(method, points, kind, backend=backend)
+
+  def by_matrices(features):
+    all_features = features == 'matmul' and all_features_pay(backend)
+    return Ways('matrices', features, all_features)
+
+  whole, beside_matrices = choose(embed), choose(embed, 'features')
+  fft = Ways('fft', whole) if choose(tokens) == 'fft' else None
+  if lengths == 'padded':
+    return fft or by_matrices(whole)
+  if packed:
+    return by_matrices(beside_matrices)
+  if choose(tokens, 'ragged', length_method or method) == 'fft':
+    ways = Ways('bluestein', whole)
+  elif beside_matrices == 'fft':
+    ways = Ways('folded', 'fft')
+  else:
+    ways = by_matrices(beside_matrices)
+  # A batch of full rows, the common case in pretraining, then costs what the
+  # plain transform does.
+  return ways._replace(full_rows=fft)
 
 
-def current_backend() -> str:
-  """Returns the platform that programs are traced for."""
-  return _TARGET.get() or jax.default_backend()
+def all_features_pay(backend: str | None = None) -> bool:
+  """Whether matrices are better taken over all features than over half.
 
-
-def all_features_pay() -> bool:
-  """Whether matrices are better taken over all features than over half."""
-  return _known(current_backend()) in _ALL_FEATURES
-
-
-def _known(backend):
-  return backend if backend in ('cpu', 'tpu') else 'gpu'
-
-
-def check_choice(name: str, value: str, choices) -> None:
-  """Raises ValueError unless `value` is one of the Literal's choices."""
-  if value not in get_args(choices):
-    raise ValueError(
-      f'{name}={value!r} is not known; choose one of '
-      f'{", ".join(get_args(choices))}'
-    )
+  Args:
+    backend: JAX's name of the platform; by default `current_backend()`.
+  """
+  return _known(backend or current_backend()) in _ALL_FEATURES
 
 
 def choose_method(
@@ -99,3 +130,7 @@ def choose_method(
     return method
   backend = _known(backend or current_backend())
   return 'matmul' if points <= _MATMUL_MAX[kind].get(backend, 0) else 'fft'
+
+
+def _known(backend):
+  return backend if backend in ('cpu', 'tpu') else 'gpu'

@@ -12,37 +12,19 @@ forward pass applied to the cotangent.
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fnet_t5x.fourier import half_spectrum
-from fnet_t5x.fourier.bluestein import bluestein_real
-from fnet_t5x.fourier.data_parallel import map_rows, map_shards, splits
-from fnet_t5x.fourier.dft_matrix import matmul
-from fnet_t5x.fourier.folded import folded_real
-from fnet_t5x.fourier.methods import (
-  Method,
-  Scale,
-  all_features_pay,
-  choose_method,
+from fnet_t5x.fourier.data_parallel import (
+  is_sharded,
+  map_shards,
+  shard_map_batch,
 )
-from fnet_t5x.fourier.plan import (
-  MixingPlan,
-  make_mixing_plan,
-  padded_plan,
-  scale_factor,
-)
+from fnet_t5x.fourier.methods import Method, Scale
+from fnet_t5x.fourier.mixing_plan import make_mixing_plan, padded_plan
+from fnet_t5x.fourier.plans import MixingPlan
 from fnet_t5x.fourier.sharded_mixing import (
   mix_embed_sharded,
   mix_length_sharded,
-)
-from fnet_t5x.fourier.transforms import (
-  by_plan,
-  embed_matrices,
-  length_matrices,
-  sums_over_length,
-  transform_embed,
-  widen,
 )
 
 __all__ = ['MixingPlan', 'fourier_mix', 'make_mixing_plan', 'mix']
@@ -130,66 +112,8 @@ def _check(x, plan):
 
 def _mix_shards(x, plan, length_axis, embed_axis):
   tokens, embed = x.shape[1:]
-  if splits(length_axis, tokens):
+  if is_sharded(length_axis, tokens):
     return map_shards(mix_length_sharded, x, plan, length_axis, dimension=1)
-  if splits(embed_axis, tokens, embed):
+  if is_sharded(embed_axis, tokens, embed):
     return map_shards(mix_embed_sharded, x, plan, embed_axis, dimension=2)
-  return map_rows(_mix_rows, x, plan)
-
-
-def _mix_rows(x, plan):
-  """The map itself, on the rows of one device."""
-  return by_plan(
-    plan,
-    x,
-    fft=_mix_fft,
-    matrices=_mix_matrices,
-    folded=_mix_folded,
-    bluestein=_mix_bluestein,
-  )
-
-
-def _mix_fft(x, plan):
-  """Takes the FFT over the whole length."""
-  tokens, embed = x.shape[-2:]
-  factor = scale_factor(tokens, plan.scale)
-  if choose_method(plan.method, embed) == 'fft':
-    half = jnp.fft.rfftn(widen(x), axes=(-2, -1)).real
-    factor *= scale_factor(embed, plan.scale)
-  else:
-    a, b = transform_embed(x, plan)
-    half = jnp.fft.fft(jax.lax.complex(a, -b), axis=-2).real
-  return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
-
-
-def _mix_matrices(x, plan):
-  """Takes matrices over length."""
-  embed = x.shape[-1]
-  kind = 'whole' if plan.matrices is None else 'features'
-  if choose_method(plan.method, embed, kind) == 'fft' or not all_features_pay():
-    a, b = transform_embed(x, plan, x.dtype)
-    even, odd = sums_over_length(a, b, plan)
-    return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
-  # Two products with both cosines and sines in each, and nothing transposed or
-  # joined between them. What they give is in x's type: no pass in float32.
-  matrices, rows = length_matrices(plan)
-  pair = matmul(f'{rows}cnm,bmk->bcnk', matrices, x, x.dtype)
-  # XLA would compute the first product inside of the second, again and again.
-  pair = jax.lax.optimization_barrier(pair)
-  over_embed = embed_matrices(plan, embed, x.dtype)
-  return matmul('ckd,bcnk->bnd', over_embed, pair, x.dtype)
-
-
-def _mix_folded(x, plan):
-  """Takes matrices over half of each row's own length."""
-  embed = x.shape[-1]
-  a, b = transform_embed(x, plan)
-  y, opposite = folded_real(a, b, plan.folded, plan.lengths)
-  return half_spectrum.join(y, opposite, embed).astype(x.dtype)
-
-
-def _mix_bluestein(x, plan):
-  embed = x.shape[-1]
-  a, b = transform_embed(x, plan)
-  half = bluestein_real(jax.lax.complex(a, -b), plan.chirp, plan.kernel)
-  return half_spectrum.mirror_rows(half.astype(x.dtype), embed, plan.lengths)
+  return shard_map_batch(lambda x, plan: plan.mix(x), x, plan)

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fnet_t5x.fourier import half_spectrum, transforms
-from fnet_t5x.fourier.plan import MixingPlan
+from fnet_t5x.fourier import half_spectrum
+from fnet_t5x.fourier.plans import MixingPlan
 
 
 def mix_length_sharded(
@@ -31,13 +31,13 @@ def mix_length_sharded(
   To be called inside `shard_map`; `plan` is that of the whole rows.
   """
   embed = x.shape[-1]
-  pair = jnp.stack(transforms.transform_embed(x, plan))
+  pair = jnp.stack(plan.embed_dft.half(x))
   half, devices = pair.shape[-1], jax.lax.axis_size(axis)
   padding = (0, 0), (0, 0), (0, 0), (0, -half % devices)
-  pair = _exchange(jnp.pad(pair, padding), axis, give=3, take=2)
-  pair = jnp.stack(transforms.real_over_length(pair[0], pair[1], plan))
+  pair = _exchange(jnp.pad(pair, padding), axis, split_axis=3, concat_axis=2)
+  pair = jnp.stack(plan.length_dft(pair[0], pair[1]))
   pair = pair.astype(x.dtype)
-  pair = _exchange(pair, axis, give=2, take=3)[..., :half]
+  pair = _exchange(pair, axis, split_axis=2, concat_axis=3)[..., :half]
   return half_spectrum.join(pair[0], pair[1], embed)
 
 
@@ -50,13 +50,15 @@ def mix_embed_sharded(
   """
   zero = jnp.zeros_like(x)
   # The imaginary part of F x is the real part of F (-i x).
-  real, _ = transforms.real_over_length(x, zero, plan)
-  imaginary, _ = transforms.real_over_length(zero, x, plan)
-  pair = _exchange(jnp.stack([real, imaginary]), axis, give=2, take=3)
-  y = transforms.real_over_embed(pair[0], pair[1], plan).astype(x.dtype)
-  return _exchange(y, axis, give=2, take=1)
+  real, _ = plan.length_dft(x, zero)
+  imaginary, _ = plan.length_dft(zero, x)
+  pair = _exchange(
+    jnp.stack([real, imaginary]), axis, split_axis=2, concat_axis=3
+  )
+  y = plan.embed_dft.real(pair[0], pair[1]).astype(x.dtype)
+  return _exchange(y, axis, split_axis=2, concat_axis=1)
 
 
-def _exchange(x, axis, give, take):
-  """Splits x along `give`, joins what others send along `take`."""
-  return jax.lax.all_to_all(x, axis, give, take, tiled=True)
+def _exchange(x, axis, split_axis, concat_axis):
+  """Splits x along one axis, joins what others send along another."""
+  return jax.lax.all_to_all(x, axis, split_axis, concat_axis, tiled=True)

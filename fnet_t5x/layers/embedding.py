@@ -85,7 +85,7 @@ def _is_vocab_split() -> bool:
   """Whether the current rules and mesh shard tables by vocabulary."""
   axes = logical_to_mesh_axes(TABLE_AXES)[0]
   axes = (axes,) if axes is None or isinstance(axes, str) else axes
-  return any(data_parallel.splits(axis) for axis in axes)
+  return any(data_parallel.is_sharded(axis) for axis in axes)
 
 
 class LearnedPositions(nn.Module):

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fnet_t5x.fourier import data_parallel, methods
+from fnet_t5x.backend import current_backend
+from fnet_t5x.choices import check_choice
+from fnet_t5x.fourier import data_parallel
 from fnet_t5x.layers.masks import LengthMask
 
 AttentionImplementation = Literal['auto', 'xla', 'cudnn']
@@ -90,9 +92,7 @@ def choose_implementation(
     ValueError: if 'cudnn' is requested where it cannot run; the message says
       why.
   """
-  methods.check_choice(
-    'attention_implementation', asked, AttentionImplementation
-  )
+  check_choice('attention_implementation', asked, AttentionImplementation)
   if asked == 'xla':
     return 'xla'
   obstacle = _obstacle(query, key, mask, bias, dropout)
@@ -107,7 +107,7 @@ def _obstacle(query, key, mask, bias, dropout) -> str | None:
   """Says why cuDNN cannot compute this and what to change, or None."""
   capability = cuda_capability()
   if capability is None:
-    return f'needs a CUDA GPU; the backend is {methods.current_backend()}'
+    return f'needs a CUDA GPU; the backend is {current_backend()}'
   if capability < MIN_CAPABILITY:
     return (
       f'needs compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}; this '
@@ -146,7 +146,7 @@ def _obstacle(query, key, mask, bias, dropout) -> str | None:
 
 def cuda_capability() -> tuple[int, int] | None:
   """Returns the compute capability of the traced CUDA GPU, or None."""
-  if not methods.current_backend() == jax.default_backend() == 'gpu':
+  if not current_backend() == jax.default_backend() == 'gpu':
     return None
   # On GPUs of other vendors it is a name, such as gfx90a.
   text = str(getattr(jax.local_devices()[0], 'compute_capability', ''))

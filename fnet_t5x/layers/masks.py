@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
-from fnet_t5x.fourier.plan import row_lengths
+from fnet_t5x.fourier.mixing_plan import row_lengths
 
 
 @struct.dataclass

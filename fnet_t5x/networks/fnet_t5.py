@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from fnet_t5x.choices import check_choice
 from fnet_t5x.fourier import methods
 from fnet_t5x.fourier.mixing import MixingPlan, make_mixing_plan
 from fnet_t5x.layers.embedding import LearnedPositions, sinusoidal_positions
@@ -58,8 +59,8 @@ def mixing_layout(
   Raises:
     ValueError: for an unknown name, or more attention layers than layers.
   """
-  methods.check_choice('mixing', mixing, Mixing)
-  methods.check_choice('layout', layout, Layout)
+  check_choice('mixing', mixing, Mixing)
+  check_choice('layout', layout, Layout)
   layers, attending = num_encoder_layers, num_attention_layers
   if not 0 <= attending <= layers:
     raise ValueError(
@@ -113,9 +114,9 @@ class FNetT5Config(t5.T5Config):
       ('fourier_lengths', methods.Lengths),
       ('fourier_method', methods.Method),
     ):
-      methods.check_choice(name, getattr(self, name), choices)
+      check_choice(name, getattr(self, name), choices)
     for mixing in self.layer_mixing:
-      methods.check_choice('encoder_mixing', mixing, Mixing)
+      check_choice('encoder_mixing', mixing, Mixing)
     if len(self.layer_mixing) != self.num_encoder_layers:
       raise ValueError(
         f'encoder_mixing names {len(self.layer_mixing)} layers, '

@@ -8,7 +8,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
 from fnet_t5x import number_ranges
-from fnet_t5x.fourier import methods
+from fnet_t5x.choices import check_choice
 from fnet_t5x.layers import fused_attention, masks
 from fnet_t5x.layers.attention import MultiHeadDotProductAttention
 from fnet_t5x.layers.feed_forward import MlpBlock
@@ -74,8 +74,8 @@ class T5Config:
 
   def __post_init__(self):
     number_ranges.check('DROPOUT_RATE', self.dropout_rate, 0, below=1)
-    methods.check_choice('remat_policy', self.remat_policy, RematPolicy)
-    methods.check_choice(
+    check_choice('remat_policy', self.remat_policy, RematPolicy)
+    check_choice(
       'attention_implementation',
       self.attention_implementation,
       fused_attention.AttentionImplementation,

@@ -12,7 +12,8 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
     output layer         2 m D V
     linear mixing        2 n^2 D + 2 n D^2
     Fourier mixing (Lee-Thorp et al. 2021, arXiv 2105.03824), with f = D
-    features after matrices over both axes, else f = D / 2 + 1, half of them:
+    features after matrices over both axes (not on a CPU), else f = D / 2 + 1,
+    half of them:
       over features      4 n D f by matrices,  5/2 n D log2 D by the FFT
       over tokens        4 n^2 f by matrices,  5 f n log2 n   by the FFT,
                          n^2 f by folded ones (rows that are not packed)
@@ -158,23 +159,21 @@ def layer_mixing(config: Any) -> tuple[str, ...]:
 
 def _fourier(config, inputs, packed, backend):
   embed = config.emb_dim
-  method = getattr(config, 'fourier_method', 'auto')
-  exact = getattr(config, 'fourier_lengths', 'exact') == 'exact'
-
-  def by_matrices(points, kind='whole'):
-    chosen = methods.choose_method(method, points, kind, backend=backend)
-    return chosen == 'matmul'
-
-  rows = exact and (packed or by_matrices(inputs, 'rows'))
-  tokens = rows or (not exact and by_matrices(inputs))
-  features = by_matrices(embed, 'features' if rows else 'whole')
-  kept = embed if features and tokens else embed // 2 + 1
-  over_features = 2.5 * inputs * embed * math.log2(embed)
-  if features:
+  ways = methods.choose_ways(
+    inputs,
+    embed,
+    lengths=getattr(config, 'fourier_lengths', 'exact'),
+    packed=packed,
+    method=getattr(config, 'fourier_method', 'auto'),
+    backend=backend,
+  )
+  kept = embed if ways.all_features else embed // 2 + 1
+  if ways.features == 'matmul':
     over_features = 4.0 * inputs * embed * kept
-  over_tokens = 5.0 * kept * inputs * math.log2(max(inputs, 2))
-  if tokens:
-    over_tokens = 4.0 * inputs**2 * kept
-  if rows and not packed and not features:
-    over_tokens /= 4  # Folded: half of the tokens, from half of them.
+  else:
+    over_features = 2.5 * inputs * embed * math.log2(embed)
+  over_tokens = {
+    'matrices': 4.0 * inputs**2 * kept,
+    'folded': 1.0 * inputs**2 * kept,
+  }.get(ways.length, 5.0 * kept * inputs * math.log2(max(inputs, 2)))
   return over_features + over_tokens

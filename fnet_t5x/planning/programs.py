@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from fnet_t5x.fourier import methods
+from fnet_t5x.backend import target_backend
 from fnet_t5x.planning import collectives, hlo
 from fnet_t5x.planning.gin_run import Run
 from fnet_t5x.planning.topology import Topology
@@ -190,7 +190,7 @@ def train_step(run: Run, backend: str) -> Program:
     run: placed on its devices.
     backend: JAX's name of the platform that it is for.
   """
-  with methods.target_backend(backend):
+  with target_backend(backend):
     initializer = run.initializer()
     step = run.trainer_cls(
       model=run.model,
@@ -258,7 +258,7 @@ def prefill_and_step(
     )
     return jnp.argmax(logits, axis=-1), cache
 
-  with methods.target_backend(backend):
+  with target_backend(backend):
     state = jax.eval_shape(
       lambda: train_state.InferenceState.create(
         model.get_initial_variables(

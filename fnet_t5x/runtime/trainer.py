@@ -11,7 +11,7 @@ import optax
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from fnet_t5x.fourier import methods
+from fnet_t5x.backend import current_backend
 from fnet_t5x.planning import flops
 from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import models, partitioning
@@ -106,7 +106,7 @@ class Trainer:
     # Not the compiler's count, which takes the body of a loop once: a loop over
     # layers, microbatches, or both.
     self.flops_per_step = flops.batch_flops(
-      self._config, batch, methods.current_backend()
+      self._config, batch, current_backend()
     )
     return self._train_step
 

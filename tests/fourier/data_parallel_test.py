@@ -91,7 +91,7 @@ def test_meshes_agree_and_keep_rows_local(shape, mode):
 
 def test_without_the_mesh_context_xla_gathers():
   # Why rows are mapped by hand. Should this fail, XLA has learnt to split
-  # FFTs, and `map_rows` can go.
+  # FFTs, and `shard_map_batch` can go.
   x, ct = normal(BATCH, LENGTH, EMBED), normal(BATCH, LENGTH, EMBED, seed=1)
   step = compile_sharded(make_mesh((8, 1)), 'padded', x, ct)
   assert 'all-gather' in step.as_text()

@@ -11,13 +11,13 @@ from fnet_t5x.fourier.methods import choose_method
 # axes.
 CHOICES = {
   ('cpu', 'whole'): {64: 'fft', 512: 'fft', 4096: 'fft'},
-  ('cpu', 'rows'): {128: 'matmul', 1024: 'matmul', 2048: 'fft'},
+  ('cpu', 'ragged'): {128: 'matmul', 1024: 'matmul', 2048: 'fft'},
   ('cpu', 'features'): {512: 'fft', 768: 'fft', 4096: 'fft'},
   ('gpu', 'whole'): {512: 'fft', 2048: 'fft', 8192: 'fft'},
-  ('gpu', 'rows'): {512: 'matmul', 4096: 'matmul', 8192: 'fft'},
+  ('gpu', 'ragged'): {512: 'matmul', 4096: 'matmul', 8192: 'fft'},
   ('gpu', 'features'): {512: 'matmul', 768: 'matmul', 4096: 'matmul'},
   ('tpu', 'whole'): {512: 'matmul', 4096: 'matmul', 8192: 'fft'},
-  ('tpu', 'rows'): {512: 'matmul', 4096: 'matmul', 8192: 'fft'},
+  ('tpu', 'ragged'): {512: 'matmul', 4096: 'matmul', 8192: 'fft'},
   ('tpu', 'features'): {512: 'matmul', 768: 'matmul', 4096: 'matmul'},
 }
 

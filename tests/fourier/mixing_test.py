@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnet_t5x.fourier import methods, reference
+from fnet_t5x.backend import target_backend
+from fnet_t5x.fourier import reference
 from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
 
 # Odd, even, prime, a power of two, and one: for both axes.
@@ -28,7 +29,7 @@ def method(request):
   if request.param in ('fft', 'matmul'):
     yield request.param
     return
-  with methods.target_backend('tpu'):
+  with target_backend('tpu'):
     yield 'matmul'
 
 
@@ -217,7 +218,7 @@ def test_products_of_matrices_are_in_the_type_of_activations(mode):
     )
     return mix(x, plan)
 
-  with methods.target_backend('tpu'):
+  with target_backend('tpu'):
     jaxpr = jax.make_jaxpr(lambda x: jax.vjp(function, x)[1](x))(x)
   products = [
     variable.aval.dtype.name

@@ -7,7 +7,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AxisType
 
-from fnet_t5x.fourier import methods
+from fnet_t5x.backend import target_backend
 from fnet_t5x.layers import fused_attention, masks
 from fnet_t5x.layers.attention import (
   MASKED_LOGIT,
@@ -162,7 +162,7 @@ def test_other_backends_and_older_gpus_use_xla(monkeypatch):
   with pytest.raises(ValueError, match=r'needs a CUDA GPU.*cpu'):
     choose('cudnn', **FITTING)
   # Ahead-of-time compilation for a GPU on a machine without one.
-  with methods.target_backend('gpu'):
+  with target_backend('gpu'):
     assert choose('auto', **FITTING) == 'xla'
   monkeypatch.setattr(fused_attention, 'cuda_capability', lambda: (7, 5))
   assert choose('auto', **FITTING) == 'xla'

@@ -6,6 +6,7 @@ any way must move, at the copy rate of section 1.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +22,6 @@ from fnet_t5x.benchmarks.accelerator.programs import (
   repeated,
   time_calls,
 )
-from fnet_t5x.fourier import methods
 from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
 from fnet_t5x.layers.attention import MultiHeadDotProductAttention
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, int, int]
 FNET = "FNet's way"
+ALL_FEATURES = 'exact, ragged, matrices, all features'
 DIRECTIONS = ('forward', 'forward+backward')
 
 
@@ -69,7 +70,7 @@ def run(bench: Bench) -> None:
       for name, case in cases.items():
         _measure(bench, shape, direction, name, case)
     ways = plan_ways(shape, bench.setting)
-    for name in ('exact, ragged, Bluestein', 'exact, ragged, matrices'):
+    for name in ('exact, ragged, Bluestein', ALL_FEATURES):
       _measure_plan(bench, shape, name, ways[name])
 
 
@@ -104,8 +105,17 @@ def plan_ways(shape: Shape, setting: Setting) -> dict[str, Callable[..., Any]]:
     'exact, ragged, matrices over tokens': functools.partial(
       plan_of, method='fft', length_method='matmul'
     ),
-    'exact, ragged, matrices': functools.partial(plan_of, method='matmul'),
+    ALL_FEATURES: functools.partial(_matrices_plan, plan_of, True),
+    'exact, ragged, matrices, half of the features': functools.partial(
+      _matrices_plan, plan_of, False
+    ),
   }
+
+
+def _matrices_plan(plan_of, all_features, mask):
+  """Matrices over both axes; of what they yield, backends choose otherwise."""
+  plan = plan_of(mask, method='matmul')
+  return dataclasses.replace(plan, all_features=all_features)
 
 
 def make_cases(shape: Shape, setting: Setting) -> dict[str, Case]:
@@ -138,26 +148,9 @@ def make_cases(shape: Shape, setting: Setting) -> dict[str, Case]:
     ),
   }
   for name, way in ways.items():
-    if name == 'exact, ragged, matrices':
-      continue
     needs = 0.0 if name.endswith('Bluestein') else 3 * matrices
     cases[name] = Case(planned(way, ragged), needs_bytes=needs)
-  # Which of the two 'matrices' is, backends choose.
-  way = jax.jit(ways['exact, ragged, matrices'])
-  for name, backend in (('all', 'gpu'), ('half of the', 'cpu')):
-    cases[f'exact, ragged, matrices, {name} features'] = Case(
-      lambda backend=backend: (_mix_as_on(backend), (way(ragged()),)),
-      needs_bytes=3 * matrices,
-    )
   return cases | attention_cases(shape, setting)
-
-
-def _mix_as_on(backend):
-  def mix_as_there(x, plan):
-    with methods.target_backend(backend):
-      return mix(x, plan)
-
-  return mix_as_there
 
 
 def attention_cases(shape: Shape, setting: Setting) -> dict[str, Case]:

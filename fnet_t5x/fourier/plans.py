@@ -1,0 +1,280 @@
+"""Plans: each way to mix a batch, with the arrays that its layers share.
+
+A plan is a pytree, made by `make_mixing_plan`, that has
+
+- `mix(x)`: Re(F_length x F_embed) of activations, in their type;
+- `length_dft(a, b)`: Re(F_length (a - i b)) and Re(F_length (a + i b)) of each
+  column. Of columns k of `embed_dft.half` these are the mixed features k and
+  embed - k;
+- `embed_dft`: the transform over features;
+- `tokens`, which a row holds, padding included; `batch`, the rows it was made
+  for, None if it fits any number;
+- `specs(rows)`: how its arrays are laid out where the batch is as `rows` says.
+
+Scale 'ortho' is in the arrays: 1 / sqrt(length) or 1 / sqrt(embed).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Complex, Float, Int
+
+from fnet_t5x.fourier import half_spectrum
+from fnet_t5x.fourier.bluestein import bluestein_real
+from fnet_t5x.fourier.embed_dft import EmbedDFT
+from fnet_t5x.fourier.folded import folded_real
+from fnet_t5x.fourier.methods import Scale
+from fnet_t5x.fourier.precision import matmul, widen
+from fnet_t5x.fourier.scales import scale_factor
+
+Columns = Float[Array, 'batch length columns']
+Activations = Float[Array, 'batch length embed']
+
+_STATIC = {'static': True}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FFTPlan:
+  """FFTs over whole rows.
+
+  Attributes:
+    tokens: tokens per row.
+    scale: 'ortho' or 'none'.
+    embed_dft: the transform over features.
+  """
+
+  tokens: int = dataclasses.field(metadata=_STATIC)
+  scale: Scale = dataclasses.field(metadata=_STATIC)
+  embed_dft: EmbedDFT
+
+  @property
+  def batch(self) -> None:
+    """It fits any number of rows."""
+    return None
+
+  def specs(self, rows: PartitionSpec) -> 'FFTPlan':
+    """All rows share what it holds."""
+    del rows
+    return dataclasses.replace(self, embed_dft=PartitionSpec())
+
+  def mix(self, x: Activations) -> Activations:
+    """Mixes rows; see the module."""
+    embed = x.shape[-1]
+    factor = scale_factor(self.tokens, self.scale)
+    if self.embed_dft.method == 'fft':
+      half = jnp.fft.rfftn(widen(x), axes=(-2, -1)).real
+      factor *= scale_factor(embed, self.scale)
+    else:
+      a, b = self.embed_dft.half(x)
+      half = jnp.fft.fft(jax.lax.complex(a, -b), axis=-2).real
+    return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
+
+  def length_dft(self, a: Columns, b: Columns) -> tuple[Columns, Columns]:
+    """Transforms columns; see the module."""
+    factor = scale_factor(self.tokens, self.scale)
+    z = jax.lax.complex(widen(a), -widen(b))
+    y = jnp.fft.fft(z, axis=-2).real * factor
+    return y, jnp.concatenate([y[:, :1], y[:, :0:-1]], axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MatricesPlan:
+  """Products with matrices over tokens.
+
+  Attributes:
+    matrices: cos and -sin over tokens: what all rows share, or each row's own.
+    embed_dft: the transform over features.
+    all_features: whether all of them are computed, by matrices; otherwise half
+      are, and the rest follow.
+  """
+
+  matrices: Float[Array, '*batch 2 length length']
+  embed_dft: EmbedDFT
+  all_features: bool = dataclasses.field(metadata=_STATIC)
+
+  @property
+  def tokens(self) -> int:
+    """Tokens per row."""
+    return self.matrices.shape[-1]
+
+  @property
+  def batch(self) -> int | None:
+    """Rows it was made for; None if they share the matrices."""
+    return self.matrices.shape[0] if self._axis else None
+
+  @property
+  def _axis(self):
+    """The rows' own axis of the matrices, as einsum writes it."""
+    return 'b' if self.matrices.ndim == 4 else ''
+
+  def specs(self, rows: PartitionSpec) -> 'MatricesPlan':
+    """Only matrices of rows are laid out as these are."""
+    return dataclasses.replace(
+      self,
+      matrices=rows if self._axis else PartitionSpec(),
+      embed_dft=PartitionSpec(),
+    )
+
+  def mix(self, x: Activations) -> Activations:
+    """Mixes rows; see the module."""
+    embed = x.shape[-1]
+    if not self.all_features:
+      even, odd = self._sums(*self.embed_dft.half(x, x.dtype))
+      return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
+    # Two products with both cosines and sines in each, and nothing transposed
+    # or joined between them. What they give is in x's type: no pass in float32.
+    pair = matmul(f'{self._axis}cnm,bmk->bcnk', self.matrices, x, x.dtype)
+    # XLA would compute the first product inside of the second, again and again.
+    pair = jax.lax.optimization_barrier(pair)
+    matrices = self.embed_dft.matrices_of(embed, x.dtype)
+    return matmul('ckd,bcnk->bnd', matrices, pair, x.dtype)
+
+  def length_dft(self, a: Columns, b: Columns) -> tuple[Columns, Columns]:
+    """Transforms columns; see the module."""
+    even, odd = self._sums(a, b)
+    return even - odd, even + odd
+
+  def _sums(self, a, b):
+    """Sums of a cos and of b sin over tokens."""
+    pair = jnp.stack([a, b], axis=1)
+    # Slices of the matrices would be copied, one in every layer.
+    sums = matmul(f'{self._axis}cnm,bcmk->bcnk', self.matrices, pair)
+    return sums[:, 0], -sums[:, 1]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FoldedPlan:
+  """Products with matrices over half of each row's own tokens (`folded.py`).
+
+  Attributes:
+    tokens: tokens per row.
+    lengths: real tokens of each row.
+    matrices: `make_folded_matrices`'.
+    embed_dft: the transform over features.
+  """
+
+  tokens: int = dataclasses.field(metadata=_STATIC)
+  lengths: Int[Array, ' batch']
+  matrices: Float[Array, 'batch 2 half half']
+  embed_dft: EmbedDFT
+
+  @property
+  def batch(self) -> int:
+    """Rows it was made for."""
+    return self.lengths.shape[0]
+
+  def specs(self, rows: PartitionSpec) -> 'FoldedPlan':
+    """Rows share the transform over features alone."""
+    return dataclasses.replace(
+      self, lengths=rows, matrices=rows, embed_dft=PartitionSpec()
+    )
+
+  def mix(self, x: Activations) -> Activations:
+    """Mixes rows; see the module."""
+    y, opposite = self.length_dft(*self.embed_dft.half(x))
+    return half_spectrum.join(y, opposite, x.shape[-1]).astype(x.dtype)
+
+  def length_dft(self, a: Columns, b: Columns) -> tuple[Columns, Columns]:
+    """Transforms columns; see the module."""
+    return folded_real(a, b, self.matrices, self.lengths)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BluesteinPlan:
+  """Bluestein's algorithm over each row's own tokens (`bluestein.py`).
+
+  Attributes:
+    lengths: real tokens of each row.
+    chirp: `make_chirp`'s first result.
+    kernel: its second one.
+    embed_dft: the transform over features.
+  """
+
+  lengths: Int[Array, ' batch']
+  chirp: Complex[Array, 'batch length']
+  kernel: Complex[Array, 'batch size']
+  embed_dft: EmbedDFT
+
+  @property
+  def tokens(self) -> int:
+    """Tokens per row."""
+    return self.chirp.shape[-1]
+
+  @property
+  def batch(self) -> int:
+    """Rows it was made for."""
+    return self.lengths.shape[0]
+
+  def specs(self, rows: PartitionSpec) -> 'BluesteinPlan':
+    """Rows share the transform over features alone."""
+    return dataclasses.replace(
+      self, lengths=rows, chirp=rows, kernel=rows, embed_dft=PartitionSpec()
+    )
+
+  def mix(self, x: Activations) -> Activations:
+    """Mixes rows; see the module."""
+    half = self._real(*self.embed_dft.half(x)).astype(x.dtype)
+    return half_spectrum.mirror_rows(half, x.shape[-1], self.lengths)
+
+  def length_dft(self, a: Columns, b: Columns) -> tuple[Columns, Columns]:
+    """Transforms columns; see the module."""
+    y = self._real(a, b)
+    return y, half_spectrum.reverse_modulo(y, self.lengths)
+
+  def _real(self, a, b):
+    z = jax.lax.complex(widen(a), -widen(b))
+    return bluestein_real(z, self.chirp, self.kernel)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FullRowsPlan:
+  """Another plan, and the plain FFT where all rows of a device are full.
+
+  Attributes:
+    full: whether each row is.
+    fft: the plan of full rows.
+    ragged: the plan of any rows.
+  """
+
+  full: Bool[Array, ' batch']
+  fft: FFTPlan
+  ragged: MatricesPlan | FoldedPlan | BluesteinPlan
+
+  @property
+  def tokens(self) -> int:
+    """Tokens per row."""
+    return self.fft.tokens
+
+  @property
+  def batch(self) -> int:
+    """Rows it was made for."""
+    return self.full.shape[0]
+
+  @property
+  def embed_dft(self) -> EmbedDFT:
+    """The transform over features, where it is not a part of `mix`."""
+    return self.ragged.embed_dft
+
+  def specs(self, rows: PartitionSpec) -> 'FullRowsPlan':
+    """Those of its parts."""
+    return FullRowsPlan(rows, self.fft.specs(rows), self.ragged.specs(rows))
+
+  def mix(self, x: Activations) -> Activations:
+    """Mixes rows; see the module."""
+    full = jnp.all(self.full)
+    return jax.lax.cond(full, self.fft.mix, self.ragged.mix, x)
+
+  def length_dft(self, a: Columns, b: Columns) -> tuple[Columns, Columns]:
+    """Transforms columns; see the module."""
+    full = jnp.all(self.full)
+    return jax.lax.cond(full, self.fft.length_dft, self.ragged.length_dft, a, b)
+
+
+MixingPlan = FFTPlan | MatricesPlan | FoldedPlan | BluesteinPlan | FullRowsPlan
