@@ -15,8 +15,8 @@ memory, collectives and times; every figure of the future is an estimate.
   --decode_batch_size=8 rows written for at once, BATCH_SIZE by default
   --thorough            the TPU compiler optimizes as for a run: nearer times,
                         after about three times as long
-  --comment             the main figures once more, as a gin file's comment
-  --json=plan.json      all figures
+  --json=plan.json      all figures; `fnet_t5x.planning.tables` makes
+                        docs/PLANS.md of those of the experiments
 """
 
 import pathlib
@@ -47,7 +47,6 @@ def _define_flags() -> None:
     'Whether the TPU compiler optimizes as for a run: times are then nearer to '
     'what they will be, after about three times as long.',
   )
-  flags.DEFINE_bool('comment', False, 'Whether to print a gin comment too.')
   flags.DEFINE_string('json', None, 'File to write the figures to.')
 
 

@@ -83,7 +83,7 @@ class FNetT5Config(t5.T5Config):
   """T5's choices, and those of the encoder.
 
   Attributes:
-    encoder_mixing: one name a layer. None: `mixing_layout` with its defaults.
+    encoder_mixing: one name per layer. None: `mixing_layout`'s defaults.
     encoder_position_embedding: what is added to the token embeddings.
       `learned` has a limit, `max_encoder_length`.
     max_encoder_length: longest encoder input, in tokens, that learned
@@ -94,7 +94,7 @@ class FNetT5Config(t5.T5Config):
     fourier_method: 'fft', 'matmul', or 'auto' by backend and length.
 
   Raises:
-    ValueError: for an unknown name, or not one mixing a layer.
+    ValueError: for an unknown name, or not one mixing per layer.
   """
 
   encoder_mixing: Sequence[Mixing] | None = None
@@ -113,6 +113,12 @@ class FNetT5Config(t5.T5Config):
       ('fourier_method', methods.Method),
     ):
       methods.check_choice(name, getattr(self, name), choices)
+    if isinstance(self.encoder_mixing, str):
+      raise ValueError(
+        f'encoder_mixing={self.encoder_mixing!r} is one name; give one per '
+        f'layer, or set NON_ATTENTION_MIXING={self.encoder_mixing!r}, which '
+        'layers have that do not attend'
+      )
     for mixing in self.layer_mixing:
       methods.check_choice('encoder_mixing', mixing, Mixing)
     if len(self.layer_mixing) != self.num_encoder_layers:

@@ -38,7 +38,7 @@ class Network:
   Attributes:
     name: in the results.
     mixing: of the encoder's layers but for the top two, which attend, as in
-      gin/architectures/fnet_t5.gin; None for T5.
+      gin/models/fnet_t5_base.gin; None for T5.
     attention_layers: how many attend.
     options: of the configuration, besides.
   """
