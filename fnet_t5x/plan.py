@@ -15,8 +15,9 @@ and times; all times are estimates.
   --decode_batch_size=8 decoding batch size, BATCH_SIZE by default
   --thorough            compile at the effort of a run: better estimates of
                         times, but compiling takes about three times as long
-  --comment             also print the main figures as a gin comment
-  --json=plan.json      write all figures to a file
+  --json=plan.json      write all figures to a file; from those of the
+                        experiments `fnet_t5x.planning.tables` makes
+                        docs/PLANS.md
 """
 
 import pathlib
@@ -47,7 +48,6 @@ def _define_flags() -> None:
     'Whether to compile at the effort of a run: estimates of times are better, '
     'but compiling takes about three times as long.',
   )
-  flags.DEFINE_bool('comment', False, 'Whether to also print a gin comment.')
   flags.DEFINE_string('json', None, 'File to write the figures to.')
 
 

@@ -102,7 +102,14 @@ def line_of(error) -> str:
     ('BATCH_SIZE = 0', r'BATCH_SIZE is 0; it must'),
     ('NUM_PARTITIONS = 3', r'num_partitions=3 does not divide the 8'),
     ('TRAIN_STEPS = -1', r'TRAIN_STEPS is -1; it must'),
-    ("ENCODER_MIXING = 'wavelet'", r"mixing='wavelet' is not known; choose"),
+    (
+      "NON_ATTENTION_MIXING = 'wavelet'",
+      r"mixing='wavelet' is not known; choose",
+    ),
+    (
+      "ENCODER_MIXING = 'none'",
+      r"one name; .* set NON_ATTENTION_MIXING='none'",
+    ),
     ('NUM_ATTENTION_LAYERS = 9', r'num_attention_layers=9 does not fit'),
     ("MODEL_DIR = ''", r"MODEL_DIR is ''; name a folder"),
     ('KEEP_CHECKPOINTS = 0', r'KEEP_CHECKPOINTS is 0; it must be a whole'),

@@ -23,6 +23,7 @@ from fnet_t5x.runtime import train as train_lib
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'gin').rglob('*.gin'))
 MODELS = [name for name in FILES if name.startswith('gin/models/')]
+SIZES = [pathlib.Path(n).stem for n in FILES if n.startswith('gin/sizes/')]
 PUBLISHED_PARAMETERS = {
   f'gin/models/t5_{size}.gin': count
   for size, count in parameters.PUBLISHED.items()
@@ -88,6 +89,19 @@ def test_file_parses_and_says_what_it_provides(name):
     assert '# Provides:' in head
   if not name.startswith(('gin/sizes/', 'gin/experiments/', 'gin/objectives/')):
     assert 'Required' in head
+
+
+@pytest.mark.parametrize(
+  'name', [name for name in FILES if name.startswith('gin/experiments/')]
+)
+def test_head_of_an_experiment_says_its_command(name):
+  head = (ROOT / name).read_text().split('\n\n')[0]
+  shared = pathlib.Path(name).stem in (
+    'common',
+    'c4_span_corruption',
+    'pile_span_corruption',
+  )
+  assert (f' --gin_file={name}' in head) == (not shared)
 
 
 @pytest.mark.parametrize('name', SETTABLE)
@@ -168,6 +182,91 @@ def test_what_a_run_saves_is_read_again(name, source):
   objective = pathlib.Path(name).stem
   task = f'fnet_{source}_{objective}'
   assert read.macros['MIXTURE_OR_TASK_NAME'] == task
+
+
+def opened(name):
+  """The gin files that a reader of one opens, itself and again what repeats."""
+  includes = re.findall(
+    r"^include '(.+)'$", (ROOT / name).read_text(), re.MULTILINE
+  )
+  return [name, *(each for include in includes for each in opened(include))]
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_a_model_is_its_base_and_what_differs(name):
+  """As T5X's `t5_1_1/base.gin`: two files, of which one says the numbers."""
+  if '_matched_' in name:
+    size_file = re.sub('_matched_.*', '.gin', name)
+    assert opened(name) == [name, *opened(size_file)]
+    own = re.sub('^include .*$', '', (ROOT / name).read_text(), flags=re.M)
+    gin.parse_config(own)
+    assert gin_utils.macros_set() == {'NUM_ENCODER_LAYERS'}
+  else:
+    base = re.sub('_[a-z]+.gin$', '_base.gin', name)
+    assert opened(name) == list(dict.fromkeys([name, base]))
+
+
+def bindings_of(*files):
+  """Bindings and macros by name, as gin's text."""
+  gin.clear_config()
+  for name in files:
+    gin.parse_config_file(name)
+  return dict(
+    re.findall(
+      r'^([\w./]+) = (.+)$', gin.config_str(max_line_length=200), re.MULTILINE
+    )
+  )
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_t5_and_the_hybrid_differ_in_the_network_alone(size):
+  t5 = bindings_of(f'gin/models/t5_{size}.gin')
+  hybrid = bindings_of(f'gin/models/fnet_t5_{size}.gin')
+  assert t5.pop('ARCHITECTURE') == '@t5.Transformer()'
+  for name, value in t5.items():
+    name = name.replace('t5.T5Config.', 'fnet_t5.FNetT5Config.')
+    if name != 't5.Transformer.config':
+      assert hybrid[name] == value, name
+  assert {name for name in hybrid.keys() - t5.keys() if '.' not in name} == {
+    'ARCHITECTURE',
+    'ATTENTION_LAYOUT',
+    'ENCODER_MIXING',
+    'ENCODER_POSITION_EMBEDDING',
+    'FOURIER_LENGTHS',
+    'FOURIER_METHOD',
+    'FOURIER_SCALE',
+    'MAX_ENCODER_LENGTH',
+    'NON_ATTENTION_MIXING',
+    'NUM_ATTENTION_LAYERS',
+  }
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_numbers_of_a_size_are_its_models(size):
+  """After any other model, a file of gin/sizes/ makes it one of that size."""
+  other = 'large' if size == 'tiny' else 'tiny'
+  for architecture in ('t5', 'fnet_t5'):
+    assert bindings_of(
+      f'gin/models/{architecture}_{other}.gin', f'gin/sizes/{size}.gin'
+    ) == bindings_of(f'gin/models/{architecture}_{size}.gin')
+
+
+@pytest.mark.parametrize(
+  ('binding', 'mixing'),
+  [
+    (
+      "NON_ATTENTION_MIXING = 'none'",
+      ('none', 'none', 'attention', 'attention'),
+    ),
+    (
+      "ENCODER_MIXING = ('linear', 'attention', 'none', 'fourier')",
+      ('linear', 'attention', 'none', 'fourier'),
+    ),
+  ],
+)
+def test_mixing_of_other_layers_and_of_all(binding, mixing):
+  model = build('gin/models/fnet_t5_tiny.gin', 'VOCABULARY = None', binding)
+  assert model.module.config.layer_mixing == mixing
 
 
 def build(name, *bindings):

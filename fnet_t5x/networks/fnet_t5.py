@@ -115,6 +115,12 @@ class FNetT5Config(t5.T5Config):
       ('fourier_method', methods.Method),
     ):
       check_choice(name, getattr(self, name), choices)
+    if isinstance(self.encoder_mixing, str):
+      raise ValueError(
+        f'encoder_mixing={self.encoder_mixing!r} is one name; give one per '
+        f'layer, or set NON_ATTENTION_MIXING={self.encoder_mixing!r} for the '
+        'layers without attention'
+      )
     for mixing in self.layer_mixing:
       check_choice('encoder_mixing', mixing, Mixing)
     if len(self.layer_mixing) != self.num_encoder_layers:

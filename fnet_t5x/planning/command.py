@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+import shlex
 import sys
 
 import jax
 from absl import flags
 
+from fnet_t5x.benchmarks.accelerator import environment
 from fnet_t5x.planning import gin_run, plan, report
 from fnet_t5x.planning.topology import Topology, devices
 
@@ -35,10 +37,10 @@ def make(topology: Topology) -> int:
         )
       )
   report.print_plans(plans, given.thorough)
-  if given.comment:
-    print('\n'.join(report.as_comment(plans[0], given.thorough)))
   if given.json:
     content = {
+      'command': shlex.join(['python', '-m', 'fnet_t5x.plan', *sys.argv[1:]]),
+      'commit': environment.commit(),
       'jax': jax.__version__,
       'gin_files': given.gin_file,
       'gin_bindings': given.gin_bindings,

@@ -41,35 +41,6 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
   )
 
 
-def as_comment(plan: Plan, thorough: bool = False) -> list[str]:
-  """Returns a plan's main figures as lines of a gin file's comment.
-
-  Args:
-    plan: what is planned.
-    thorough: whether the TPU compiler optimized as for a run.
-  """
-  lines = [
-    f'planned for {plan.topology.text}, {_mesh(plan)}:',
-    f'  {plan.parameters.total:,} parameters, '
-    f'{plan.training_flops / plan.tokens / 1e9:.2f} GFLOPs a position;',
-    f'  {gib(plan.train.memory)} a device, which has '
-    f'{gib(plan.memory_allowed or 0)};',
-  ]
-  if times := plan.times(plan.train):
-    ends = [
-      f'{plan.days(value):,.1f}'
-      for value in (times.roofline, times.compiler)
-      if value and plan.total_steps
-    ]
-    if ends:
-      lines.append(
-        f'  {" to ".join(ends)} days: roofline'
-        f'{", and the compiler" if len(ends) > 1 else ""}'
-        f'{" at low effort" if len(ends) > 1 and not thorough else ""}.'
-      )
-  return [f'# {line}' for line in lines]
-
-
 def complaint(plan: Plan) -> str | None:
   """Returns one line on what does not fit and what would; None if it fits."""
   if plan.fits:

@@ -54,7 +54,7 @@ MODEL_GIN = """
 from __gin__ import dynamic_registration
 from golden import runs
 
-include 'gin/architectures/{architecture}.gin'
+include 'gin/models/{architecture}_base.gin'
 
 EMBED_DIM = 128
 NUM_HEADS = 4

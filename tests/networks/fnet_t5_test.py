@@ -41,6 +41,7 @@ def test_layouts_have_the_requested_attention_layers(layers, layout):
   [
     ({'encoder_mixing': ('fourrier', 'none')}, "encoder_mixing='fourrier'"),
     ({'encoder_mixing': ('fourier',)}, 'names 1 layers.*layers is 2'),
+    ({'encoder_mixing': 'none'}, "set NON_ATTENTION_MIXING='none'"),
     ({'encoder_position_embedding': 'rotary'}, "embedding='rotary'"),
     ({'fourier_scale': 'unit'}, "fourier_scale='unit'"),
     ({'fourier_lengths': 'short'}, "fourier_lengths='short'"),

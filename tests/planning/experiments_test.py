@@ -1,25 +1,28 @@
-"""Whole runs on C4 and the Pile: they configure, and say what they are."""
+"""Whole runs on C4 and the Pile: they configure, and their plans are theirs."""
 
+import json
 import math
 import pathlib
-import re
+import shlex
 
 import jax
 import pytest
 
 from fnet_t5x.gin_root import gin_root
-from fnet_t5x.planning import gin_run, topology
+from fnet_t5x.planning import flops, gin_run, tables, topology
 
-FOLDER = pathlib.Path(gin_root()) / 'gin/experiments'
+ROOT = pathlib.Path(gin_root())
 SIZES = ('small', 'base', 'large', 'xl', 'xxl')
 SOURCES = ('c4', 'pile')
 
 
 @pytest.mark.parametrize('source', SOURCES)
 @pytest.mark.parametrize('size', SIZES)
-def test_the_head_is_of_the_run(size, source):
+def test_the_plan_is_of_the_run(size, source):
   name = f'gin/experiments/{size}_{source}_span_corruption.gin'
-  head = (FOLDER / pathlib.Path(name).name).read_text().split('\n\n')[0]
+  path = tables.plan_of(ROOT / name, tables.DOCS / tables.PLANS)
+  content = json.loads(path.read_text())
+  (plan,) = content['plans']
   with gin_run.configured([name], []) as run:
     variables = jax.eval_shape(
       lambda: run.model.get_initial_variables(
@@ -28,16 +31,36 @@ def test_the_head_is_of_the_run(size, source):
       )
     )
     # T5's: a million steps on batches of 2^11 rows of 512 tokens.
-    assert run.total_steps == 10**6
+    assert run.total_steps == plan['total_steps'] == 10**6
     assert run.batch['encoder_input_tokens'].shape == (2**11, 512)
+    assert run.batch_size == plan['batch_size']
+    assert run.tokens == plan['tokens']
     assert run.batch_size % run.num_microbatches == 0
+    training = flops.batch_flops(run.config, run.batch, 'tpu')
+  # As the page shows them: two decimals of GFLOPs per token.
+  assert plan['training_flops'] / plan['tokens'] == pytest.approx(
+    training / plan['tokens'], abs=0.006e9
+  )
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(variables['params']))
-  assert f'#   {count:,} parameters, ' in head
-  needed, there = re.search(
-    r'([\d.]+) GiB a device, which has ([\d.]+)', head
-  ).groups()
-  assert float(needed) < float(there)
-  slice_name = re.search(r'planned for (\S+),', head)[1]
-  assert f'--topology={slice_name} ' in head
-  assert topology.parse(slice_name)
-  assert head.count(f'--gin_file={name}') == 2
+  assert plan['parameters']['total'] == count
+  assert plan['train']['memory'] < plan['memory_allowed']
+  assert math.prod(plan['mesh'].values()) == plan['devices']
+  assert topology.parse(plan['topology']).is_tpu
+  assert content['thorough'] and content['gin_bindings'] == []
+  (planned,) = content['gin_files']
+  assert f'--gin_file={planned}' in shlex.split(content['command'])
+  assert f'--topology={plan["topology"]}' in shlex.split(content['command'])
+  assert tables.plan_of(ROOT / planned, path.parent) == path
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_source_changes_no_program(size):
+  """What lets one plan be that of both."""
+  runs = []
+  for source in SOURCES:
+    name = f'gin/experiments/{size}_{source}_span_corruption.gin'
+    with gin_run.configured([name], []) as run:
+      runs.append(
+        (run.config, run.batch, run.num_microbatches, run.total_steps)
+      )
+  assert runs[0] == runs[1]

@@ -1,4 +1,4 @@
-"""The matched sizes are what the command computes, and there is none nearer."""
+"""Matched models are what the command computes, and there is none nearer."""
 
 import pathlib
 
@@ -15,7 +15,6 @@ SIZES = list(parameters.PUBLISHED)
 def test_files_are_what_the_command_computes(size, family):
   found = matched.match(size, family)
   root = pathlib.Path(gin_root())
-  assert (root / found.size_file).read_text() == found.size_text
   assert (root / found.model_file).read_text() == found.model_text
 
 
@@ -24,7 +23,7 @@ def test_small_is_counted_as_its_own_file_says():
   found = matched.match('small', 'matched_parameters')
   counted, config = parameters.of_model(found.model_file)
   assert counted.total == found.parameters
-  assert config.num_encoder_layers == found.macros['NUM_ENCODER_LAYERS']
+  assert config.num_encoder_layers == found.encoder_layers
   assert config.layer_mixing[-2:] == ('attention', 'attention')
   assert config.num_decoder_layers == 8
   example = flops.example_flops(config, 512, 114)
@@ -35,9 +34,10 @@ def test_small_is_counted_as_its_own_file_says():
 def test_no_other_depth_is_nearer(size):
   """A layer more or less is farther from T5's parameters."""
   found = matched.match(size, 'matched_parameters')
-  depth = found.macros['NUM_ENCODER_LAYERS']
+  depth = found.encoder_layers
+  name = f'gin/models/fnet_t5_{size}.gin'
   of_depth = matched.parameters_by_depth(
-    f'gin/models/fnet_t5_{size}.gin', found.macros['NUM_DECODER_LAYERS']
+    name, parameters.config_of(name).num_decoder_layers
   )
   off = {
     d: abs(of_depth(d) - parameters.PUBLISHED[size])

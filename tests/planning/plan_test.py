@@ -9,6 +9,8 @@ import sys
 import pytest
 from planned_runs import FILES, SMALL, arguments
 
+from fnet_t5x.planning import tables
+
 RUN = arguments(FILES)
 RUN_SMALL = arguments(FILES, (*SMALL, 'TRAIN_STEPS = 1000'))
 
@@ -67,7 +69,12 @@ def test_plans_stand_side_by_side(tmp_path):
   assert found.returncode == 0, found.stderr
   for text in ('fnet_t5_tiny', 't5_tiny', 'all-reduce', 'roofline'):
     assert text in found.stdout
-  hybrid, t5 = json.loads(path.read_text())['plans']
+  content = json.loads(path.read_text())
+  assert content['command'].startswith('python -m fnet_t5x.plan --gin_file=')
+  assert '--topology=h100:8' in content['command']
+  # docs/PLANS.md reads such files.
+  assert '| h100:8 | data 4 x model 2 |' in tables.table([(['a'], content)])
+  hybrid, t5 = content['plans']
   # tiny's own size replaces the hybrid's, and nothing else does.
   assert t5['batch_size'] == hybrid['batch_size'] == 16
   assert t5['mesh'] == hybrid['mesh'] == {'data': 4, 'model': 2}

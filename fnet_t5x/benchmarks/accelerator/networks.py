@@ -37,7 +37,7 @@ class Network:
   Attributes:
     name: name in the results.
     mixing: mixing of the encoder's layers below the attention layers at the
-      top, as in gin/architectures/fnet_t5.gin; None for T5.
+      top, as in gin/models/fnet_t5_base.gin; None for T5.
     attention_layers: number of attention layers.
     options: further fields of the configuration.
   """

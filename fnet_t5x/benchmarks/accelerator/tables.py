@@ -244,17 +244,22 @@ def _percent(value: float | None) -> str:
   return '' if value is None else f'{100 * value:.1f} %'
 
 
-def with_tables(page: str, text: str) -> str:
+def with_tables(page: str, text: str, mark: str = BEGIN) -> str:
   """Returns the page with the text between its two marks.
+
+  Args:
+    page: has the marks.
+    text: what is to stand there.
+    mark: the first one; the other is `END`.
 
   Raises:
     ValueError: if the page lacks a mark.
   """
-  before, begin, rest = page.partition(BEGIN)
+  before, begin, rest = page.partition(mark)
   _, end, after = rest.partition(END)
   if not (begin and end):
-    raise ValueError(f'the page has no {END if begin else BEGIN!r}')
-  return f'{before}{BEGIN}\n\n{text}\n\n{END}{after}'
+    raise ValueError(f'the page has no {END if begin else mark!r}')
+  return f'{before}{mark}\n\n{text}\n\n{END}{after}'
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

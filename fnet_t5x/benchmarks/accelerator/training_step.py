@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Any]
 
-# Values of gin/architectures/encoder_decoder.gin.
+# Values of gin/models/t5_base.gin.
 Z_LOSS = 0.0001
 _ADAFACTOR = {'decay_rate': 0.8, 'step_offset': 0}
 

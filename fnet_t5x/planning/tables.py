@@ -1,0 +1,180 @@
+"""The table of docs/PLANS.md, and the times in the heads of experiments.
+
+  python -m fnet_t5x.planning.tables --write
+
+From the plans in docs/measurements/plans: each is what `fnet_t5x.plan --json`
+says of one experiment. Without --write the table is printed.
+"""
+
+import json
+import pathlib
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fnet_t5x import argument_parser
+from fnet_t5x.benchmarks.accelerator import tables
+from fnet_t5x.gin_root import gin_root
+
+DOCS = tables.DOCS
+PAGE = 'PLANS.md'
+PLANS = 'measurements/plans'
+BEGIN = '<!-- Table: python -m fnet_t5x.planning.tables -->'
+# In an experiment's head.
+_EXPECTED = re.compile(r'^# Expected:.*$', re.MULTILINE)
+_GIB = 2**30
+
+
+def experiments(root: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the experiments of every size and source, which plans are made of.
+
+  Args:
+    root: of gin files.
+  """
+  return sorted(root.glob('gin/experiments/*_*_span_corruption.gin'))
+
+
+def plan_of(experiment: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+  """Returns the file that holds an experiment's plan.
+
+  Where the text comes from changes no program: the plan of a run on the Pile is
+  that of the run on C4.
+
+  Args:
+    experiment: its gin file.
+    folder: of the plans.
+  """
+  return folder / f'{experiment.stem.replace("_pile_", "_c4_")}.json'
+
+
+def expected(content: Mapping[str, Any]) -> str:
+  """Returns the time that a plan expects, as an experiment's head says it.
+
+  Args:
+    content: of the plan's JSON file.
+  """
+  plan = content['plans'][0]
+  days = ' to '.join(_days(plan))
+  return f'# Expected: {days} days on {plan["topology"]} (docs/{PAGE}).'
+
+
+def _days(plan: Mapping[str, Any]) -> list[str]:
+  """Days by the roofline, then by the compiler where it has an estimate."""
+  return [
+    f'{plan["estimates"][key]["days"]:,.1f}'
+    for key in ('roofline', 'compiler')
+    if key in plan.get('estimates', ())
+  ]
+
+
+def with_expected(text: str, line: str) -> str:
+  """Returns an experiment's text with its expected time.
+
+  Raises:
+    ValueError: its head does not say one.
+  """
+  if not _EXPECTED.search(text):
+    raise ValueError("the experiment's head has no line `# Expected:`")
+  return _EXPECTED.sub(line, text, count=1)
+
+
+def table(plans: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
+  """Returns the table, the commands that made it, and what they leave open.
+
+  Args:
+    plans: names of experiments, and the content of their plan's JSON file; in
+      the order of the rows.
+  """
+  rows, commands, notes = [], [], {}
+  for names, content in plans:
+    plan = content['plans'][0]
+    mesh = ' x '.join(f'{axis} {size}' for axis, size in plan['mesh'].items())
+    days = _days(plan)
+    rows.append(
+      [
+        ', '.join(f'`{name}`' for name in names),
+        plan['topology'],
+        mesh,
+        f'{plan["parameters"]["total"]:,}',
+        f'{plan["training_flops"] / plan["tokens"] / 1e9:,.2f}',
+        f'{plan["train"]["memory"] / _GIB:,.2f}',
+        f'{plan["memory_allowed"] / _GIB:,.2f}',
+        days[0],
+        days[1] if len(days) > 1 else '',
+        content.get('commit') or '',
+      ]
+    )
+    commands += _wrapped(content['command'])
+    if content.get('copied'):
+      notes.setdefault(content['copied'], []).append(plan['name'])
+  heads = [
+    'experiment',
+    'slice',
+    'mesh',
+    'parameters',
+    'GFLOPs per token',
+    'GiB per device',
+    'available',
+    'days, roofline',
+    'days, compiler',
+    'commit',
+  ]
+  lines = [*tables.table(heads, rows), '', '```', *commands, '```']
+  for note, names in notes.items():
+    lines += ['', *textwrap.wrap(f'Copied ({", ".join(names)}): {note}', 80)]
+  return '\n'.join(lines)
+
+
+def _wrapped(command: str) -> list[str]:
+  """A command on lines that a shell takes as one."""
+  first, *rest = textwrap.wrap(
+    command, 76, break_long_words=False, break_on_hyphens=False
+  )
+  lines = [first, *(f'  {line}' for line in rest)]
+  return [f'{line} \\' for line in lines[:-1]] + lines[-1:]
+
+
+def read(
+  root: pathlib.Path, folder: pathlib.Path
+) -> list[tuple[list[pathlib.Path], dict[str, Any]]]:
+  """Returns experiments with their plan's content, small models first.
+
+  Args:
+    root: of gin files.
+    folder: of the plans.
+  """
+  found: dict[pathlib.Path, list[pathlib.Path]] = {}
+  for experiment in experiments(root):
+    found.setdefault(plan_of(experiment, folder), []).append(experiment)
+  plans = [
+    (names, json.loads(path.read_text()))
+    for path, names in found.items()
+    if path.exists()
+  ]
+  return sorted(
+    plans, key=lambda each: each[1]['plans'][0]['parameters']['total']
+  )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Prints the table, or writes it and the expected times."""
+  parser = argument_parser.ArgumentParser('fnet_t5x.planning.tables', __doc__)
+  parser.add_argument(
+    '--write', action='store_true', help=f'into docs/{PAGE} and experiments'
+  )
+  options = parser.parse_args(arguments)
+  plans = read(pathlib.Path(gin_root()), DOCS / PLANS)
+  text = table([([path.stem for path in paths], each) for paths, each in plans])
+  if not options.write:
+    print(text)
+    return
+  page = DOCS / PAGE
+  page.write_text(tables.with_tables(page.read_text(), text, BEGIN))
+  for paths, content in plans:
+    for path in paths:
+      path.write_text(with_expected(path.read_text(), expected(content)))
+
+
+if __name__ == '__main__':
+  main()
