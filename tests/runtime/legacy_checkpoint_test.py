@@ -12,7 +12,7 @@ import tensorstore
 from flax import serialization, traverse_util
 
 from fnet_t5x.networks import t5
-from fnet_t5x.runtime import checkpoint_names, models
+from fnet_t5x.runtime import models
 from fnet_t5x.runtime.checkpoints import RestoreCheckpointConfig
 
 STEP = 1_000_000
@@ -223,9 +223,3 @@ def test_a_cut_file_is_one_line(checkpoint, tmp_path, length):
       RestoreCheckpointConfig(path=str(copy), mode='specific')
     )
   assert '\n' not in str(error.value)
-
-
-def test_layers_are_told_together():
-  assert checkpoint_names.layers_together(
-    ['a/layers_0/b', 'c', 'a/layers_10/b', 'a/layers_1/d/e']
-  ) == ['a/layers_{0,10}/b', 'c', 'a/layers_{1}/d/e']

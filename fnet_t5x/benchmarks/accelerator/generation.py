@@ -189,7 +189,7 @@ def start_cache(
   tokens: int,
 ) -> PyTree:
   """Returns caches that hold the encoder's output projected, and no token."""
-  from fnet_t5x.runtime import beam_utils
+  from fnet_t5x.runtime import beam_search
 
   rows = prefix.shape[0]
   targets = jnp.ones((rows, tokens), jnp.int32)
@@ -218,7 +218,7 @@ def start_cache(
     mutable=['cache'],
     method=module.decode,
   )
-  return beam_utils.set_positions(variables['cache'], none)
+  return beam_search.set_positions(variables['cache'], none)
 
 
 def cache_bytes(
