@@ -1,4 +1,4 @@
-"""What devices send: `python -m fnet_t5x.benchmarks.collectives`.
+"""Bytes that devices send: `python -m fnet_t5x.benchmarks.collectives`.
 
   python -m fnet_t5x.benchmarks.collectives --layouts data model_1d
 

@@ -1,4 +1,4 @@
-"""What would make a training step fit: estimates, from one compiled step.
+"""Remedies for a training step that does not fit, estimated from one compiled.
 
 A step holds the train state, at most all gradients, and activations. The state
 and the gradients are computed anew from each layout; activations are what the

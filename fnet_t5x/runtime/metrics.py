@@ -133,10 +133,6 @@ def is_metric_obj(obj) -> bool:
   return isinstance(obj, clu_metrics.Metric)
 
 
-def is_time_metric(obj) -> bool:
-  return isinstance(obj, Time)
-
-
 def create_metrics_dict(float_metrics_dict: Mapping[str, Scalar]) -> MetricsMap:
   """Wraps each number in a `Sum`."""
   return {name: Sum(value) for name, value in float_metrics_dict.items()}

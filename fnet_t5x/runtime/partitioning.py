@@ -234,14 +234,6 @@ class PjitPartitioner:
     """Number of pieces that a batch is cut into."""
     return self._extent(self._data_axis)
 
-  @property
-  def data_shards(self) -> int:
-    return 1
-
-  @property
-  def data_shard_id(self) -> int:
-    return 0
-
   def get_data_layout(self, batch_size: int | None = None) -> DataLayout:
     """Returns the layout of batches of `batch_size` (None: the smallest).
 

@@ -1,4 +1,4 @@
-"""What training and inference carry along: parameters, step, optimizer state.
+"""Train states: parameters, step and optimizer state.
 
 Both states are pytrees and share the `TrainState` methods. `state_dict` is the
 checkpoint's layout (see `optimizers.py`), plus 'flax_mutables' where there are
