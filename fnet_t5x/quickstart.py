@@ -74,7 +74,6 @@ def show(seconds: float) -> int:
   """
   start = time.perf_counter() - seconds
   from fnet_t5x.runtime import (
-    closing_lines,
     console,
     reporting,
     text_generation,
@@ -103,7 +102,7 @@ def show(seconds: float) -> int:
     console.say(f'  -> {generator.generate(prompt)}')
   took = reporting.duration(time.perf_counter() - start)
   console.say(f'\ntook {took} in total; try it yourself:')
-  for line in closing_lines.commands(MODEL_DIR, 'My fellow citizens,'):
+  for line in reporting.commands(MODEL_DIR, 'My fellow citizens,'):
     console.say(line)
   if not last < unigram_loss:
     console.say('error: the hybrid does no better than the unigram model')

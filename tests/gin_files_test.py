@@ -16,7 +16,7 @@ import fnet_t5x
 from fnet_t5x import saved_config
 from fnet_t5x.planning import parameters
 from fnet_t5x.runtime import eval as eval_lib
-from fnet_t5x.runtime import gin_utils, initialization, partitioning, trainer
+from fnet_t5x.runtime import gin_utils, partitioning, trainer, utils
 from fnet_t5x.runtime import infer as infer_lib
 from fnet_t5x.runtime import train as train_lib
 
@@ -313,7 +313,7 @@ def test_tiny_model_takes_a_step(name):
     'decoder_loss_weights': jnp.ones_like(tokens),
   }
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
-  initializer = initialization.TrainStateInitializer(
+  initializer = utils.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     {name: x.shape for name, x in batch.items()},

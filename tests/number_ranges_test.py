@@ -10,7 +10,7 @@ import small_runs
 
 from fnet_t5x import number_ranges
 from fnet_t5x.networks import fnet_t5
-from fnet_t5x.runtime import decoding, learning_rate
+from fnet_t5x.runtime import decoding, utils
 
 _NO_NUMBERS = (math.nan, math.inf, -math.inf, None, '1', True, -1e-9)
 
@@ -63,13 +63,13 @@ def test_network_refuses_dropout(rate):
 @pytest.mark.parametrize('rate', [math.nan, math.inf, -1.0])
 def test_schedule_refuses_a_rate(rate):
   with pytest.raises(ValueError, match=f'LEARNING_RATE is {rate}; it must be'):
-    learning_rate.create_learning_rate_scheduler(base_learning_rate=rate)
+    utils.create_learning_rate_scheduler(base_learning_rate=rate)
 
 
 @pytest.mark.parametrize('steps', [math.nan, -1])
 def test_schedule_refuses_a_warmup(steps):
   with pytest.raises(ValueError, match=f'WARMUP_STEPS is {steps}; it must be'):
-    learning_rate.create_learning_rate_scheduler('constant', warmup_steps=steps)
+    utils.create_learning_rate_scheduler('constant', warmup_steps=steps)
 
 
 def decode(function, logits=(0.0, 1.0, 2.0), **options):

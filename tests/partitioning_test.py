@@ -15,12 +15,8 @@ from flax.traverse_util import flatten_dict
 import fnet_t5x
 from fnet_t5x import partitioning as fnet_partitioning
 from fnet_t5x.planning.collectives import find_collectives
-from fnet_t5x.runtime import (
-  adafactor,
-  initialization,
-  partitioning,
-  train_loop,
-)
+from fnet_t5x.runtime import adafactor, partitioning, utils
+from fnet_t5x.runtime import metrics as metrics_lib
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FILES = sorted(path.stem for path in (ROOT / 'gin/partitioning').glob('*.gin'))
@@ -145,7 +141,7 @@ def test_every_axis_of_every_parameter_has_its_rules(mixing, scan):
 
 def compile_encoder(model, partitioner, batch):
   """Compiles the encoder's forward pass as a training step runs it."""
-  initializer = initialization.TrainStateInitializer(
+  initializer = utils.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     {name: x.shape for name, x in batch.items()},
@@ -212,7 +208,7 @@ def losses(partitioner):
   found = []
   for seed in range(2):
     batch = small_runs.packed_batch(seed)
-    metrics = train_loop.scalars(trainer.train(iter([batch]), 1)[0])
+    metrics = metrics_lib.scalars(trainer.train(iter([batch]), 1)[0])
     found += [metrics['loss'], metrics['grad_norm']]
   return found
 

@@ -22,10 +22,10 @@ from fnet_t5x.runtime import (
   checkpoints,
   datasets,
   decoding,
-  initialization,
   models,
   partitioning,
   trainer,
+  utils,
 )
 
 TASK = 'small_runs_echo'
@@ -222,10 +222,10 @@ def make_initializer(
   model: models.BaseModel,
   partitioner: partitioning.PjitPartitioner | None = None,
   batch: dict[str, np.ndarray] | None = None,
-) -> initialization.TrainStateInitializer:
+) -> utils.TrainStateInitializer:
   """Returns an initializer of train states, by default on one device."""
   batch = batch or packed_batch(seed=0)
-  return initialization.TrainStateInitializer(
+  return utils.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     {name: x.shape for name, x in batch.items()},

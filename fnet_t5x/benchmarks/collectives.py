@@ -71,7 +71,7 @@ def compile_texts(
   import jax
   import jax.numpy as jnp
 
-  from fnet_t5x.runtime import initialization, trainer
+  from fnet_t5x.runtime import trainer, utils
 
   shapes = {
     'encoder_input_tokens': (batch, inputs),
@@ -79,7 +79,7 @@ def compile_texts(
     'decoder_target_tokens': (batch, targets),
     'decoder_loss_weights': (batch, targets),
   }
-  initializer = initialization.TrainStateInitializer(
+  initializer = utils.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     shapes,

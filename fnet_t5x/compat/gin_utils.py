@@ -1,4 +1,4 @@
-"""What gin files need around a run."""
+"""Gin flags, and the configuration and vocabulary that a run keeps."""
 
 from fnet_t5x.compat.engine import USES_T5X
 from fnet_t5x.runtime import kept_vocabulary

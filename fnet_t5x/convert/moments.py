@@ -2,7 +2,7 @@
 
 With T5X's factor rules a scanned layer's kernel is always factored, its rows
 being embed; an unscanned kernel, of rank 2, only where both sides reach 128,
-its rows being the shorter side (`runtime/factor_rules.py`). Where both are
+its rows being the shorter side (`runtime/adafactor.py`). Where both are
 factored the numbers are the same, and so they are where neither is. Else:
 
 - a moment V is factored by its row and column means: what Adafactor would have

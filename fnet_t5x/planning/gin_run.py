@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from fnet_t5x.gin_root import gin_root
 from fnet_t5x.runtime import (
   gin_utils,
-  initialization,
   models,
   partitioning,
   trainer,
+  utils,
 )
 
 # The macros of gin/sizes/.
@@ -86,10 +86,10 @@ class Run:
     keywords = gin.get_bindings(trainer.Trainer)
     return keywords.get('num_microbatches') or 1
 
-  def initializer(self) -> initialization.TrainStateInitializer:
+  def initializer(self) -> utils.TrainStateInitializer:
     """The train state's shapes and layout."""
     batch = self.batch
-    return initialization.TrainStateInitializer(
+    return utils.TrainStateInitializer(
       self.model.optimizer_def,
       self.model.get_initial_variables,
       {name: x.shape for name, x in batch.items()},

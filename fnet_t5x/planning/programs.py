@@ -16,7 +16,7 @@ from fnet_t5x.planning import collectives, hlo
 from fnet_t5x.planning.gin_run import Run
 from fnet_t5x.planning.topology import Topology
 from fnet_t5x.planning.topology import devices as devices_of
-from fnet_t5x.runtime import decoding, mesh, partitioning, train_state
+from fnet_t5x.runtime import decoding, partitioning, train_state
 
 # What the TPU compiler says of a program that it cannot place, and whether its
 # arguments are in the number.
@@ -116,7 +116,7 @@ def place(run: Run, topology: Topology) -> None:
     ValueError: a size does not divide over the mesh.
   """
   partitioner = run.partitioner
-  partitioner.mesh = mesh.default_mesh(
+  partitioner.mesh = partitioning.default_mesh(
     partitioner._num_partitions,
     partitioner._model_parallel_submesh,
     devices=devices_of(topology),

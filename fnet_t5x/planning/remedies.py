@@ -1,4 +1,4 @@
-"""What would make a training step fit: estimates, from one compiled step.
+"""Remedies for a training step that does not fit, estimated from one compiled.
 
 A step holds the train state, at most all gradients, and activations. The state
 and the gradients are computed anew from each layout; activations are what the
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from fnet_t5x.planning import programs
 from fnet_t5x.planning.gin_run import Run
-from fnet_t5x.runtime import mesh, partitioning
+from fnet_t5x.runtime import partitioning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _partitions(run, state, activations) -> Iterator[Remedy]:
   while parts * 2 <= len(devices) and len(devices) % (parts * 2) == 0:
     parts *= 2
     partitioner = copy.copy(run.partitioner)
-    partitioner.mesh = mesh.default_mesh(parts, devices=devices)
+    partitioner.mesh = partitioning.default_mesh(parts, devices=devices)
     change = f'NUM_PARTITIONS={parts}'
     yield from _spread(change, run, partitioner, state, activations)
 
@@ -121,7 +121,7 @@ def _spread(change, run, partitioner, state, activations) -> Iterator[Remedy]:
 def _with_rules(partitioner):
   sharded = partitioning.PjitPartitioner(
     num_partitions=partitioner.mesh.shape['model'],
-    logical_axis_rules=mesh.standard_logical_axis_rules(1, 2),
+    logical_axis_rules=partitioning.standard_logical_axis_rules(1, 2),
   )
   sharded.mesh = partitioner.mesh
   return sharded

@@ -9,58 +9,369 @@ so that a [1024, 4096] kernel costs 5,120 floats of state. T5X's variant, which
 this one follows number for number, adds to the paper:
 
 - rules that say which dimensions are rows, columns, or a batch of stacked
-  parameters (`factor_rules.py`), so that [embed, heads, kv] factors as a
-  matrix and scanned layers are not averaged together;
+  parameters, so that [embed, heads, kv] factors as a matrix and scanned layers
+  are not averaged together;
 - the decay 1 - (step + 1)^-decay_rate, and updates scaled by the RMS of the
   parameter, so that the learning rate is relative.
 
-A parameter of rank 2 or less without a batch dimension always follows the
+A rule for one parameter is a tuple with one `FactorDim` per dimension, or
+`HEURISTIC_RULE` (the two largest dimensions), or None (not factored). A
+parameter of rank 2 or less without a batch dimension always follows the
 heuristic (its two largest dimensions, if both reach
 `min_dim_size_to_factor`), whatever its rule says.
 
-State of one parameter: `v_row`, `v_col` (float32) if factored, else `v`; `m`
-with momentum. What is unused is a zero of shape [1].
+State of one parameter, in float32: `v_row`, `v_col` if factored, else `v`; `m`
+with momentum. What is not used is a zero of shape [1], so that checkpoints have
+one layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import enum
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import flax.core
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import serialization, traverse_util
+from jaxtyping import Array, Float, Int
 
-from fnet_t5x.runtime import adafactor_math, factor_rules, optimizer_def
-from fnet_t5x.runtime.factor_rules import (
-  HEURISTIC_RULE,
-  FactorDim,
-  FactorRule,
-  HeuristicRule,
-  HParamMap,
-  factor_name_to_factordim,
-  standard_logical_factor_rules,
-)
-
-__all__ = [
-  'HEURISTIC_RULE',
-  'Adafactor',
-  'FactorDim',
-  'FactorRule',
-  'HParamMap',
-  'HeuristicRule',
-  'factor_name_to_factordim',
-  'standard_logical_factor_rules',
-]
+from fnet_t5x.runtime import optimizers
 
 PyTree = Any
 
 
-# T5X's names.
-_AdafactorHyperParams = adafactor_math.HyperParams
-_AdafactorParamState = adafactor_math.ParamState
+class FactorDim(enum.Enum):
+  """The part that one dimension plays in the factored second moment."""
+
+  NONE = None  # not factored
+  BATCH = 1  # several parameters stacked: never averaged over
+  ROW = 2
+  COLUMN = 3
 
 
-class Adafactor(optimizer_def.OptimizerDef):
+class HeuristicRule(enum.Enum):
+  """A type of its own for the rule 'factor the two largest dimensions'."""
+
+  token = 1
+
+
+HEURISTIC_RULE = HeuristicRule.token
+FactorRule = HeuristicRule | tuple[FactorDim, ...] | None
+Dims = tuple[int, ...]
+
+_DIM_OF_NAME = {
+  'row': FactorDim.ROW,
+  'col': FactorDim.COLUMN,
+  'column': FactorDim.COLUMN,
+  'batch': FactorDim.BATCH,
+  'none': FactorDim.NONE,
+  'unfactorized': FactorDim.NONE,
+}
+
+
+def standard_logical_factor_rules() -> Mapping[str, FactorDim]:
+  """Returns the part of every logical axis of T5X's and our networks."""
+  columns = (
+    'vocab',
+    'heads',
+    'kv',
+    'joined_kv',
+    'mlp',
+    'mlp_activations',
+    'q_wi_fused',
+    'o_wo_fused',
+    'kv_fused',
+    'multiquery_heads',
+  )
+  unfactored = (
+    'relpos_buckets',
+    'abspos_buckets',
+    'layer_norm_scale',
+    'length',
+  )
+  return flax.core.freeze(
+    {'embed': FactorDim.ROW}
+    | dict.fromkeys(columns, FactorDim.COLUMN)
+    | dict.fromkeys(unfactored, FactorDim.NONE)
+    | dict.fromkeys(('layers', 'stack'), FactorDim.BATCH)
+  )
+
+
+def factor_name_to_factordim(name: str | FactorDim) -> FactorDim:
+  """Returns the `FactorDim` that a gin file means by 'row', 'col', ..."""
+  if not isinstance(name, str):
+    return name
+  if name.lower() not in _DIM_OF_NAME:
+    raise ValueError(
+      f'unknown Adafactor factor rule {name!r}: use one of '
+      f'{", ".join(_DIM_OF_NAME)}'
+    )
+  return _DIM_OF_NAME[name.lower()]
+
+
+def rule_from_axes(
+  path: str, axes: Sequence[str], rules: Mapping[str, FactorDim | str]
+) -> tuple[FactorDim, ...]:
+  """Returns the rule of the parameter `path` from its logical axes.
+
+  Without both a row and a column there is nothing to factor: only BATCH
+  remains then.
+
+  Raises:
+    ValueError: an axis has no rule, or a factored parameter has a dimension
+      that is neither row nor column nor batch.
+  """
+  unknown = [axis for axis in axes if axis not in rules]
+  if unknown:
+    raise ValueError(
+      f'parameter {path!r} has the axis {unknown[0]!r}, which '
+      'Adafactor.logical_factor_rules does not know: add it (row, column, '
+      'batch or none)'
+    )
+  dims = tuple(factor_name_to_factordim(rules[axis]) for axis in axes)
+  present = set(dims)
+  if not {FactorDim.ROW, FactorDim.COLUMN} <= present:
+    return tuple(
+      dim if dim is FactorDim.BATCH else FactorDim.NONE for dim in dims
+    )
+  if FactorDim.NONE in present:
+    raise ValueError(
+      f'parameter {path!r} with axes {tuple(axes)} would be factored but for '
+      f'axis {axes[dims.index(FactorDim.NONE)]!r}: give that axis the rule '
+      'row, column or batch'
+    )
+  return dims
+
+
+class Layout(NamedTuple):
+  """How one parameter is averaged, and factored (both None: it is not)."""
+
+  averaged: Dims
+  rows: Dims | None
+  columns: Dims | None
+
+
+def layout(
+  path: str, shape: Dims, rule: FactorRule, min_dim_size_to_factor: int
+) -> Layout:
+  """Returns how the parameter `path` is treated under `rule`.
+
+  With rank 2 or less and no BATCH dimension the heuristic holds whatever the
+  rule says: rows are the shorter dimension.
+
+  Raises:
+    ValueError: rank 3 or more with the heuristic, or a rule of another rank.
+  """
+  rank = len(shape)
+  everything = tuple(range(rank))
+  if rule is None:
+    return Layout(everything, None, None)
+  if rule is not HEURISTIC_RULE and len(rule) != rank:
+    raise ValueError(
+      f'the factor rule {rule} for parameter {path!r} has {len(rule)} '
+      f'dimensions, its shape {tuple(shape)} has {rank}'
+    )
+  if rule is HEURISTIC_RULE and rank > 2:
+    raise ValueError(
+      f'parameter {path!r} of shape {tuple(shape)} has rank {rank}: Adafactor '
+      'needs a factor rule for it (logical_factor_rules or factor_map)'
+    )
+  if rule is HEURISTIC_RULE or (rank <= 2 and FactorDim.BATCH not in rule):
+    if rank < 2 or min(shape) < min_dim_size_to_factor:
+      return Layout(everything, None, None)
+    row, column = (int(i) for i in np.argsort(shape, stable=True))
+    return Layout(everything, (row,), (column,))
+
+  def dims(kind):
+    return tuple(i for i, dim in enumerate(rule) if dim is kind)
+
+  averaged = tuple(i for i in everything if rule[i] is not FactorDim.BATCH)
+  rows, columns = dims(FactorDim.ROW), dims(FactorDim.COLUMN)
+  if not rows and not columns:
+    return Layout(averaged, None, None)
+  return Layout(averaged, rows, columns)
+
+
+class HParamMap:
+  """A value by parameter name: the first regular expression found in it."""
+
+  def __init__(self, rules: Sequence[tuple[str, Any]]):
+    self._rules = [(re.compile(pattern), value) for pattern, value in rules]
+
+  def __getitem__(self, key: str) -> Any:
+    for pattern, value in self._rules:
+      if pattern.search(key):
+        return value
+    raise KeyError(f'no rule matches the parameter {key!r}')
+
+  def __call__(self, params: Any) -> Any:
+    """Returns the tree of `params` with each leaf replaced by its value."""
+    names = traverse_util.flatten_dict(
+      serialization.to_state_dict(params), sep='/'
+    )
+    values = {name: self[name] for name in names}
+    return serialization.from_state_dict(
+      params, traverse_util.unflatten_dict(values, sep='/')
+    )
+
+
+@flax.struct.dataclass
+class _AdafactorHyperParams:
+  """The arguments of `Adafactor`, in its order, less `dtype_momentum`."""
+
+  learning_rate: float | jax.Array | None
+  factored: bool
+  multiply_by_parameter_scale: bool | HParamMap
+  beta1: float | None
+  decay_rate: float
+  step_offset: int
+  clipping_threshold: float | None
+  weight_decay_rate: float | None
+  min_dim_size_to_factor: int
+  epsilon1: float
+  epsilon2: float
+  factor_map: Mapping[str, FactorRule] | HParamMap | None = None
+  logical_factor_rules: Mapping[str, FactorDim | str] | None = None
+  weight_decay_rate_lr_exponent: float | None = None
+  global_norm_clip_threshold: float | None = None
+  max_parameter_scale: float | None = None
+  skip_nan_updates: bool | None = False
+
+
+@flax.struct.dataclass
+class _AdafactorParamState:
+  """Second moments (float32) and momentum of one parameter."""
+
+  v_row: jax.Array
+  v_col: jax.Array
+  v: jax.Array
+  m: jax.Array
+
+
+def unused() -> Float[Array, '1']:
+  return jnp.zeros((1,), jnp.float32)
+
+
+def empty_moments(
+  shape: tuple[int, ...], layout: Layout
+) -> dict[str, Float[Array, '...']]:
+  """Returns zeros for `v_row`, `v_col` and `v` of a parameter of `shape`."""
+
+  def without(dims):
+    kept = [size for i, size in enumerate(shape) if i not in dims]
+    return jnp.zeros(kept, jnp.float32)
+
+  if layout.rows is None:
+    return {'v_row': unused(), 'v_col': unused(), 'v': without(())}
+  return {
+    'v_row': without(layout.columns),
+    'v_col': without(layout.rows),
+    'v': unused(),
+  }
+
+
+def second_moment_decay(
+  step: Int[Array, ''], decay_rate: float
+) -> Float[Array, '']:
+  """Returns 1 - (step + 1)^-decay_rate (section 7.2): 0 at step 0."""
+  return 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** -decay_rate
+
+
+def precondition(
+  grad: Float[Array, '...'],
+  moments: Mapping[str, Float[Array, '...']],
+  decay: Float[Array, ''],
+  layout: Layout,
+  epsilon: float,
+) -> tuple[dict[str, Float[Array, '...']], Float[Array, '...']]:
+  """Returns the next moments, and grad / sqrt(second moment).
+
+  With R = E[v_row] over the rows, the factored second moment of entry (i, j) is
+  v_row[i] v_col[j] / R (algorithm 4; means in place of sums).
+
+  Args:
+    grad: float32.
+    moments: `v_row`, `v_col`, `v`.
+    decay: weight of the old moments.
+    layout: the parameter's.
+    epsilon: added to the squared gradient.
+  """
+  fresh = 1.0 - decay
+  squares = grad * grad + epsilon
+  if layout.rows is None:
+    v = decay * moments['v'] + fresh * squares
+    return {'v_row': unused(), 'v_col': unused(), 'v': v}, grad * v**-0.5
+  row_means = jnp.mean(squares, layout.columns)
+  column_means = jnp.mean(squares, layout.rows)
+  v_row = decay * moments['v_row'] + fresh * row_means
+  v_col = decay * moments['v_col'] + fresh * column_means
+  # The rows' places within v_row, from which the columns are gone.
+  places = tuple(
+    row - sum(column < row for column in layout.columns) for row in layout.rows
+  )
+  row_factor = (v_row / jnp.mean(v_row, places, keepdims=True)) ** -0.5
+  update = (
+    grad
+    * jnp.expand_dims(row_factor, layout.columns)
+    * jnp.expand_dims(v_col**-0.5, layout.rows)
+  )
+  return {'v_row': v_row, 'v_col': v_col, 'v': unused()}, update
+
+
+def rms(
+  x: Float[Array, '...'], averaged: tuple[int, ...]
+) -> Float[Array, '...']:
+  """Returns the root mean square over the dimensions `averaged`, kept as 1."""
+  return jnp.sqrt(jnp.mean(x * x, averaged, keepdims=True))
+
+
+def clip_rms(
+  update: Float[Array, '...'], averaged: tuple[int, ...], threshold: float
+) -> Float[Array, '...']:
+  """Returns `update` with an RMS of at most `threshold` (section 6)."""
+  return update / jnp.maximum(1.0, rms(update, averaged) / threshold)
+
+
+def step_size(
+  hyper_params: _AdafactorHyperParams,
+  param: Float[Array, '...'],
+  averaged: tuple[int, ...],
+  path: str,
+) -> float | Float[Array, '...']:
+  """Returns the step size, by default relative to the parameter's RMS.
+
+  Section 8. Stacked parameters have one step size each: the result then has
+  the rank of `param`, with its dimensions `averaged` being 1.
+  """
+  relative = hyper_params.multiply_by_parameter_scale
+  if isinstance(relative, HParamMap):
+    relative = relative[path]
+  if not relative:
+    return hyper_params.learning_rate
+  scale = jnp.maximum(rms(param, averaged), hyper_params.epsilon2)
+  if hyper_params.max_parameter_scale is not None:
+    scale = jnp.minimum(scale, hyper_params.max_parameter_scale)
+  return hyper_params.learning_rate * scale
+
+
+def weight_decay(
+  hyper_params: _AdafactorHyperParams,
+) -> float | Float[Array, ''] | None:
+  """Returns the share of a parameter to take away, None for none."""
+  rate = hyper_params.weight_decay_rate
+  exponent = hyper_params.weight_decay_rate_lr_exponent
+  if not exponent:
+    return rate
+  return (rate or 1.0) * hyper_params.learning_rate**exponent
+
+
+class Adafactor(optimizers.OptimizerDef):
   """Adafactor with factored second moments and relative step sizes."""
 
   def __init__(
@@ -167,34 +478,30 @@ class Adafactor(optimizer_def.OptimizerDef):
   def __hash__(self) -> int:
     return hash((Adafactor, self.dtype_momentum))
 
-  def _layout(self, path: str, shape: tuple[int, ...]) -> factor_rules.Layout:
+  def _layout(self, path: str, shape: tuple[int, ...]) -> Layout:
     hyper_params = self.hyper_params
     rule = HEURISTIC_RULE
     if not hyper_params.factored:
       rule = None
     elif hyper_params.factor_map:
       rule = hyper_params.factor_map[path]
-    return factor_rules.layout(
-      path, shape, rule, hyper_params.min_dim_size_to_factor
-    )
+    return layout(path, shape, rule, hyper_params.min_dim_size_to_factor)
 
   def init_param_state(self, param: Any, path: str) -> _AdafactorParamState:
-    moments = adafactor_math.empty_moments(
-      param.shape, self._layout(path, param.shape)
-    )
-    momentum = adafactor_math.unused()
+    moments = empty_moments(param.shape, self._layout(path, param.shape))
+    momentum = unused()
     if self.hyper_params.beta1 is not None:
       momentum = jnp.zeros(param.shape, self.dtype_momentum)
     return _AdafactorParamState(**moments, m=momentum)
 
-  def init_state(self, params: PyTree) -> optimizer_def.OptimizerState:
+  def init_state(self, params: PyTree) -> optimizers.OptimizerState:
     states = {
       path: self.init_param_state(param, path)
-      for path, param in optimizer_def.flatten_names(params).items()
+      for path, param in optimizers.flatten_names(params).items()
     }
-    return optimizer_def.OptimizerState(
+    return optimizers.OptimizerState(
       step=jnp.zeros((), jnp.int32),
-      param_states=optimizer_def.unflatten_names(params, states),
+      param_states=optimizers.unflatten_names(params, states),
     )
 
   def apply_param_gradient(
@@ -208,29 +515,27 @@ class Adafactor(optimizer_def.OptimizerDef):
   ) -> tuple[jax.Array, _AdafactorParamState]:
     """Returns one parameter and its state one step on."""
     layout = self._layout(path, param.shape)
-    moments, update = adafactor_math.precondition(
+    moments, update = precondition(
       grad.astype(jnp.float32),
       {'v_row': state.v_row, 'v_col': state.v_col, 'v': state.v},
-      adafactor_math.second_moment_decay(
+      second_moment_decay(
         step - hyper_params.step_offset, hyper_params.decay_rate
       ),
       layout,
       hyper_params.epsilon1,
     )
     if hyper_params.clipping_threshold is not None:
-      update = adafactor_math.clip_rms(
+      update = clip_rms(
         update, layout.averaged, hyper_params.clipping_threshold
       )
-    update *= adafactor_math.step_size(
-      hyper_params, param, layout.averaged, path
-    )
+    update *= step_size(hyper_params, param, layout.averaged, path)
 
-    momentum = adafactor_math.unused()
+    momentum = unused()
     if hyper_params.beta1 is not None:
       update = hyper_params.beta1 * state.m + (1 - hyper_params.beta1) * update
       momentum = update.astype(self.dtype_momentum)
 
-    decay = adafactor_math.weight_decay(hyper_params)
+    decay = weight_decay(hyper_params)
     kept = param if decay is None else (1.0 - decay) * param
     new_param = (kept - update).astype(param.dtype)
     new_state = _AdafactorParamState(**moments, m=momentum)
@@ -246,9 +551,9 @@ class Adafactor(optimizer_def.OptimizerDef):
     self,
     hyper_params: _AdafactorHyperParams,
     params: PyTree,
-    state: optimizer_def.OptimizerState,
+    state: optimizers.OptimizerState,
     grads: PyTree,
-  ) -> tuple[PyTree, optimizer_def.OptimizerState]:
+  ) -> tuple[PyTree, optimizers.OptimizerState]:
     """Returns (parameters, state) one step on.
 
     Raises:
@@ -259,25 +564,24 @@ class Adafactor(optimizer_def.OptimizerDef):
         'Adafactor has no learning rate: set Adafactor.learning_rate, or the '
         "trainer's learning_rate_fn"
       )
-    grads = optimizer_def.flatten_names(grads)
+    grads = optimizers.flatten_names(grads)
     if hyper_params.global_norm_clip_threshold:
-      grads = adafactor_math.clip_global_norm(
-        grads, hyper_params.global_norm_clip_threshold
-      )
-    states = optimizer_def.flatten_names(state.param_states)
+      # Pascanu, Mikolov & Bengio 2013, section 3.2.
+      norm = optax.tree.norm(grads)
+      scale = jnp.minimum(1.0, hyper_params.global_norm_clip_threshold / norm)
+      grads = {path: grad * scale for path, grad in grads.items()}
+    states = optimizers.flatten_names(state.param_states)
     stepped = {
       path: self.apply_param_gradient(
         state.step, hyper_params, param, states[path], grads[path], path
       )
-      for path, param in optimizer_def.flatten_names(params).items()
+      for path, param in optimizers.flatten_names(params).items()
     }
     new_params, new_states = (
-      optimizer_def.unflatten_names(
-        params, {k: v[i] for k, v in stepped.items()}
-      )
+      optimizers.unflatten_names(params, {k: v[i] for k, v in stepped.items()})
       for i in range(2)
     )
-    return new_params, optimizer_def.OptimizerState(
+    return new_params, optimizers.OptimizerState(
       step=state.step + 1, param_states=new_states
     )
 
@@ -287,21 +591,21 @@ class Adafactor(optimizer_def.OptimizerDef):
     if rules is None:
       return
     factor_map = {
-      path: factor_rules.rule_from_axes(path, axes, rules)
-      for path, axes in optimizer_def.flatten_names(param_logical_axes).items()
+      path: rule_from_axes(path, axes, rules)
+      for path, axes in optimizers.flatten_names(param_logical_axes).items()
     }
     self.hyper_params = self.hyper_params.replace(factor_map=factor_map)
 
   def derive_logical_axes(
-    self, optimizer_state: optimizer_def.Optimizer, param_logical_axes: PyTree
-  ) -> optimizer_def.Optimizer:
+    self, optimizer_state: optimizers.Optimizer, param_logical_axes: PyTree
+  ) -> optimizers.Optimizer:
     """Returns the optimizer with its arrays replaced by axes, or None.
 
     Full moments are laid out like their parameters; factored ones are small
     and replicated.
     """
-    axes = optimizer_def.flatten_names(param_logical_axes)
-    states = optimizer_def.flatten_names(optimizer_state.state.param_states)
+    axes = optimizers.flatten_names(param_logical_axes)
+    states = optimizers.flatten_names(optimizer_state.state.param_states)
     has_momentum = self.hyper_params.beta1 is not None
     state_axes = {
       path: _AdafactorParamState(
@@ -314,9 +618,9 @@ class Adafactor(optimizer_def.OptimizerDef):
     }
     target = optimizer_state.target
     return optimizer_state.replace(
-      state=optimizer_def.OptimizerState(
+      state=optimizers.OptimizerState(
         step=None,
-        param_states=optimizer_def.unflatten_names(target, state_axes),
+        param_states=optimizers.unflatten_names(target, state_axes),
       ),
-      target=optimizer_def.unflatten_names(target, axes),
+      target=optimizers.unflatten_names(target, axes),
     )

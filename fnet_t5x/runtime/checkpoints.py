@@ -10,9 +10,10 @@ restored. Checkpoints of T5X's older layout are read too
 
 import contextlib
 import dataclasses
+import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,6 @@ from etils import epath
 from flax import traverse_util
 
 from fnet_t5x.runtime import (
-  checkpoint_names,
   checksums,
   console,
   damaged_checkpoints,
@@ -32,22 +32,9 @@ from fnet_t5x.runtime import (
   tensorstore_json,
 )
 from fnet_t5x.runtime import train_state as train_state_lib
-from fnet_t5x.runtime.checkpoint_config import (
-  CheckpointConfig,
-  RestoreCheckpointConfig,
-  SaveCheckpointConfig,
-)
 
-__all__ = [
-  'CheckpointConfig',
-  'CheckpointManager',
-  'RestoreCheckpointConfig',
-  'SaveCheckpointConfig',
-  'latest_step',
-  'locate',
-  'steps',
-]
-
+_PARAMETERS = 'target/'
+Sources = Mapping[str, str | None]
 PREFIX = 'checkpoint'
 STATE = 'state'
 DATASET = 'dataset'
@@ -55,6 +42,85 @@ _DATASET_FILE = 'train_ds-000-of-001'
 _TEMPORARY = ocp.path.atomicity.TMP_DIR_SUFFIX
 # Knows, on every file system, which checkpoints are whole.
 _STEPS = ocp.path.step.standard_name_format(step_prefix=PREFIX)
+
+
+@dataclasses.dataclass
+class SaveCheckpointConfig:
+  """What to save, and how often (T5X's fields).
+
+  Attributes:
+    dtype: of the saved parameters, 'float32' or 'bfloat16'; None for theirs.
+    period: steps between checkpoints; None saves none.
+    keep: the number of latest checkpoints to keep; None keeps all.
+    save_dataset: also save the position in the training data.
+  """
+
+  dtype: str | None = 'float32'
+  period: int | None = None
+  keep: int | None = None
+  save_dataset: bool = False
+
+  def __post_init__(self):
+    _check_dtype('SaveCheckpointConfig', self.dtype)
+    keep = self.keep
+    if keep is not None and (type(keep) is not int or keep < 1):
+      raise ValueError(
+        f'KEEP_CHECKPOINTS is {keep!r}; it must be a whole number, at least '
+        '1, or None to keep all (SAVE_PERIOD = None saves none)'
+      )
+
+
+@dataclasses.dataclass
+class RestoreCheckpointConfig:
+  """Where to start from (T5X's fields).
+
+  Attributes:
+    path: a checkpoint (`mode='specific'`) or a folder of them (`'latest'`);
+      empty to start from scratch.
+    mode: 'specific' or 'latest'.
+    assignment_map: pairs of regular expressions, a parameter's name here and
+      its name in the checkpoint; None for the latter drops it.
+    fallback_to_scratch: initialise what the checkpoint lacks.
+    dtype: of the restored parameters; None for as saved.
+    restore_dataset: also restore the position in the training data.
+  """
+
+  path: str | Sequence[str] = ()
+  mode: str = 'latest'
+  assignment_map: Sequence[tuple[str, str | None]] | None = None
+  fallback_to_scratch: bool = False
+  dtype: str | None = None
+  restore_dataset: bool = False
+
+  def __post_init__(self):
+    _check_dtype('RestoreCheckpointConfig', self.dtype)
+    if self.mode not in ('specific', 'latest'):
+      raise ValueError(
+        f"RestoreCheckpointConfig.mode is {self.mode!r}; use 'specific' or "
+        "'latest'"
+      )
+    if not isinstance(self.path, str):
+      if len(self.path) > 1:
+        raise ValueError(
+          f'RestoreCheckpointConfig.path names {len(self.path)} checkpoints; '
+          'name one'
+        )
+      self.path = self.path[0] if self.path else ''
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+  """How a run saves its checkpoints, and which one it starts from."""
+
+  save: SaveCheckpointConfig | None = None
+  restore: RestoreCheckpointConfig | None = None
+
+
+def _check_dtype(where: str, dtype: str | None) -> None:
+  if dtype not in (None, 'float32', 'bfloat16'):
+    raise ValueError(
+      f"{where}.dtype is {dtype!r}; use 'float32', 'bfloat16' or None"
+    )
 
 
 class _DatasetHandler(ocp.CheckpointHandler):
@@ -231,15 +297,15 @@ class CheckpointManager:
         console.say(f'{where}: no {checksums.FILE}; taken unchecked')
     wanted = _flat(shapes.state_dict())
     placed = _flat(shardings.state_dict())
-    sources = checkpoint_names.find_sources(wanted, saved, cfg)
-    checkpoint_names.check_same_architecture(where, wanted, saved, sources, cfg)
+    sources = _find_sources(wanted, saved, cfg)
+    _check_same_architecture(where, wanted, saved, sources, cfg)
     if iterator is not None and not (where / DATASET).is_dir():
       raise ValueError(
         f'{where} holds no position in the training data; set '
         'SaveCheckpointConfig.save_dataset and '
         'RestoreCheckpointConfig.restore_dataset to False to start over'
       )
-    checkpoint_names.report(saved, sources)
+    _report(saved, sources)
     sources = {n: s for n, s in sources.items() if s is not None}
     dtypes = {
       name: jnp.dtype(cfg.dtype)
@@ -352,3 +418,135 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
   return traverse_util.unflatten_dict(tree, sep='/')
+
+
+def _find_sources(
+  wanted: Mapping[str, Any],
+  saved: Mapping[str, Any],
+  cfg: RestoreCheckpointConfig,
+) -> Sources:
+  """Returns each wanted leaf's name in the checkpoint.
+
+  None stands for what the checkpoint is not to fill: by `cfg.assignment_map`,
+  or by `cfg.fallback_to_scratch` where the checkpoint lacks it.
+
+  Raises:
+    ValueError: a pattern of `cfg.assignment_map` is of no use, or leads to
+      what the checkpoint lacks. Both are slips that would otherwise start
+      parameters from scratch.
+  """
+  sources: dict[str, str | None] = {}
+  used = set()
+  for name in wanted:
+    index, source = _assigned(name, cfg)
+    if index is not None:
+      used.add(index)
+      if source is not None and source not in saved:
+        raise ValueError(
+          f'RestoreCheckpointConfig.assignment_map fills {name} from {source}, '
+          f'which the checkpoint lacks; it has {_similar(source, saved)}'
+        )
+    elif cfg.fallback_to_scratch and source not in saved:
+      source = None
+    sources[name] = source
+  for index, (pattern, _) in enumerate(cfg.assignment_map or ()):
+    if index not in used:
+      raise ValueError(
+        f'RestoreCheckpointConfig.assignment_map: {_text(pattern)!r} matches '
+        'no name that is left to it here, such as '
+        f'{_similar(_text(pattern), wanted)}; correct it or take it out'
+      )
+  return sources
+
+
+def _check_same_architecture(
+  where: Any,
+  wanted: Mapping[str, Any],
+  saved: Mapping[str, Any],
+  sources: Sources,
+  cfg: RestoreCheckpointConfig,
+) -> None:
+  """Raises ValueError with the first difference and how many there are."""
+  may_be_left = cfg.fallback_to_scratch or any(
+    name != source for name, source in sources.items()
+  )
+  left = [] if may_be_left else _left(saved, sources)
+  # Parameters first: what their optimizer states lack follows from them.
+  for what, prefix in (('architecture', _PARAMETERS), ('optimizer', '')):
+    pairs = [(n, s) for n, s in sources.items() if s and s.startswith(prefix)]
+    missing = [f'it lacks {s}' for _, s in pairs if s not in saved]
+    extra = [f'it has {name} besides' for name in left]
+    shaped = [
+      f'{s} is {_shape(saved[s])} there and {_shape(wanted[n])} here'
+      for n, s in pairs
+      if s in saved and _shape(saved[s]) != _shape(wanted[n])
+    ]
+    if differences := [*shaped, *missing, *extra]:
+      raise ValueError(
+        f'{where} was written by another {what}: {differences[0]} '
+        f'({len(missing)} missing, {len(extra)} left over, {len(shaped)} of '
+        'another shape); use the gin file it was trained with, or another '
+        'MODEL_DIR or checkpoint'
+      )
+
+
+def _report(saved: Mapping[str, Any], sources: Sources) -> None:
+  """Says which parameters start from scratch, and which are left behind."""
+  fresh = [name for name, source in sources.items() if source is None]
+  for what, names in (
+    ('not in the checkpoint, initialised', fresh),
+    ('in the checkpoint, not used', _left(saved, sources)),
+  ):
+    names = [name.removeprefix(_PARAMETERS) for name in _parameters(names)]
+    if names:
+      console.say(f'{what} ({len(names)} arrays):')
+      for line in layers_together(names):
+        console.say(f'  {line}')
+
+
+def layers_together(names: Iterable[str]) -> list[str]:
+  """Names that differ in a layer's number alone, as one.
+
+  ['encoder/layers_0/a', 'encoder/layers_2/a'] -> ['encoder/layers_{0,2}/a']
+  """
+  numbers: dict[tuple[str, str], list[str]] = {}
+  for name in names:
+    match = re.fullmatch(r'(.*?)(?:layers_(\d+)(.*))?', name)
+    first, layer, rest = match.groups()
+    numbers.setdefault((first, rest), []).append(layer)
+  return [
+    first if rest is None else f'{first}layers_{{{",".join(layers)}}}{rest}'
+    for (first, rest), layers in numbers.items()
+  ]
+
+
+def _assigned(
+  name: str, cfg: RestoreCheckpointConfig
+) -> tuple[int | None, str | None]:
+  """Returns which pattern matches first, if any, and where it leads."""
+  for index, (pattern, replacement) in enumerate(cfg.assignment_map or ()):
+    match = re.fullmatch(pattern, name)
+    if match:
+      return index, None if replacement is None else match.expand(replacement)
+  return None, name
+
+
+def _text(pattern: str | re.Pattern) -> str:
+  return pattern if isinstance(pattern, str) else pattern.pattern
+
+
+def _similar(name: str, names: Iterable[str]) -> str:
+  return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]
+
+
+def _left(saved: Mapping[str, Any], sources: Sources) -> list[str]:
+  used = set(sources.values())
+  return [name for name in _parameters(saved) if name not in used]
+
+
+def _parameters(names: Iterable[str]) -> list[str]:
+  return [name for name in names if name.startswith(_PARAMETERS)]
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+  return tuple(array.shape)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from fnet_t5x.runtime import checksums, echoes
+from fnet_t5x.runtime import checksums
 
 _ASIDE = 'damaged_'
 # Without these no checkpoint of Orbax's is read; the first two are JSON.
@@ -188,11 +188,12 @@ def _silence_echoes() -> None:
   """
   # Commands import what imports this.
   from fnet_t5x import command_line
+  from fnet_t5x.runtime import console
 
   if os.environ.get(command_line.TRACEBACK_VARIABLE):
     return
   logging.getLogger('asyncio').addFilter(_is_no_echo)
-  echoes.drop_unraisable(_is_other_read)
+  console.drop_unraisable(_is_other_read)
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:

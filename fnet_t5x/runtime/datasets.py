@@ -1,4 +1,4 @@
-"""From a `DatasetConfig` to batches: SeqIO's pipelines, checked first."""
+"""Datasets of a `DatasetConfig`: SeqIO's pipelines, checked first."""
 
 import dataclasses
 import difflib

@@ -1,4 +1,8 @@
-"""Sampling and greedy decoding; beam search comes from `beam_search`."""
+"""Greedy and sampled decoding, and the choice of each token.
+
+T5X's `decoding` holds beam search as well: its names are imported from
+`beam_search`.
+"""
 
 import functools
 from collections.abc import Callable
@@ -9,59 +13,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fnet_t5x import number_ranges
-from fnet_t5x.runtime.beam_search import TokensToLogits, beam_search
-from fnet_t5x.runtime.beam_state import BeamState, beam_init, brevity_penalty
-from fnet_t5x.runtime.beam_utils import (
+from fnet_t5x.runtime.beam_search import (  # noqa: F401 (T5X's names)
   NEG_INF,
   NEG_INF_VALUE,
+  BeamState,
   Cache,
   DecodingState,
+  TokensToLogits,
   add_beam_dim,
+  beam_init,
+  beam_search,
+  brevity_penalty,
   cache_gather_beams,
   cache_map,
   flat_batch_beam_expand,
   flatten_beam_dim,
   gather_beams,
   gather_topk_beams,
+  is_traced,
   top_k_two_stage,
   unflatten_beam_dim,
 )
-from fnet_t5x.runtime.token_choice import (
-  MIN_TEMPERATURE,
-  choose_tokens,
-  is_traced,
-)
 
-__all__ = [
-  'MIN_TEMPERATURE',
-  'NEG_INF',
-  'NEG_INF_VALUE',
-  'BeamState',
-  'DecodingState',
-  'LogitCallbackFn',
-  'SamplingLoopState',
-  'StateCallbackFn',
-  'add_beam_dim',
-  'beam_init',
-  'beam_search',
-  'brevity_penalty',
-  'cache_gather_beams',
-  'cache_map',
-  'flat_batch_beam_expand',
-  'flatten_beam_dim',
-  'gather_beams',
-  'gather_topk_beams',
-  'temperature_sample',
-  'top_k_two_stage',
-  'unflatten_beam_dim',
-]
-
+# Temperatures up to this one mean greedy decoding.
+MIN_TEMPERATURE = np.array(1e-4)
 # Columns behind the last output: one for the leading 0 that the output drops,
 # one into which rows that are through write while they wait for the others.
 _SPARE_COLUMNS = 2
+_FLOAT32_SIGN_FREE = jnp.int32(0x7FFFFFFF)
 
 
 @flax.struct.dataclass
@@ -334,3 +316,223 @@ def _temperature_sample_single_trial(
   if state_callback_fn is not None:
     state = state_callback_fn(state)
   return state.sequences[:, 1:-1], state.log_prob
+
+
+def choose_tokens(
+  rng: jax.Array,
+  logits: Float[Array, 'rows vocab'],
+  temperature: float | Float[Array, '...'],
+  num_decodes: int,
+  *,
+  topk: int,
+  topp: float,
+  rescale_log_probs: bool,
+) -> tuple[Int[Array, ' rows'], Float[Array, ' rows']]:
+  """Draws the next token of each row.
+
+  Args:
+    rng: key; not used where the choice is greedy.
+    logits: unnormalised log-probabilities.
+    temperature: a number, or one for each example.
+    num_decodes: rows of an example, side by side.
+    topk: how many tokens to draw from, 0 for all, 1 for greedy.
+    topp: what probability the tokens to draw from must have, 0 for all.
+    rescale_log_probs: whether log-probabilities are those of the distribution
+      drawn from, or of the logits as they came.
+
+  Returns:
+    The tokens, and their log-probabilities in nats.
+  """
+  temperature = jnp.asarray(temperature)
+  choose = functools.partial(
+    _choose_at_one_temperature,
+    rng,
+    topk=topk,
+    topp=topp,
+    rescale_log_probs=rescale_log_probs,
+  )
+  if temperature.ndim == 0:
+    return choose(logits, temperature)
+  # One temperature an example. All rows share the noise that one row gets.
+  tokens, log_probs = jax.vmap(choose)(
+    logits[:, None, :], jnp.repeat(temperature, num_decodes)
+  )
+  return tokens[:, 0], log_probs[:, 0]
+
+
+def _choose_at_one_temperature(
+  rng, logits, temperature, *, topk, topp, rescale_log_probs
+):
+  """`choose_tokens` with one temperature for all rows."""
+
+  def log_prob_of(token, scaled_logits):
+    log_probs = jax.nn.log_softmax(
+      scaled_logits if rescale_log_probs else logits
+    )
+    return jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+
+  scaled = logits / jnp.maximum(temperature, MIN_TEMPERATURE)
+
+  def sample():
+    masked = scaled
+    if is_traced(topk):
+      masked = jnp.where(topk > 0, topk_mask(masked, topk, NEG_INF), masked)
+    elif topk:
+      masked = topk_mask(masked, topk, NEG_INF)
+    if is_traced(topp) or topp:
+      masked = topp_mask(masked, topp, NEG_INF)
+    token = jax.random.categorical(rng, masked).astype(jnp.int32)
+    return token, log_prob_of(token, masked).astype(jnp.float32)
+
+  def take_best():
+    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    if rescale_log_probs:
+      return token, jnp.zeros(token.shape, jnp.float32)
+    return token, log_prob_of(token, logits).astype(jnp.float32)
+
+  greedy = temperature <= MIN_TEMPERATURE
+  if not is_traced(topk) and topk == 1:
+    # One candidate needs no noise; only tied ones draw lots.
+    peaks = jnp.max(scaled, axis=-1, keepdims=True)
+    greedy = greedy | jnp.all(jnp.sum(scaled == peaks, axis=-1) == 1)
+  return lax.cond(greedy, take_best, sample)
+
+
+def topk_mask(
+  logits: Float[Array, '*batch vocab'],
+  k: int | Int[Array, ''],
+  replace_val: float,
+) -> Float[Array, '*batch vocab']:
+  """Replaces all logits below the k-th largest of their row.
+
+  Args:
+    logits: unnormalised log-probabilities.
+    k: how many to keep; more are kept where they tie with the k-th. It may be
+      traced, at 32 passes over the vocabulary instead of one.
+    replace_val: what the others become.
+
+  Returns:
+    The masked logits.
+  """
+  if is_traced(k):
+
+    def fewer_than_k_above(threshold):
+      return jnp.sum(logits > threshold, axis=-1, keepdims=True) < k
+
+    # The k-th largest is the least number with fewer than k above it.
+    cutoff = -_largest_where(
+      (*logits.shape[:-1], 1), lambda x: fewer_than_k_above(-x)
+    )
+  else:
+    cutoff = lax.top_k(logits, min(int(k), logits.shape[-1]))[0][..., -1:]
+  # Minus infinity is never worth keeping, even if k asks for more.
+  lowest = jnp.finfo(jnp.float32).min
+  keep = logits >= jnp.maximum(cutoff, lowest)
+  return jnp.where(keep, logits, jnp.asarray(replace_val, logits.dtype))
+
+
+def topp_mask(
+  logits: Float[Array, '*batch vocab'],
+  p: float | Float[Array, ''],
+  replace_val: float,
+) -> Float[Array, '*batch vocab']:
+  """Keeps the likeliest tokens that together have probability p or more.
+
+  Nucleus sampling, Holtzman et al. 2019, arXiv 1904.09751. The least
+  probability to keep is found by bisection, 32 passes over the vocabulary,
+  which on accelerators beats a sort; tokens that tie with it are all kept.
+
+  Args:
+    logits: unnormalised log-probabilities.
+    p: probability to cover; 0 keeps all.
+    replace_val: what the other logits become.
+
+  Returns:
+    The masked logits.
+  """
+  probs = jax.nn.softmax(logits, axis=-1)
+
+  def covers_p(threshold):
+    kept = jnp.where(probs >= threshold, probs, 0.0)
+    # p > 0, because no threshold fails to cover nothing.
+    return (jnp.sum(kept, axis=-1, keepdims=True) >= p) & (p > 0)
+
+  threshold = _largest_where((*logits.shape[:-1], 1), covers_p)
+  return jnp.where(
+    probs >= threshold, logits, jnp.asarray(replace_val, logits.dtype)
+  )
+
+
+def _largest_where(
+  shape: tuple[int, ...],
+  holds: Callable[[Float[Array, '...']], Bool[Array, '...']],
+) -> Float[Array, '...']:
+  """The largest finite float32 for which a predicate holds, elementwise.
+
+  Finite float32 numbers are in the order of their bit patterns, once those of
+  negative numbers are flipped: bisection needs one step a bit.
+
+  Args:
+    shape: of the numbers looked for.
+    holds: true up to some number, false above it.
+
+  Returns:
+    The last number where `holds` is true, exactly; the lowest float32 where it
+    never is.
+  """
+  limits = jnp.finfo(jnp.float32)
+
+  def to_float(ordered):
+    bits = jnp.where(ordered < 0, ordered ^ _FLOAT32_SIGN_FREE, ordered)
+    return lax.bitcast_convert_type(bits, jnp.float32)
+
+  def to_ordered(number):
+    bits = lax.bitcast_convert_type(jnp.float32(number), jnp.int32)
+    return jnp.where(bits < 0, bits ^ _FLOAT32_SIGN_FREE, bits)
+
+  def narrow(_, bounds):
+    low, high = bounds
+    # Rounded up, and without the overflow of (low + high + 1) / 2.
+    middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
+    true = holds(to_float(middle))
+    return jnp.where(true, middle, low), jnp.where(true, high, middle - 1)
+
+  low = jnp.full(shape, to_ordered(limits.min))
+  high = jnp.full(shape, to_ordered(limits.max))
+  low, _ = lax.fori_loop(0, 32, narrow, (low, high))
+  return to_float(low)
+
+
+def repeating_tokens(
+  tokens: Int[Array, 'rows length'],
+  count: int | Int[Array, ''],
+  size: int,
+  vocab_size: int,
+) -> Bool[Array, 'rows vocab']:
+  """Tokens that would complete an n-gram which the text already holds.
+
+  With n = 3 and the text a b c a b, c would: a b c would be there twice.
+
+  Args:
+    tokens: the texts; what follows the first `count` tokens is not looked at.
+    count: tokens of each text; it may be traced.
+    size: n, at least 1. With 1 no token may occur twice.
+    vocab_size: ids in the vocabulary.
+
+  Returns:
+    True where a token may not follow.
+  """
+  rows, length = tokens.shape
+  banned = jnp.zeros((rows, vocab_size), bool)
+  starts = length - size + 1
+  if starts < 1:
+    return banned
+  # The last n - 1 tokens, at any place where a next token follows them. (While
+  # there are fewer, the slice is of no meaning, and nothing is complete.)
+  last = jax.lax.dynamic_slice_in_dim(tokens, count - (size - 1), size - 1, 1)
+  follows = jnp.arange(starts)[None, :] + size - 1 < count
+  match = jnp.broadcast_to(follows, (rows, starts))
+  for i in range(size - 1):
+    match &= tokens[:, i : i + starts] == last[:, i : i + 1]
+  following = tokens[:, size - 1 :]
+  return banned.at[jnp.arange(rows)[:, None], following].max(match)

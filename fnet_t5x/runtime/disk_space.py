@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from fnet_t5x import command_line
-from fnet_t5x.runtime import checkpoints, echoes, free_memory
+from fnet_t5x.runtime import checkpoints, console, free_memory
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # The same in what TensorFlow and TensorStore raise, which have no `errno`.
@@ -33,7 +33,7 @@ def exhaustion_named(model_dir: str) -> Iterator[None]:
     for name in ('absl', 'asyncio'):
       logging.getLogger(name).addFilter(_is_no_echo)
   hook = sys.unraisablehook
-  echoes.drop_unraisable(_is_of_tensorstore)
+  console.drop_unraisable(_is_of_tensorstore)
   try:
     yield
   except Exception as error:

@@ -1,26 +1,37 @@
 """The evaluation run: loss and SeqIO's metrics of a checkpoint on a task."""
 
+import contextlib
+import dataclasses
+import functools
+import logging
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 import seqio
 import tensorflow as tf
+from absl import logging as absl_logging
+from jaxtyping import Int
 
 from fnet_t5x.runtime import (
   checkpoints,
   console,
   datasets,
   gin_utils,
-  inference,
-  initialization,
   models,
   partitioning,
   reporting,
-  train_loop,
+  utils,
 )
-from fnet_t5x.runtime import target_text as target_text_lib
+from fnet_t5x.runtime import metrics as metrics_lib
+from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime import trainer as trainer_lib
+
+Batch = Mapping[str, np.ndarray]
+_FIRST_BYTE, _BYTES = 3, 256  # of seqio.ByteVocabulary, after pad, EOS and unk
 
 
 def evaluate(
@@ -71,7 +82,7 @@ def evaluate(
     .get_model_feature_lengths(lengths)
     .items()
   }
-  initializer = initialization.TrainStateInitializer(
+  initializer = utils.TrainStateInitializer(
     None, model.get_initial_variables, shapes, partitioner
   )
   with console.waiting('restoring the checkpoint'):
@@ -93,20 +104,20 @@ def evaluate(
     learning_rate_fn=lambda step: step,
     num_microbatches=None,
   )
-  target_text = target_text_lib.TargetText(model.output_vocabulary)
+  target_text = TargetText(model.output_vocabulary)
   results: dict[str, dict[str, float]] = {}
   for task in seqio.get_subtasks(provider):
     if dataset_cfg.split in task.splits:
-      batches = inference.padded_batches(
+      batches = padded_batches(
         dataset_cfg, task, model.FEATURE_CONVERTER_CLS, num_examples
       )
       batches = target_text.counted(task.name, batches)
       with console.waiting(f'evaluating the loss of {task.name}'):
-        metrics = train_loop.scalars(trainer.eval(batches))
+        metrics = metrics_lib.scalars(trainer.eval(batches))
       if not metrics:
         raise ValueError(f'{task.name}, split {dataset_cfg.split!r}, is empty')
       results[task.name] = metrics | target_text.metrics(task.name, metrics)
-  evaluator = inference.evaluator(
+  evaluator = make_evaluator(
     dataset_cfg,
     inference_evaluator_cls,
     model,
@@ -129,3 +140,233 @@ def evaluate(
         fields = [f'{task}:', *reporting.listed(own[task])]
         console.say(console.wrapped(fields))
   return results
+
+
+class InferenceEvaluator:
+  """SeqIO's evaluator over the tasks of a config, by this model."""
+
+  def __init__(
+    self,
+    cfg: datasets.DatasetConfig,
+    evaluator_cls: Callable[..., seqio.Evaluator],
+    model: models.BaseModel,
+    partitioner: partitioning.PjitPartitioner,
+    train_state_axes: Any,
+    log_dir: str,
+  ):
+    provider = datasets.get_mixture_or_task(cfg)
+    datasets.verify_matching_vocabs(cfg, model)
+    with _lengths_as_trained():
+      self._evaluator = evaluator_cls(
+        mixture_or_task_name=provider.name,
+        feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
+        eval_split=cfg.split,
+        use_cached=cfg.use_cached,
+        seed=cfg.seed,
+        sequence_length=cfg.task_feature_lengths,
+        log_dir=os.path.join(log_dir, 'inference_eval'),
+        use_memory_cache=cfg.use_memory_cache,
+      )
+    infer_fn = functools.partial(
+      utils.get_infer_fn,
+      batch_size=cfg.batch_size,
+      train_state_axes=train_state_axes,
+      partitioner=partitioner,
+    )
+    self._predict = infer_fn(model.predict_batch_with_aux, drops_aux=True)
+    self._predict_with_aux = infer_fn(model.predict_batch_with_aux)
+    self._score = infer_fn(model.score_batch)
+
+  @property
+  def tasks(self) -> Sequence[seqio.Task]:
+    """The tasks with metric functions."""
+    return self._evaluator.eval_tasks
+
+  def evaluate(
+    self,
+    train_state: train_state_lib.TrainState,
+    should_stop: Callable[[], bool] = lambda: False,
+  ) -> Mapping[str, Mapping[str, float]]:
+    """Returns each task's metrics, and logs them.
+
+    Raises:
+      StoppedError: `should_stop`, asked before each batch, said so.
+    """
+    if not self.tasks:
+      return {}
+    score = functools.partial(
+      self._score, train_state=train_state, should_stop=should_stop
+    )
+    bound = functools.partial(
+      functools.partial,
+      train_state=train_state,
+      rng=jax.random.PRNGKey(0),
+      should_stop=should_stop,
+    )
+    metrics, _ = self._evaluator.evaluate(
+      compute_metrics=True,
+      step=int(train_state.step),
+      predict_fn=bound(self._predict),
+      score_fn=score,
+      predict_with_aux_fn=bound(self._predict_with_aux),
+    )
+    return metrics.result() or {}
+
+
+def make_evaluator(
+  cfg: datasets.DatasetConfig | None,
+  evaluator_cls: Callable[..., seqio.Evaluator],
+  model: models.BaseModel,
+  partitioner: partitioning.PjitPartitioner,
+  train_state_axes: Any,
+  log_dir: str,
+) -> InferenceEvaluator | None:
+  """Returns an evaluator; None without a config or without metrics."""
+  if cfg is None:
+    return None
+  made = InferenceEvaluator(
+    cfg, evaluator_cls, model, partitioner, train_state_axes, log_dir
+  )
+  return made if made.tasks else None
+
+
+def padded_batches(
+  cfg: datasets.DatasetConfig,
+  task: seqio.Task,
+  feature_converter_cls: Callable[..., seqio.FeatureConverter],
+  num_examples: int | None = None,
+) -> Iterator[Mapping[str, np.ndarray]]:
+  """Yields every example of a split once, unpacked, in full batches.
+
+  What fills the last batch has zero loss weights and no target tokens. Of the
+  examples it takes the first `num_examples`; None takes all.
+  """
+  whole = datasets.get_dataset(
+    dataclasses.replace(
+      cfg,
+      mixture_or_task_name=task,
+      batch_size=1,
+      pack=False,
+      shuffle=False,
+    ),
+    0,
+    1,
+    feature_converter_cls,
+    num_epochs=1,
+  ).take(-1 if num_examples is None else num_examples)
+  for batch in whole.unbatch().batch(cfg.batch_size).as_numpy_iterator():
+    yield {
+      name: np.pad(x, [(0, cfg.batch_size - len(x)), *[(0, 0)] * (x.ndim - 1)])
+      for name, x in batch.items()
+    }
+
+
+@contextlib.contextmanager
+def _lengths_as_trained() -> Iterator[None]:
+  """Drops SeqIO's advice to evaluate at other lengths than those of training.
+
+  A loss at other lengths is another loss.
+  """
+
+  def is_other(record: logging.LogRecord) -> bool:
+    return 'longer than necessary' not in str(record.msg)
+
+  log = absl_logging.get_absl_logger()
+  log.addFilter(is_other)
+  try:
+    yield
+  finally:
+    log.removeFilter(is_other)
+
+
+class TargetText:
+  """Counts the text of evaluation batches, once for each name.
+
+  Bits per byte are the nats of all target tokens / ln 2 / the bytes of the
+  targets' text, as in `fnet_t5x.tasks.metrics.held_out_loss`: models of
+  different vocabularies can be compared. The nats of EOS and of sentinels
+  count, though they stand for no text: what a model pays to end a target, and
+  to say where it goes, is part of it.
+  """
+
+  def __init__(self, vocabulary: seqio.Vocabulary):
+    """Takes the vocabulary of the targets."""
+    self._vocabulary = vocabulary
+    self._bytes: Int[np.ndarray, 'vocab'] | None = None
+    self._counts: dict[str, tuple[int, int] | None] = {}
+
+  def counted(self, name: str, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yields the batches, and counts their targets the first time.
+
+    Args:
+      name: of the task, whose batches are the same at every evaluation.
+      batches: with `decoder_target_tokens`, [batch, length], and, where not
+        all real tokens count, `decoder_loss_weights` of the same shape.
+    """
+    if name in self._counts:
+      yield from batches
+      return
+    if self._bytes is None:
+      self._bytes = piece_bytes(self._vocabulary)
+    tokens = size = 0
+    known = self._bytes is not None
+    for batch in batches:
+      yield batch
+      targets = np.asarray(batch['decoder_target_tokens'])
+      weights = np.asarray(batch.get('decoder_loss_weights', targets != 0))
+      counts = weights != 0
+      # With other weights the loss is not that of the text.
+      known = known and bool(np.all(weights[counts] == 1))
+      known = known and int(targets.max(initial=0)) < len(self._bytes)
+      if known:
+        tokens += int(counts.sum())
+        size += int(self._bytes[targets[counts]].sum())
+    self._counts[name] = (tokens, size) if known and size else None
+
+  def metrics(self, name: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Returns `bits_per_byte` of an evaluation; nothing where it is unknown.
+
+    Args:
+      name: of a task whose batches were counted to their end.
+      values: its metrics; `cross_ent_per_target_token` is in nats.
+    """
+    counts = self._counts.get(name)
+    if counts is None:
+      return {}
+    tokens, size = counts
+    nats = values['cross_ent_per_target_token'] * tokens
+    return {'bits_per_byte': nats / math.log(2) / size}
+
+
+def piece_bytes(
+  vocabulary: seqio.Vocabulary,
+) -> Int[np.ndarray, 'vocab'] | None:
+  """Returns the bytes of text that each id stands for.
+
+  Those of a piece's UTF-8, its space (`▁`) among them, also the one that
+  SentencePiece puts before a text; of text as the vocabulary normalises it. Ids
+  that are no text, such as EOS and sentinels, have 0. An unknown piece hides at
+  least 1, and gets that.
+
+  Returns:
+    None where the vocabulary does not say.
+  """
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    table = np.zeros(vocabulary.vocab_size, np.int64)
+    table[_FIRST_BYTE : _FIRST_BYTE + _BYTES] = 1
+    return table
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return None
+  pieces = vocabulary.tokenizer
+  sentinels = range(
+    vocabulary.vocab_size - vocabulary.extra_ids, vocabulary.vocab_size
+  )
+
+  def size(piece: int) -> int:
+    if piece in sentinels or pieces.IsControl(piece) or pieces.IsUnused(piece):
+      return 0
+    if pieces.IsByte(piece) or pieces.IsUnknown(piece):
+      return 1
+    return len(pieces.IdToPiece(piece).replace('▁', ' ').encode())
+
+  return np.array([size(piece) for piece in range(vocabulary.vocab_size)])

@@ -1,4 +1,4 @@
-"""What a compiled training step takes of memory, beside what is free."""
+"""The memory of a compiled training step, beside what is free."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""How texts are generated: what the flags and the Python API set.
+"""Options of text generation, which the flags and the Python API set.
 
 Imports neither JAX nor TensorFlow: a command checks its flags by it at once.
 """

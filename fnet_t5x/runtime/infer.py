@@ -16,11 +16,10 @@ from fnet_t5x.runtime import (
   console,
   datasets,
   gin_utils,
-  inference,
-  initialization,
   models,
   partitioning,
   reporting,
+  utils,
 )
 
 Example = Mapping[str, Any]
@@ -82,7 +81,7 @@ def infer(
     name: (dataset_cfg.batch_size, length)
     for name, length in converter.get_model_feature_lengths(lengths).items()
   }
-  initializer = initialization.TrainStateInitializer(
+  initializer = utils.TrainStateInitializer(
     None, model.get_initial_variables, shapes, partitioner
   )
   train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
@@ -92,7 +91,7 @@ def infer(
     'predict_with_aux': model.predict_batch_with_aux,
     'score': model.score_batch,
   }[mode]
-  infer_fn = inference.get_infer_fn(
+  infer_fn = utils.get_infer_fn(
     step,
     dataset_cfg.batch_size,
     initializer.train_state_axes,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, MutableMapping
 
+import clu.values
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -132,10 +133,6 @@ def is_metric_obj(obj) -> bool:
   return isinstance(obj, clu_metrics.Metric)
 
 
-def is_time_metric(obj) -> bool:
-  return isinstance(obj, Time)
-
-
 def create_metrics_dict(float_metrics_dict: Mapping[str, Scalar]) -> MetricsMap:
   """Wraps each number in a `Sum`."""
   return {name: Sum(value) for name, value in float_metrics_dict.items()}
@@ -174,6 +171,18 @@ def set_time_metrics_duration(metrics: MetricsMap, duration: Scalar):
 def set_step_metrics_num_steps(metrics: MetricsMap, num_steps: int):
   """Sets the number of steps of every `Step` in the tree."""
   return _map_metrics(lambda m: m.replace_steps(num_steps), Step, metrics)
+
+
+def scalars(metrics: MetricsMap) -> dict[str, float]:
+  """Returns each metric's value."""
+  return {name: float(value.value) for name, value in values(metrics).items()}
+
+
+def values(
+  metrics: MetricsMap,
+) -> dict[str, clu.values.Value]:
+  """Returns what each metric has come to, as clu has it."""
+  return {name: metric.compute_value() for name, metric in metrics.items()}
 
 
 def count_packed_examples(

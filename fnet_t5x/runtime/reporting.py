@@ -1,11 +1,14 @@
-"""A run's numbers: `metrics.jsonl`, TensorBoard, and a line to read."""
+"""A run's numbers: `metrics.jsonl`, TensorBoard, lines to read, a last word."""
 
 import contextlib
 import json
 import math
 import os
+import shlex
+import shutil
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import jax
@@ -14,9 +17,9 @@ import rich.progress
 import tensorflow as tf
 from clu import metric_writers
 
-from fnet_t5x import data_counters, run_metrics
+from fnet_t5x import command_line, data_counters, run_metrics
 from fnet_t5x.planning import chips
-from fnet_t5x.runtime import console, wandb_writer
+from fnet_t5x.runtime import checkpoints, console, free_memory, wandb_writer
 
 METRICS_FILE = run_metrics.FILE
 TRAIN = run_metrics.TRAIN
@@ -330,3 +333,91 @@ def _rate(per_second: float) -> str:
   if per_second < 1e6:
     return f'{per_second / 1e3:.1f}k'
   return f'{per_second / 1e6:.1f}M'
+
+
+def results(
+  model_dir: str, steps: int, seconds: float, saved_step: int | None
+) -> list[str]:
+  """Returns the time, the final losses and the checkpoint of a run.
+
+  Args:
+    model_dir: has the run's metrics.
+    steps: how many this process took.
+    seconds: how long it ran.
+    saved_step: of the last checkpoint; None where none was saved.
+  """
+  taken = f'trained {steps:,} steps in {duration(seconds)}'
+  if jax.default_backend() == 'cpu':
+    # An accelerator's memory is its own, and another.
+    peak = free_memory.size_text(free_memory.peak_bytes())
+    taken += f'; peak memory {peak}'
+  lines = [taken, *_losses(read_metrics(model_dir))]
+  if saved_step is not None:
+    name = f'{checkpoints.PREFIX}_{saved_step}'
+    lines += ['last checkpoint:', f'  {os.path.join(model_dir, name)}']
+  return lines
+
+
+def commands(model_dir: str, prompt: str = '...') -> list[str]:
+  """Returns commands to paste, which use the model of a run.
+
+  Args:
+    model_dir: the run's folder.
+    prompt: a text to continue, without quotes in it.
+  """
+  folder = shlex.quote(model_dir)
+  module = f'  {interpreter()} -m fnet_t5x'
+  return [
+    f'{module}.generate --model_dir={folder} --prompt="{prompt}"',
+    f'{module}.eval --model_dir={folder}',
+  ]
+
+
+def commands_are_wanted() -> bool:
+  """Returns whether a run shows the commands itself."""
+  return os.environ.get(command_line.COMMANDS_VARIABLE) != '0'
+
+
+def interpreter() -> str:
+  """Returns this Python as the user would type it, quoted for a shell."""
+  found = shutil.which('python')
+  # Not the files: those of all virtual environments are one.
+  if found and _folder(found) == _folder(sys.executable):
+    return 'python'
+  path = sys.executable
+  below = os.path.relpath(path)
+  return shlex.quote(path if below.startswith(os.pardir) else below)
+
+
+def _folder(path: str) -> str:
+  return os.path.realpath(os.path.dirname(path))
+
+
+def _losses(rows: Iterable[Mapping]) -> list[str]:
+  """The last loss of training, and of each evaluation."""
+  last = {row['collection']: row for row in rows}
+  lines = []
+  train_loss = last.get(TRAIN, {}).get('loss')
+  if isinstance(train_loss, (int, float)):
+    lines.append(f'  train loss {loss_text(train_loss)}')
+  evaluations = {
+    os.path.basename(collection): row
+    for collection, row in last.items()
+    if collection.startswith('training_eval/') and _is_readable(row)
+  }
+  for task, row in evaluations.items():
+    first, *rest = evaluation_fields(row)
+    if len(evaluations) > 1:
+      rest.append(task)
+    lines.append(console.wrapped([f'  {first}', *rest]))
+  return lines
+
+
+def _is_readable(row: Mapping) -> bool:
+  """Whether a row has the numbers that are shown; rows of others may not."""
+  shown = [row.get(n) for n in ('cross_ent_per_target_token', 'accuracy')]
+  if 'bits_per_byte' in row:
+    shown.append(row['bits_per_byte'])
+  are_numbers = all(isinstance(value, (int, float)) for value in shown)
+  # NaN is null there.
+  return are_numbers and None not in row.values()

@@ -1,4 +1,4 @@
-"""Which checkpoints stay when a new one is saved."""
+"""The choice of the checkpoints that stay when a new one is saved."""
 
 import dataclasses
 import itertools

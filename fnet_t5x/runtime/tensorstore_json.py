@@ -1,4 +1,4 @@
-"""What Orbax takes from TensorStore as JSON, without TensorStore's leak.
+"""TensorStore's JSON for Orbax, without TensorStore's leak.
 
 TensorStore 0.1.86 turns JSON into dictionaries of which every key and value
 has a reference too many (`JsonToPyObject` of its

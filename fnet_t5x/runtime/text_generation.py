@@ -1,30 +1,52 @@
-"""Generating text with a trained model, token by token."""
+"""Text generated with a trained model, token by token.
+
+SentencePiece marks a word's first piece: `▁cit izens`. A model that continues
+texts learned from texts cut anywhere, inside words too; a prompt that people
+type ends with a whole word. So the first piece must not go on with that word
+(`FirstTokens`).
+"""
 
 import contextlib
 import dataclasses
 import logging
+import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+import seqio
+from jaxtyping import Array, Bool, Int
 
 from fnet_t5x.runtime import (
   checkpoints,
-  initialization,
-  mesh,
   model_directory,
   models,
   partitioning,
+  utils,
 )
-from fnet_t5x.runtime.first_token import FirstTokens
 from fnet_t5x.runtime.generation_options import GenerationOptions
-from fnet_t5x.runtime.text_pieces import TextPieces
 from fnet_t5x.runtime.token_generation import TokenGenerator
 
 _log = logging.getLogger(__name__)
+# Stands for bytes that are no character, or none yet.
+_REPLACEMENT = '\ufffd'
+_SPACE = '▁'
+# Scripts that write no space between words, by the names of their letters.
+_UNSPACED_SCRIPTS = (
+  'CJK',
+  'HIRAGANA',
+  'KATAKANA',
+  'THAI',
+  'LAO',
+  'KHMER',
+  'MYANMAR',
+  'TIBETAN',
+)
+# What the next word may follow without a space: `(a`, `-a`, `"a`, `'a`, `/a`.
+_OPENING_CATEGORIES = ('Ps', 'Pi', 'Pf', 'Pd', 'Pc')
+_OPENING = frozenset('"\'/\\@#$&*~`=+<|^')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +61,48 @@ class GeneratedText:
 
   text: str
   ended: bool
+
+
+class TextPieces:
+  """Decodes a growing list of tokens into pieces that together are its text.
+
+  Tokens decode together: a space, or a byte of a character of several, waits
+  for the next token. What may yet change is held back.
+  """
+
+  def __init__(self, decode: Callable[[Sequence[int]], str]):
+    """Starts an empty text; `decode` turns all its tokens into text."""
+    self._decode = decode
+    self._tokens: list[int] = []
+    self._shown = ''
+
+  @property
+  def tokens(self) -> list[int]:
+    """The tokens so far."""
+    return self._tokens
+
+  def add(self, token: int) -> str:
+    """Returns what a token adds to the text for certain; often ''."""
+    self._tokens.append(token)
+    text = self._decode(self._tokens).rstrip(_REPLACEMENT)
+    # If the token changed what is shown already, wait what comes of it.
+    if not text.startswith(self._shown):
+      return ''
+    return self._show(text)
+
+  def finish(self) -> str:
+    """Returns what was held back, bytes without a character as U+FFFD."""
+    return self._show(self._decode(self._tokens) if self._tokens else '')
+
+  def _show(self, text: str) -> str:
+    """Returns the text behind what it has in common with the shown one."""
+    common = 0
+    for old, new in zip(self._shown, text, strict=False):
+      if old != new:
+        break
+      common += 1
+    self._shown = text
+    return text[common:]
 
 
 class TextStream(Iterator[str]):
@@ -99,9 +163,9 @@ class TextGenerator:
     # One prompt at a time has no batch to lay over several devices.
     partitioner = partitioning.PjitPartitioner(num_partitions=1)
     partitioner.mesh = jax.sharding.Mesh(
-      np.asarray(jax.devices()[:1]).reshape(1, 1), mesh.MESH_AXES
+      np.asarray(jax.devices()[:1]).reshape(1, 1), partitioning.MESH_AXES
     )
-    initializer = initialization.TrainStateInitializer(
+    initializer = utils.TrainStateInitializer(
       None,
       self._model.get_initial_variables,
       {
@@ -352,3 +416,65 @@ class TextGenerator:
         f"the model's logits are no numbers: {self._directory.checkpoint} is "
         f'damaged or the run diverged; {remedy}'
       ) from error
+
+
+class FirstTokens:
+  """A vocabulary's tokens, by how a text may begin with them."""
+
+  def __init__(self, vocabulary: seqio.Vocabulary):
+    """Looks at each piece of a SentencePiece vocabulary, and at no other's."""
+    size = vocabulary.vocab_size
+    self._vocabulary = vocabulary
+    self._begins_character = np.ones(size, bool)
+    self._continues_word = np.zeros(size, bool)
+    self._marks_words = False
+    if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+      return
+    tokenizer = vocabulary.tokenizer
+    for token in range(size):
+      piece = tokenizer.IdToPiece(token)
+      if tokenizer.IsControl(token) or tokenizer.IsUnknown(token):
+        continue
+      if tokenizer.IsByte(token):
+        byte = int(piece[1:-1], 16)
+        self._begins_character[token] = byte < 0x80 or 0xC2 <= byte <= 0xF4
+        piece = chr(byte) if byte < 0x80 else ''
+      self._marks_words |= piece.startswith(_SPACE)
+      self._continues_word[token] = _is_of_spaced_word(piece[:1])
+
+  def allowed(self, prompt: str) -> Bool[np.ndarray, ' vocab']:
+    """Returns whether the text after a prompt may begin with each token.
+
+    Never with a byte from inside a character. With a letter or digit without
+    a space before it only where the prompt ends so that a word may follow
+    directly: with an opening bracket, a quote, a hyphen, in a script without
+    spaces, or with a blank or a line's end that the vocabulary keeps. Other
+    vocabularies than SentencePiece's allow all.
+    """
+    if not self._marks_words or self._word_may_follow(prompt):
+      return self._begins_character
+    return self._begins_character & ~self._continues_word
+
+  def _word_may_follow(self, prompt: str) -> bool:
+    text = prompt.rstrip()
+    if text != prompt:
+      # A vocabulary that drops the space at the end puts it before the word.
+      encode = self._vocabulary.encode
+      return list(encode(prompt)) != list(encode(text))
+    last = text[-1:]
+    return (
+      last in _OPENING
+      or unicodedata.category(last) in _OPENING_CATEGORIES
+      or _is_unspaced(last)
+    )
+
+
+def _is_of_spaced_word(character: str) -> bool:
+  """Whether it is a letter, mark or digit, and spaces part its words."""
+  if not character or unicodedata.category(character)[0] not in 'LMN':
+    return False
+  return not _is_unspaced(character)
+
+
+def _is_unspaced(character: str) -> bool:
+  return unicodedata.name(character, '').startswith(_UNSPACED_SCRIPTS)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fnet_t5x.runtime import decoding, models, repetition, token_choice
+from fnet_t5x.runtime import decoding, models
 from fnet_t5x.runtime.generation_options import GenerationOptions
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -207,7 +207,7 @@ def _allowed(
   allowed = (ids > 0) & (ids < vocab_size) & (may_begin | (count > 0))
   allowed = jnp.broadcast_to(allowed[None], (tokens.shape[0], width))
   if ngram_size:
-    allowed &= ~repetition.repeating_tokens(tokens, count, ngram_size, width)
+    allowed &= ~decoding.repeating_tokens(tokens, count, ngram_size, width)
   return allowed
 
 
@@ -241,7 +241,7 @@ def _choose(
   logits = jnp.where(allowed, logits.astype(jnp.float32), _LOWEST)
 
   def choose(key, row):
-    tokens, _ = token_choice.choose_tokens(
+    tokens, _ = decoding.choose_tokens(
       jax.random.fold_in(key, position),
       row[None],
       temperature,

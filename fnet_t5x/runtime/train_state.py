@@ -1,4 +1,4 @@
-"""What training and inference carry along: parameters, step, optimizer state.
+"""Train states: parameters, step and optimizer state.
 
 Both states are pytrees and share the `TrainState` methods. `state_dict` is the
 checkpoint's layout (see `optimizers.py`), plus 'flax_mutables' where there are
@@ -18,7 +18,6 @@ from flax.core import FrozenDict
 from flax.linen import partitioning as flax_partitioning
 
 from fnet_t5x.runtime import optimizers
-from fnet_t5x.runtime.optimizer_def import flatten_names
 
 EMPTY_DICT = flax.core.freeze({})
 PyTree = Any
@@ -58,8 +57,8 @@ class TrainState(Protocol):
 
 
 def _check_axes(axes: PyTree, variables: PyTree):
-  named = flatten_names(flax_partitioning.get_axis_names(axes))
-  missing = set(flatten_names(variables)) - set(named)
+  named = optimizers.flatten_names(flax_partitioning.get_axis_names(axes))
+  missing = set(optimizers.flatten_names(variables)) - set(named)
   if missing:
     raise ValueError(f'Missing axis names for parameters: {missing}')
 

@@ -19,11 +19,11 @@ from flax.traverse_util import flatten_dict
 from fnet_t5x.convert import checkpoint, scanned_layers
 from fnet_t5x.runtime import (
   checkpoints,
-  initialization,
   model_directory,
   optimizers,
-  train_loop,
+  utils,
 )
+from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import train as train_lib
 
 # Sides of 128: Adafactor factors every kernel, whether scanned or not.
@@ -50,7 +50,7 @@ def random_state(optimizer=None, **choices):
   """A state's leaves, of any numbers: nothing is compiled."""
   model = small_runs.make_model(**NARROW, **choices)
   batch = small_runs.packed_batch(0)
-  initializer = initialization.TrainStateInitializer(
+  initializer = utils.TrainStateInitializer(
     optimizer or model.optimizer_def,
     model.get_initial_variables,
     {name: x.shape for name, x in batch.items()},
@@ -68,7 +68,7 @@ def random_state(optimizer=None, **choices):
 def step(trainer, seed):
   """One step's loss and gradient norm."""
   batch = small_runs.packed_batch(seed)
-  metrics = train_loop.scalars(trainer.train(iter([batch]), 1)[0])
+  metrics = metrics_lib.scalars(trainer.train(iter([batch]), 1)[0])
   return [metrics['loss'], metrics['grad_norm']]
 
 
@@ -154,7 +154,7 @@ def loss_of(model_dir):
     model_directory.configure(directory).model, small_runs.one_device(), batch
   )
   restore(trainer, pathlib.Path(directory.checkpoint))
-  return train_loop.scalars(trainer.eval([batch]))['loss']
+  return metrics_lib.scalars(trainer.eval([batch]))['loss']
 
 
 def test_converted_checkpoints_are_model_directories(run, tmp_path, capsys):

@@ -14,7 +14,7 @@ from fnet_t5x.layers.embedding import (
   LearnedPositions,
   sinusoidal_positions,
 )
-from fnet_t5x.runtime.mesh import standard_logical_axis_rules
+from fnet_t5x.runtime.partitioning import standard_logical_axis_rules
 
 VOCAB, FEATURES = 56, 24
 

@@ -369,3 +369,9 @@ def test_missing_position_in_the_data_is_one_line(saved, initializer):
     initializer.from_checkpoint(
       RestoreCheckpointConfig(path=str(saved)), iterator=object()
     )
+
+
+def test_layers_are_told_together():
+  assert checkpoints.layers_together(
+    ['a/layers_0/b', 'c', 'a/layers_10/b', 'a/layers_1/d/e']
+  ) == ['a/layers_{0,10}/b', 'c', 'a/layers_{1}/d/e']

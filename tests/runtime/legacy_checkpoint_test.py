@@ -13,7 +13,7 @@ import tensorstore
 from flax import serialization, traverse_util
 
 from fnet_t5x.networks import t5
-from fnet_t5x.runtime import checkpoint_names, models, train
+from fnet_t5x.runtime import models, train
 from fnet_t5x.runtime.checkpoints import RestoreCheckpointConfig
 
 STEP = 1_000_000
@@ -251,9 +251,3 @@ def test_a_run_goes_on_from_the_last_whole_one(
   assert f'checkpoint_{STEP}' in capsys.readouterr().out
   found = sorted(path.name for path in tmp_path.iterdir())
   assert found == [f'checkpoint_{STEP - 1}', f'damaged_checkpoint_{STEP}']
-
-
-def test_layers_are_told_together():
-  assert checkpoint_names.layers_together(
-    ['a/layers_0/b', 'c', 'a/layers_10/b', 'a/layers_1/d/e']
-  ) == ['a/layers_{0,10}/b', 'c', 'a/layers_{1}/d/e']

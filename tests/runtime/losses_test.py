@@ -1,11 +1,16 @@
-"""Cross-entropy against float64 NumPy, and the normalisers by hand."""
+"""Cross-entropy against float64 NumPy, in chunks too; normalisers by hand."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen.partitioning import axis_rules
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fnet_t5x.runtime import losses
+from fnet_t5x.runtime.partitioning import standard_logical_axis_rules
 
 Factor = losses.SpecialLossNormalizingFactor
 
@@ -73,27 +78,23 @@ def test_ids_equal_distributions_in_values_and_gradients():
   logits, ids, _ = make_problem()
   vocab = logits.shape[-1]
   ids[0, 0] = vocab  # hits nothing
-  on, off = 0.9, 0.1 / (vocab - 1)
-  dense = np.where(np.arange(vocab) == ids[..., None], on, off)
+  on, off, z_loss = 0.9, 0.1 / (vocab - 1), 0.02
+  goal = np.where(np.arange(vocab) == ids[..., None], on, off)
   slope = np.random.RandomState(1).normal(size=ids.shape).astype(np.float32)
 
   def by_ids(logits):
-    loss, _ = losses.cross_entropy_with_ids(logits, ids, 0.02, on, off)
+    loss, _ = losses.cross_entropy_with_ids(logits, ids, z_loss, on, off)
     return jnp.sum(slope * loss)
 
-  def by_distributions(logits, targets):
-    loss, _ = losses.cross_entropy_with_logits(logits, targets, 0.02)
-    return jnp.sum(slope * loss)
-
-  dense = dense.astype(np.float32)
-  got = jax.value_and_grad(by_ids)(logits)
-  want = jax.value_and_grad(by_distributions)(logits, dense)
-  np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
-  np.testing.assert_allclose(got[1], want[1], atol=1e-6)
-  target_gradient = jax.grad(by_distributions, argnums=1)(logits, dense)
-  log_probs = jax.nn.log_softmax(logits)
+  got, gradient = jax.value_and_grad(by_ids)(logits)
+  logits = logits.astype(np.float64)
+  log_z = np.log(np.exp(logits).sum(-1))
+  log_probs = logits - log_z[..., None]
+  want = z_loss * log_z**2 - (goal * log_probs).sum(-1)
+  np.testing.assert_allclose(got, np.sum(slope * want), rtol=1e-6)
+  softmax = (1 + 2 * z_loss * log_z)[..., None] * np.exp(log_probs)
   np.testing.assert_allclose(
-    target_gradient, -slope[..., None] * log_probs, atol=1e-5
+    gradient, slope[..., None] * (softmax - goal), atol=1e-6
   )
 
 
@@ -185,3 +186,175 @@ def test_average_per_sequence_of_a_packed_batch():
 def test_unknown_normalizer_names_the_known_ones():
   with pytest.raises(ValueError, match=r"'tokens'.*NUM_REAL_TARGET_TOKENS"):
     losses.get_loss_normalizing_factor_and_weights('tokens', {})
+
+
+EMBED, VOCAB = 6, 24
+
+
+def output_problem(batch=8, length=7, vocab=VOCAB):
+  random = np.random.RandomState(0)
+  hidden = random.normal(size=(batch, length, EMBED))
+  kernel = random.normal(size=(EMBED, vocab))
+  targets = random.randint(0, vocab, size=(batch, length))
+  weights = random.uniform(size=(batch, length))
+  weights[:, -2:] = 0
+  return (
+    hidden.astype(np.float32),
+    kernel.astype(np.float32),
+    targets,
+    weights.astype(np.float32),
+  )
+
+
+def in_chunks(hidden, kernel, targets, weights, columns=2, **options):
+  chunk_bytes = int(4 * kernel.shape[1] * hidden.shape[0] * columns)
+  return losses.output_cross_entropy(
+    hidden, kernel, targets, weights, chunk_bytes=chunk_bytes, **options
+  )
+
+
+# Seven columns: in pieces of 2 with one to spare, one by one, and all at once.
+@pytest.mark.parametrize('columns', [1, 2, 7])
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+@pytest.mark.parametrize('z_loss', [0.0, 0.05])
+def test_loss_and_gradients_equal_float64(columns, smoothing, z_loss):
+  hidden, kernel, targets, weights = output_problem()
+
+  def loss_fn(hidden, kernel, weights):
+    return in_chunks(
+      hidden,
+      kernel,
+      targets,
+      weights,
+      columns,
+      label_smoothing=smoothing,
+      z_loss=z_loss,
+    )
+
+  # Only the sum has gradients; scaled, so that their factor shows.
+  (loss, tokens), gradients = jax.jit(
+    jax.value_and_grad(
+      lambda *x: (3 * loss_fn(*x)[0], loss_fn(*x)[1]), (0, 1, 2), has_aux=True
+    )
+  )(hidden, kernel, weights)
+  wide = np.float64(hidden), np.float64(kernel)
+  logits = wide[0] @ wide[1]
+  want, penalty, slope = reference(logits, targets, weights, smoothing, z_loss)
+  np.testing.assert_allclose(loss, 3 * want, rtol=1e-5)
+  np.testing.assert_allclose(
+    np.sum(tokens.z_loss * weights), penalty, rtol=1e-5
+  )
+  expected = 3 * slope @ wide[1].T, 3 * np.einsum('bld,blv', wide[0], slope)
+  np.testing.assert_allclose(gradients[0], expected[0], atol=1e-5)
+  np.testing.assert_allclose(gradients[1], expected[1], atol=1e-5)
+  np.testing.assert_allclose(gradients[2], 3 * tokens.loss, rtol=1e-6)
+  log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  at_target = np.take_along_axis(log_probs, targets[..., None], -1)[..., 0]
+  np.testing.assert_allclose(tokens.cross_entropy, -at_target, rtol=1e-4)
+  np.testing.assert_array_equal(tokens.correct, logits.argmax(-1) == targets)
+  # The value without a gradient is computed on its own.
+  np.testing.assert_allclose(
+    loss_fn(hidden, kernel, weights)[0], want, rtol=1e-5
+  )
+
+
+def test_the_loss_of_whole_logits_agrees_at_its_edges():
+  hidden, kernel, targets, _ = output_problem()
+  kernel[:, 5] = kernel[:, 3]  # Ties: the first of them is predicted.
+  targets[:, :2] = 3, 5
+  targets[0, 3] = VOCAB  # hits nothing
+  hidden[1] *= 1e4
+
+  def whole(hidden, kernel):
+    logits = jnp.dot(hidden, kernel)
+    loss, _, _ = losses.compute_weighted_cross_entropy(
+      logits, targets, None, 0.1, 0.0
+    )
+    return loss, jnp.argmax(logits, axis=-1) == targets
+
+  def chunked(hidden, kernel):
+    loss, tokens = in_chunks(hidden, kernel, targets, None, label_smoothing=0.1)
+    return loss, tokens.correct
+
+  got, want = (
+    jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(hidden, kernel)
+    for f in (chunked, whole)
+  )
+  np.testing.assert_allclose(got[0][0], want[0][0], rtol=1e-5)
+  np.testing.assert_array_equal(got[0][1], want[0][1])
+  np.testing.assert_allclose(got[1][0], want[1][0], atol=1e-4)
+  # Hidden values of 1e4 are in these sums.
+  np.testing.assert_allclose(got[1][1], want[1][1], rtol=1e-5, atol=1e-1)
+
+
+def test_bfloat16_activations_get_bfloat16_gradients():
+  hidden, kernel, targets, weights = output_problem()
+  half = jnp.asarray(hidden, jnp.bfloat16)
+  gradient = jax.grad(lambda x: in_chunks(x, kernel, targets, weights)[0])
+  got, want = gradient(half), gradient(half.astype(jnp.float32))
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(got, want.astype(jnp.bfloat16))
+
+
+def sharded(shape, function, *arguments):
+  mesh = jax.make_mesh(shape, ('data', 'model'), (AxisType.Auto,) * 2)
+  rows = NamedSharding(mesh, PartitionSpec('data'))
+  columns = NamedSharding(mesh, PartitionSpec(None, 'model'))
+  with jax.set_mesh(mesh), axis_rules(standard_logical_axis_rules()):
+    return (
+      jax.jit(
+        function,
+        in_shardings=(rows, columns, rows, rows),
+        out_shardings=((None, rows), (rows, columns)),
+      )
+      .lower(*arguments)
+      .compile()
+    )
+
+
+@pytest.mark.parametrize('shape', [(8, 1), (2, 4)])
+def test_meshes_agree_and_gather_no_logits(shape):
+  arguments = output_problem(length=6)
+  # Two chunks of three columns on a device.
+  columns = 3 / shape[0]
+  step = jax.value_and_grad(
+    functools.partial(
+      in_chunks, columns=columns, z_loss=0.05, label_smoothing=0.1
+    ),
+    (0, 1),
+    has_aux=True,
+  )
+  compiled = sharded(shape, step, *arguments)
+  got, want = compiled(*arguments), jax.jit(step)(*arguments)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    got,
+    want,
+  )
+  text = compiled.as_text()
+  assert 'while(' in text
+  assert 'all-gather' not in text and 'all-to-all' not in text
+  assert 'collective-permute' not in text
+  # The kernel's gradient is summed over devices once, after the loop.
+  vocab = VOCAB // shape[1]
+  loop = [line for line in text.splitlines() if 'all-reduce(' in line]
+  sums = [line for line in loop if f'{EMBED},{vocab}]' in line]
+  assert len(sums) == 1 and 'while/body' not in sums[0]
+
+
+def test_memory_is_that_of_a_chunk():
+  hidden, kernel = (64, 128, 16), (16, 512)
+  arguments = (
+    jax.ShapeDtypeStruct(hidden, jnp.float32),
+    jax.ShapeDtypeStruct(kernel, jnp.float32),
+    jax.ShapeDtypeStruct(hidden[:2], jnp.int32),
+    jax.ShapeDtypeStruct(hidden[:2], jnp.float32),
+  )
+  logits = 64 * 128 * 512 * 4
+
+  def temporaries(columns):
+    step = jax.grad(lambda *x: in_chunks(*x, columns=columns)[0], (0, 1))
+    compiled = jax.jit(step).lower(*arguments).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert temporaries(4) < logits / 4 < logits < temporaries(128)

@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 from jax.sharding import PartitionSpec
 
-from fnet_t5x.runtime import adafactor, learning_rate, optimizers
+from fnet_t5x.runtime import adafactor, optimizers, utils
 
 PARAMS = flax.core.freeze(
   {
@@ -64,7 +64,7 @@ def test_adam_equals_float64_numpy(weight_decay):
 
 
 def test_an_optax_optimizer_takes_our_schedules():
-  schedule = learning_rate.create_learning_rate_scheduler(
+  schedule = utils.create_learning_rate_scheduler(
     'constant * linear_warmup', base_learning_rate=0.02, warmup_steps=2
   )
   optimizer = steps(optimizers.adam(schedule))

@@ -3,8 +3,11 @@
 import gc
 import io
 import json
+import os
+import pathlib
 import random
 import re
+import shlex
 import sys
 import time
 
@@ -312,3 +315,101 @@ def test_unwritable_folder_is_one_line(tmp_path):
 )
 def test_peak_flops_of_known_chips(kind, tera):
   assert chips.peak_flops(kind) == (tera and tera * 1e12)
+
+
+def train(step, loss):
+  return {'step': step, 'collection': 'train', 'loss': loss}
+
+
+def evaluation(step, loss, task='task', **values):
+  return {
+    'step': step,
+    'collection': f'training_eval/{task}',
+    'cross_ent_per_target_token': loss,
+    'accuracy': 0.5,
+    **values,
+  }
+
+
+def test_results_are_the_last_ones(tmp_path):
+  write(
+    tmp_path,
+    evaluation(0, 9.0),
+    train(10, 5.0),
+    train(20, 4.0),
+    evaluation(20, 3.0, bits_per_byte=1.25),
+  )
+  lines = reporting.results(str(tmp_path), 1200, 65.0, saved_step=20)
+  time, *rest = lines
+  assert time.startswith('trained 1,200 steps in 1m05s; peak memory ')
+  assert rest == [
+    '  train loss 4.0000',
+    '  validation loss 3.0000  acc 0.500  1.250 bits/byte',
+    'last checkpoint:',
+    f'  {tmp_path}/checkpoint_20',
+  ]
+
+
+def test_several_tasks_are_named_and_what_is_missing_left_out(tmp_path):
+  write(
+    tmp_path,
+    {**train(10, None)},
+    evaluation(10, 3.0, 'a'),
+    evaluation(10, 2.0, 'b'),
+    evaluation(10, None, 'c'),
+  )
+  _, *rest = reporting.results(str(tmp_path), 10, 5.0, saved_step=None)
+  assert rest == [
+    '  validation loss 3.0000  acc 0.500  a',
+    '  validation loss 2.0000  acc 0.500  b',
+  ]
+
+
+def test_rows_of_others_do_not_end_a_run(tmp_path):
+  write(
+    tmp_path,
+    {'step': 1, 'collection': 'train'},
+    {'step': 1, 'collection': 'training_eval/a'},
+    evaluation(1, 'low', 'b'),
+    evaluation(1, 3.0, 'c', bits_per_byte='few'),
+  )
+  _, *rest = reporting.results(str(tmp_path), 10, 5.0, saved_step=None)
+  assert rest == []
+
+
+@pytest.mark.parametrize('folder', ['runs/mine', "my runs/it's $HOME; x"])
+def test_commands_can_be_pasted(folder):
+  generate, evaluate = reporting.commands(folder)
+  python, *rest = shlex.split(generate)
+  flag = f'--model_dir={folder}'
+  assert rest == ['-m', 'fnet_t5x.generate', flag, '--prompt=...']
+  assert shlex.split(evaluate) == [python, '-m', 'fnet_t5x.eval', flag]
+
+
+def executable(path):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.symlink_to(sys.executable)
+  return str(path)
+
+
+def test_interpreter_is_named_as_the_user_would(tmp_path, monkeypatch):
+  venv = executable(tmp_path / '.venv/bin/python3')
+  executable(tmp_path / '.venv/bin/python')
+  executable(tmp_path / 'other bin/python')
+  monkeypatch.setattr(sys, 'executable', venv)
+  monkeypatch.chdir(tmp_path)
+
+  # The one of the PATH.
+  monkeypatch.setenv('PATH', str(tmp_path / '.venv/bin'))
+  assert reporting.interpreter() == 'python'
+  # Another on the PATH, although the same file in the end.
+  monkeypatch.setenv('PATH', str(tmp_path / 'other bin'))
+  assert reporting.interpreter() == '.venv/bin/python3'
+  (tmp_path / 'elsewhere').mkdir()
+  monkeypatch.chdir(tmp_path / 'elsewhere')
+  assert reporting.interpreter() == venv
+  monkeypatch.setattr(sys, 'executable', str(tmp_path / 'other bin/python'))
+  monkeypatch.setenv('PATH', os.devnull)
+  assert shlex.split(reporting.interpreter()) == [
+    str(pathlib.Path(tmp_path) / 'other bin/python')
+  ]

@@ -14,8 +14,8 @@ import seqio
 import small_runs
 
 from fnet_t5x.runtime import text_generation
-from fnet_t5x.runtime.first_token import FirstTokens
 from fnet_t5x.runtime.generation_options import GenerationOptions
+from fnet_t5x.runtime.text_generation import FirstTokens, TextPieces
 
 PROMPT = 'abc de'
 VOCABULARY = small_runs.VOCABULARY
@@ -308,3 +308,131 @@ def test_pieces_of_words_bytes_and_lines_stream(word_generator):
     joined += text
   assert '\n' in joined
   assert '\ufffd' in joined
+
+
+@pytest.fixture(scope='module')
+def vocabulary(tmp_path_factory):
+  return sentencepiece_vocabularies.train(tmp_path_factory.mktemp('pieces'))
+
+
+def allowed_pieces(vocabulary, prompt) -> set[str]:
+  allowed = FirstTokens(vocabulary).allowed(prompt)
+  assert allowed.shape == (vocabulary.vocab_size,)
+  return {vocabulary.tokenizer.IdToPiece(int(i)) for i in allowed.nonzero()[0]}
+
+
+def all_pieces(vocabulary) -> set[str]:
+  size = vocabulary.vocab_size
+  return {vocabulary.tokenizer.IdToPiece(token) for token in range(size)}
+
+
+@pytest.mark.parametrize(
+  'prompt',
+  [
+    'my fellow',
+    'in 1862',
+    'the union is strong,',
+    'my fellow ( ',
+    'a ',
+    'a- ',
+  ],
+)
+def test_a_word_begins(vocabulary, prompt):
+  allowed = allowed_pieces(vocabulary, prompt)
+  for piece in all_pieces(vocabulary):
+    if not piece.startswith('<'):
+      inside_word = piece[0].isalnum()
+      assert (piece in allowed) == (not inside_word), piece
+  assert {'▁the', ',', '\n', '</s>', '▁<extra_id_0>'} <= allowed
+  # Bytes: letters and digits as above, and only those that begin a character.
+  assert '<0x20>' in allowed
+  assert '<0x61>' not in allowed
+  for byte in range(0x80, 0x100):
+    starts = any(
+      chr(point).encode()[0] == byte
+      for point in range(0x80, 0x110000, 0x40)
+      if not 0xD800 <= point < 0xE000
+    )
+    assert (f'<0x{byte:02X}>' in allowed) == starts
+
+
+@pytest.mark.parametrize(
+  'prompt', ['well-', 'my (', 'he said "', "don'", 'a/', '自由', 'a line\n']
+)
+def test_a_word_may_follow_directly(vocabulary, prompt):
+  allowed = allowed_pieces(vocabulary, prompt)
+  left_out = all_pieces(vocabulary) - allowed
+  assert left_out
+  assert all(piece.startswith('<0x') for piece in left_out)
+
+
+@pytest.mark.parametrize('end', [' ', '  ', '\n', '- '])
+def test_blank_that_the_vocabulary_keeps(vocabulary, tmp_path, end):
+  """`the ` and `the`: the space is in the prompt, or in the next piece."""
+  keeping = sentencepiece_vocabularies.train(tmp_path, keeps_blanks=True)
+  assert keeping.decode(keeping.encode('my' + end)) == 'my' + end
+  for kept, is_kept in ((keeping, True), (vocabulary, end == '\n')):
+    inside = {
+      piece for piece in all_pieces(kept) if piece[0].isalnum()
+    } & allowed_pieces(kept, 'my' + end)
+    assert bool(inside) == is_kept
+    assert '▁the' in allowed_pieces(kept, 'my' + end)
+
+
+def test_other_vocabularies_allow_all():
+  assert FirstTokens(seqio.ByteVocabulary()).allowed('abc').all()
+
+
+def pieces_of(decode, tokens) -> list[str]:
+  text = TextPieces(decode)
+  return [text.add(token) for token in tokens] + [text.finish()]
+
+
+def decode_bytes(tokens):
+  """As byte pieces decode: one U+FFFD for each byte of no whole character."""
+  text = bytes(tokens).decode('utf-8', 'surrogateescape')
+  return ''.join('\ufffd' if '\ud800' <= c <= '\udfff' else c for c in text)
+
+
+def test_a_character_waits_for_its_last_byte():
+  tokens = 'a€🙂b'.encode()
+  pieces = pieces_of(decode_bytes, tokens)
+  assert ''.join(pieces) == 'a€🙂b'
+  assert [piece for piece in pieces if piece] == ['a', '€', '🙂', 'b']
+
+
+def test_bytes_of_no_character_are_shown_at_last():
+  """In the middle once it is certain; at the end when there is no more."""
+  euro = '€'.encode()
+  assert pieces_of(decode_bytes, b'a' + euro[:2] + b'b' + euro[:1]) == [
+    'a',
+    '',
+    '',
+    '\ufffd\ufffdb',
+    '',
+    '\ufffd',
+  ]
+
+
+def test_nothing_is_lost_where_a_token_changes_what_is_shown():
+  def decode(tokens):
+    return ''.join('ab c'[token] for token in tokens).replace('a ', 'x ')
+
+  assert ''.join(pieces_of(decode, [1, 0, 3, 2, 1, 0, 3])) == 'bac bac'
+  # `a` became `x`: what follows is held, and shown at the end.
+  assert pieces_of(decode, [1, 0, 2, 3]) == ['b', 'a', '', '', 'x c']
+
+
+def test_pieces_of_a_sentencepiece_vocabulary(tmp_path):
+  """Words, bytes and lines."""
+  vocabulary = sentencepiece_vocabularies.train(tmp_path)
+  text = 'my fellow\ncitizens € 🙂 and friends'
+  tokens = vocabulary.encode(text)
+  pieces = pieces_of(vocabulary.decode, tokens)
+  assert ''.join(pieces) == vocabulary.decode(tokens) == text
+  assert not any('\ufffd' in piece for piece in pieces)
+  assert len([piece for piece in pieces if piece]) > 5
+
+
+def test_no_token_at_all():
+  assert pieces_of(seqio.ByteVocabulary().decode, []) == ['']

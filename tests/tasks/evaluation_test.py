@@ -19,7 +19,7 @@ import fnet_t5x
 from fnet_t5x.runtime import (
   checkpoints,
   gin_utils,
-  initialization,
+  utils,
 )
 from fnet_t5x.runtime import eval as eval_lib
 from fnet_t5x.tasks import (
@@ -103,7 +103,7 @@ def model(run, tmp_path):
     .get_model_feature_lengths(LENGTHS)
     .items()
   }
-  state = initialization.TrainStateInitializer(
+  state = utils.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     shapes,

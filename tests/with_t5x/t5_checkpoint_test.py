@@ -8,7 +8,8 @@ import small_runs
 from flax import traverse_util
 
 from fnet_t5x.networks import t5
-from fnet_t5x.runtime import initialization, models
+from fnet_t5x.runtime import models
+from fnet_t5x.runtime import utils as runtime_utils
 from fnet_t5x.runtime.checkpoints import RestoreCheckpointConfig
 
 HYBRID = small_runs.make_model()
@@ -57,7 +58,7 @@ def written(tmp_path_factory):
 
 
 def restore(model, path, **config):
-  initializer = initialization.TrainStateInitializer(
+  initializer = runtime_utils.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     SHAPES,

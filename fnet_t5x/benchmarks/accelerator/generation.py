@@ -190,7 +190,7 @@ def start_cache(
   tokens: int,
 ) -> PyTree:
   """Returns caches with the encoder's output projected, and no tokens."""
-  from fnet_t5x.runtime import beam_utils
+  from fnet_t5x.runtime import beam_search
 
   rows = prefix.shape[0]
   targets = jnp.ones((rows, tokens), jnp.int32)
@@ -219,7 +219,7 @@ def start_cache(
     mutable=['cache'],
     method=module.decode,
   )
-  return beam_utils.set_positions(variables['cache'], none)
+  return beam_search.set_positions(variables['cache'], none)
 
 
 def cache_bytes(

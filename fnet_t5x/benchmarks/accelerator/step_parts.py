@@ -30,7 +30,7 @@ from fnet_t5x.layers.fourier_mixing import FourierMixing
 from fnet_t5x.layers.normalization import LayerNorm
 from fnet_t5x.networks import t5_config, t5_encoder
 from fnet_t5x.planning.flops import layer_mixing
-from fnet_t5x.runtime import output_loss
+from fnet_t5x.runtime import losses
 
 # Columns of a step's table, in order.
 GROUPS = (
@@ -239,7 +239,7 @@ def time_loss(
 
   def both(x, kernel, targets):
     def loss(x, kernel):
-      total, _ = output_loss.output_cross_entropy(
+      total, _ = losses.output_cross_entropy(
         x, kernel, targets, z_loss=training_step.Z_LOSS
       )
       return total

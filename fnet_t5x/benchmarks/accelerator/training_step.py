@@ -12,8 +12,8 @@ if TYPE_CHECKING:
   import jax
   from jaxtyping import Array, Float, Int
 
-  from fnet_t5x.runtime.optimizer_def import Optimizer
-  from fnet_t5x.runtime.output_loss import TokenLosses
+  from fnet_t5x.runtime.losses import TokenLosses
+  from fnet_t5x.runtime.optimizers import Optimizer
 
 Batch = Mapping[str, Any]
 
@@ -149,7 +149,7 @@ def token_losses(
   dropout_key: Any = None,
   **options: Any,
 ) -> tuple[Float[Array, ''], TokenLosses]:
-  """Returns `output_loss.output_cross_entropy` of a batch.
+  """Returns `losses.output_cross_entropy` of a batch.
 
   Args:
     module: the network.
@@ -158,7 +158,7 @@ def token_losses(
     dropout_key: None for no dropout.
     **options: of `output_cross_entropy`.
   """
-  from fnet_t5x.runtime import output_loss
+  from fnet_t5x.runtime import losses
 
   optional = ('encoder_segment_ids', 'decoder_segment_ids')
   hidden = module.apply(
@@ -174,7 +174,7 @@ def token_losses(
     rngs=None if dropout_key is None else {'dropout': dropout_key},
   )
   kernel = module.apply({'params': params}, method=module.output_kernel)
-  return output_loss.output_cross_entropy(
+  return losses.output_cross_entropy(
     hidden, kernel, batch['decoder_target_tokens'], **options
   )
 

@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 import seqio
 
-from fnet_t5x.runtime import target_text
+from fnet_t5x.runtime import eval as eval_lib
 
 TEXTS = (
   'the quick brown fox jumps over the lazy dog',
@@ -72,7 +72,7 @@ def batch_of(rows, length=64):
 
 
 def counted(vocabulary, *batches):
-  text = target_text.TargetText(vocabulary)
+  text = eval_lib.TargetText(vocabulary)
   assert list(text.counted('task', iter(batches))) == list(batches)
   return text.metrics('task', {'cross_ent_per_target_token': 1.5})
 
@@ -113,7 +113,7 @@ def test_only_tokens_with_a_loss_count(vocabulary):
 
 
 def test_every_piece_has_the_bytes_that_it_decodes_to(vocabulary):
-  table = target_text.piece_bytes(vocabulary)
+  table = eval_lib.piece_bytes(vocabulary)
   pieces = vocabulary.tokenizer
   assert len(table) == vocabulary.vocab_size
   for piece in range(3, vocabulary.vocab_size - SENTINELS):
@@ -149,7 +149,7 @@ def test_what_is_unknown_is_left_out(vocabulary, case):
 
 
 def test_evaluation_that_was_cut_off_is_not_counted(vocabulary):
-  text = target_text.TargetText(vocabulary)
+  text = eval_lib.TargetText(vocabulary)
   batch = batch_of([vocabulary.encode(TEXTS[0])])
   values = {'cross_ent_per_target_token': 1.0}
   batches = text.counted('task', iter([batch, batch]))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fnet_t5x.runtime import learning_rate
+from fnet_t5x.runtime import utils
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / 'golden/optimizer.json').read_text()
@@ -16,7 +16,7 @@ STEPS = [0, 1, 9, 10, 11, 25, 399, 400, 401, 5000]
 
 
 def values(**arguments):
-  schedule = jax.jit(learning_rate.create_learning_rate_scheduler(**arguments))
+  schedule = jax.jit(utils.create_learning_rate_scheduler(**arguments))
   return [float(schedule(jnp.asarray(step))) for step in STEPS]
 
 
@@ -73,7 +73,7 @@ def test_factors_multiply():
 @pytest.mark.parametrize('case', range(len(GOLDEN['schedules'])))
 def test_equals_t5x(case):
   golden = GOLDEN['schedules'][case]
-  schedule = learning_rate.create_learning_rate_scheduler(**golden['arguments'])
+  schedule = utils.create_learning_rate_scheduler(**golden['arguments'])
   got = [schedule(jnp.asarray(step)) for step in golden['steps']]
   assert all(x.dtype == jnp.float32 and x.shape == () for x in got)
   np.testing.assert_allclose(got, golden['learning_rates'], rtol=1e-6)
@@ -81,11 +81,11 @@ def test_equals_t5x(case):
 
 def test_unknown_factor_is_named():
   with pytest.raises(ValueError, match=r"'warmup' in 'constant \* warmup'"):
-    learning_rate.create_learning_rate_scheduler('constant * warmup')
+    utils.create_learning_rate_scheduler('constant * warmup')
 
 
 def test_no_warmup_to_divide_by_is_named():
   with pytest.raises(ValueError, match=r"warmup_steps is 0.*'linear_warmup'"):
-    learning_rate.create_learning_rate_scheduler(
+    utils.create_learning_rate_scheduler(
       'constant * linear_warmup', warmup_steps=0
     )

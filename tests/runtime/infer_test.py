@@ -12,15 +12,9 @@ import seqio
 import small_runs
 
 from fnet_t5x import example_texts
-from fnet_t5x.runtime import (
-  checkpoints,
-  infer,
-  inference,
-  train_loop,
-)
-from fnet_t5x.runtime import (
-  eval as eval_lib,
-)
+from fnet_t5x.runtime import checkpoints, infer
+from fnet_t5x.runtime import eval as eval_lib
+from fnet_t5x.runtime import metrics as metrics_lib
 
 # The mesh's data axis is one device; 13 examples make three batches and a bit.
 BATCH_SIZE = 4
@@ -228,7 +222,7 @@ def test_every_decode_is_text():
 def test_last_batch_is_filled_with_nothing(model):
   cfg = small_runs.dataset_config('validation', batch_size=BATCH_SIZE)
   batches = list(
-    inference.padded_batches(
+    eval_lib.padded_batches(
       cfg, small_runs.register(), seqio.EncDecFeatureConverter
     )
   )
@@ -236,7 +230,7 @@ def test_last_batch_is_filled_with_nothing(model):
   assert not batches[-1]['decoder_loss_weights'][1:].any()
   # A row of nothing must give no NaN: it would spoil the sums.
   made = small_runs.make_trainer(model, small_runs.one_device(), batches[-1])
-  values = train_loop.scalars(made.eval([batches[-1]]))
+  values = metrics_lib.scalars(made.eval([batches[-1]]))
   assert np.isfinite(values['loss'])
 
 
