@@ -154,5 +154,5 @@ def test_pairs_cannot_be_packed():
 def test_different_lengths_are_an_error():
   converter = feature_converters.MaskedLMFeatureConverter(pack=False)
   lengths = {'inputs': 8, 'targets': 8, 'loss_weights': 9}
-  with pytest.raises(ValueError, match=r"'loss_weights': 9.* one length"):
+  with pytest.raises(ValueError, match=r"'loss_weights': 9.* same length"):
     _converted(converter, _EXAMPLES, lengths)

@@ -58,7 +58,7 @@ def test_whole_experiments_pass():
     ({'more': ['XYZZY=3']}, 'has the macro XYZZY; correct the name'),
     ({'more': ["TEXT_FILES='x'"]}, 'add --gin_file=gin/sources/text.gin'),
     ({'more': ['BATCH_SIZE=']}, 'nothing is not a gin value'),
-    ({'more': ['ENCODER_MIXING=none at all']}, 'text needs quotes'),
+    ({'more': ['ENCODER_MIXING=none at all']}, 'strings need quotes'),
     ({'more': ["TASK_FEATURE_LENGTHS={'inputs': 1"]}, 'no gin value'),
     ({'more': ['BATCH_SIZE=1\nBATCH_SIZE=2']}, 'not one binding'),
     ({'bindings': ["MODEL_DIR='gs://b/r'"]}, 'TRAIN_STEPS not set'),

@@ -75,20 +75,20 @@ models.EncoderDecoderModel.predict_batch_with_aux.num_decodes = 4
     (START + 'from fnet_t5x import quickstart\n', 'imports fnet_t5x.quick'),
     (START + 'import fnet_t5x\n', 'imports fnet_t5x,'),
     (START + "include 'gin/models/t5_tiny.gin'\n", "includes 'gin/models/t5"),
-    (MODELS + 'MODEL = @models.os.system()\n', 'models.os.system is none of'),
-    (MODELS + 'A = [{1: @models.jax.run()}]\n', 'models.jax.run is none of'),
-    (MODELS + 'models.os.system.command = 1\n', 'models.os.system is none'),
-    (MODELS + 'models.os.system:\n  command = 1\n', 'models.os.system is none'),
+    (MODELS + 'MODEL = @models.os.system()\n', 'models.os.system is not'),
+    (MODELS + 'A = [{1: @models.jax.run()}]\n', 'models.jax.run is not'),
+    (MODELS + 'models.os.system.command = 1\n', 'models.os.system is not'),
+    (MODELS + 'models.os.system:\n  command = 1\n', 'models.os.system is not'),
     (MODELS + 'MODEL = @os.system()\n', 'os of os.system is not imported'),
     (
       MODELS + 'A = @models.EncoderDecoderModel.__init__()\n',
-      'EncoderDecoderModel.__init__ is none of',
+      'EncoderDecoderModel.__init__ is not allowed',
     ),
     (
       START + 'import seqio\nA = @seqio.utils.map_over_dataset()\n',
-      'seqio.utils.map_over_dataset is none of',
+      'seqio.utils.map_over_dataset is not allowed',
     ),
-    (START + 'A = @gin.macro()\n', 'gin.macro is none of'),
+    (START + 'A = @gin.macro()\n', 'gin.macro is not allowed'),
     (
       START + 'from fnet_t5x.tasks import c4\n'
       'from fnet_t5x.tasks import pile as c4\n',
