@@ -255,8 +255,8 @@ def test_other_encodings_are_named(tmp_path, suffix, encoding, order):
   ('kind', 'message'),
   [
     ('folder', 'a folder, not a file; name the files in it'),
-    ('pipe', 'not a regular file but a pipe or a device; copy'),
-    ('device', 'not a regular file but a pipe or a device; copy'),
+    ('pipe', 'a pipe or a device, not a regular file; copy'),
+    ('device', 'a pipe or a device, not a regular file; copy'),
     ('link to none', 'cannot be read: .*No such file'),
     ('circle of links', 'cannot be read: .*symbolic links'),
   ],
