@@ -1,8 +1,8 @@
 """Tasks on C4 (Raffel et al. 2020, arXiv 1910.10683).
 
-`fnet_c4_<objective>` and `fnet_c4_held_out` read TFDS's `c4/en` (another
-version: `tfds_options.versions = {'c4/en': '3.0.1'}`), `fnet_c4_json_*`
-AllenAI's files of JSON lines.
+`fnet_c4_<objective>` and `fnet_c4_held_out` read TFDS's `c4/en` (for another
+version: `tfds_options.versions = {'c4/en': '3.0.1'}`); `fnet_c4_json_*` read
+AllenAI's JSON Lines files.
 """
 
 import os
@@ -18,7 +18,7 @@ from fnet_t5x.tasks import (
 )
 
 TFDS_NAME = 'c4/en:3.1.0'
-# For SeqIO's caching job, which reads no gin.
+# For SeqIO's caching job, which does not read gin.
 VARIABLE = 'FNET_T5X_C4_DIR'
 # AllenAI's layout.
 _PATTERNS = {
@@ -33,28 +33,28 @@ def json_files(
   data_dir: str | None = None,
   patterns: Mapping[str, str] | None = None,
 ) -> list[str]:
-  """Files of JSON lines of a split.
+  """Returns the JSON Lines files of a split.
 
   Args:
     split: 'train' or 'validation'.
-    data_dir: folder that holds them (`en` of AllenAI's), local or gs://; None
-      takes the environment variable FNET_T5X_C4_DIR.
-    patterns: glob in it by split, instead of AllenAI's names.
+    data_dir: folder of the files (AllenAI's `en`), local or gs://; None takes
+      the environment variable FNET_T5X_C4_DIR.
+    patterns: glob within that folder, by split; overrides AllenAI's names.
 
   Raises:
-    FileNotFoundError: the folder is not set, or holds no such file.
+    FileNotFoundError: the folder is not set, or has no matching file.
   """
   data_dir = data_dir or os.environ.get(VARIABLE)
   if not data_dir:
     raise FileNotFoundError(
-      'the folder of fnet_c4_json_* is not set: set C4_DIR to the one that '
-      f'holds {_PATTERNS["train"]}'
+      'the folder of fnet_c4_json_* is not set: set C4_DIR to the folder with '
+      f'{_PATTERNS["train"]}'
     )
   pattern = {**_PATTERNS, **(patterns or {})}[split]
   return document_source.matching_files(
     os.path.join(data_dir, pattern),
     f'C4, split {split!r}',
-    'set C4_DIR to the folder that holds them, or C4_FILES to their names',
+    'set C4_DIR to the folder with these files, or C4_FILES to their names',
   )
 
 
@@ -63,7 +63,7 @@ JSON_SOURCE = document_source.DocumentFileSource(
   json_files, splits=('train', 'validation')
 )
 _TFDS_SUMMARY = f'TFDS {TFDS_NAME}'
-_JSON_SUMMARY = 'C4 as JSON lines'
+_JSON_SUMMARY = 'C4 as JSON Lines'
 ENTRIES = [
   *registration.register('c4', _TFDS_SUMMARY, TFDS_SOURCE),
   *registration.register('c4_json', _JSON_SUMMARY, JSON_SOURCE),

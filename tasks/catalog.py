@@ -1,8 +1,8 @@
-"""The tasks by name. Importing it registers all of them.
+"""Catalog of all tasks by name; importing this module registers them.
 
   python -m fnet_t5x.tasks.catalog
 
-prints them as a table.
+prints the catalog as a table.
 """
 
 import difflib
@@ -44,10 +44,10 @@ CATALOG: Mapping[str, registration.Entry] = types.MappingProxyType(
 
 
 def get(name: str) -> seqio.Task | seqio.Mixture:
-  """The task or mixture that is registered under `name`, ours or another's.
+  """Returns the task or mixture registered under `name`, ours or not.
 
   Raises:
-    ValueError: no such name; lists the closest ones.
+    ValueError: unknown name; the message lists the closest ones.
   """
   names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   if name in names:
@@ -58,16 +58,16 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
   else:
     hint = '`python -m fnet_t5x.tasks.catalog` lists ours.'
   raise ValueError(
-    f"unknown task or mixture '{name}' (MIXTURE_OR_TASK_NAME): {hint} A task of"
-    ' your own must be imported in the gin file'
+    f"unknown task or mixture '{name}' (MIXTURE_OR_TASK_NAME): {hint} A custom"
+    ' task must be imported in the gin file'
   )
 
 
 def default_feature_lengths(name: str) -> Mapping[str, int]:
-  """Lengths in tokens by feature that a task of ours is made for.
+  """Returns a task's default lengths, in tokens, by feature.
 
   Raises:
-    ValueError: the task is not one of ours.
+    ValueError: the task is not in the catalog.
   """
   if name not in CATALOG:
     raise ValueError(
@@ -77,7 +77,7 @@ def default_feature_lengths(name: str) -> Mapping[str, int]:
 
 
 def check_feature_lengths(name: str, lengths: Mapping[str, int]) -> None:
-  """Refuses lengths that the task's features cannot have.
+  """Checks that feature lengths are valid for a task.
 
   Args:
     name: task or mixture.
@@ -101,7 +101,7 @@ def _print() -> None:
     table.add_row(entry.name, entry.source, entry.objective, lengths)
   console = rich.console.Console()
   if not console.is_terminal:
-    # A pipe has no width of its own: lines must not be folded for it.
+    # A pipe has no width: do not wrap lines.
     console = rich.console.Console(width=240)
   console.print(table)
 

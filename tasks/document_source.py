@@ -1,8 +1,8 @@
-"""A SeqIO source of documents in files, sharded by file and resumable.
+"""SeqIO source of documents in files, sharded by file and resumable.
 
-A file is read in blocks of documents. Which documents a block holds follows
-from the file alone, so that an iterator's saved position is a file and a
-number: nothing has to be kept but the documents that wait in buffers.
+A file is read in blocks of documents. The file alone determines which documents
+a block holds, so an iterator's saved position is a file and a block number;
+apart from that, only the documents in buffers are saved.
 """
 
 import collections
@@ -24,17 +24,18 @@ from fnet_t5x import data_counters
 from fnet_t5x.tasks import document_files, passages
 
 _BLOCK_BYTES = 1 << 16
-# Open files kept between blocks. An interrupted iterator leaves some behind.
+# Maximum number of files kept open between blocks: interrupted iterators leave
+# some behind.
 _KEPT_READERS = 128
 _LOGGED = 10
-# After a blank, SeqIO's vocabularies take these signs for a sentinel's id.
+# After a space, SeqIO's vocabularies encode this text as a sentinel.
 _SENTINEL = re.compile(rb'<extra_id_\d+>')
 
 
 def place(text: bytes) -> float:
-  """Returns a text's place in [0, 1): what is below a share is held out.
+  """Returns a hash of a text in [0, 1); texts below a share are held out.
 
-  A hash of the text chooses it, so that copies stay together.
+  Copies of a text have the same hash, so they stay in one split.
   """
   digest = hashlib.blake2b(text, digest_size=8).digest()
   return int.from_bytes(digest, 'big') / 2**64
@@ -42,13 +43,13 @@ def place(text: bytes) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """A part of a corpus: what is held out of it, or the rest.
+  """A part of a corpus: its held-out documents, or the rest.
 
   Attributes:
     share: share of the documents that are held out, in [0, 1].
-    held_out: whether the part is those, or the rest.
-    passage_bytes: cuts documents into passages of at most so many bytes, each
-      of which is then a document; None leaves documents whole.
+    held_out: whether this part is the held-out one.
+    passage_bytes: if given, documents are split into passages of at most this
+      many bytes, and each passage counts as a document.
   """
 
   share: float = 0.0
@@ -56,13 +57,13 @@ class Part:
   passage_bytes: int | None = None
 
   def has(self, text: bytes) -> bool:
-    """Whether a text belongs to the part."""
+    """Returns whether a text belongs to this part."""
     return (place(text) < self.share) == self.held_out
 
   def of(
     self, document: document_files.Document
   ) -> Iterator[document_files.Document]:
-    """Yields what of a document belongs to the part."""
+    """Yields the documents or passages of a document that are in this part."""
     if self.passage_bytes is None:
       if self.has(document.text):
         yield document
@@ -86,7 +87,7 @@ class _BlockReader:
     self._ended = False
 
   def records(self) -> tuple[list[document_files.Record], bool]:
-    """The next block's records, and whether there are any blocks left."""
+    """Returns the next block's records, and whether there was a block."""
     block, size = [], 0
     try:
       while size < _BLOCK_BYTES and not self._ended:
@@ -97,16 +98,16 @@ class _BlockReader:
           block.append(record)
           size += record.size
     except document_files.DocumentError as e:
-      # The documents before it in its block are good.
+      # The documents before it in the block are good: keep them.
       block.append(document_files.Record(0, 0, e))
       self._ended = True
     return block, bool(block)
 
   def documents(self, part: Part) -> tuple[list[document_files.Document], bool]:
-    """The next block's documents, and whether it is a block at all.
+    """Returns the next block's documents, and whether there was a block.
 
     Raises:
-      DocumentError: a bad document, unless such are skipped.
+      DocumentError: a bad document, unless these are skipped.
     """
     block, exists = self.records()
     documents = []
@@ -124,7 +125,7 @@ class _BlockReader:
     return documents, exists
 
   def _count_sentinels(self, document: document_files.Document) -> None:
-    # The first is faster, and says no for nearly all.
+    # The first test is faster, and rejects nearly all documents.
     if b'<extra_id_' in document.text and _SENTINEL.search(document.text):
       _count(
         'documents_with_sentinels',
@@ -134,22 +135,23 @@ class _BlockReader:
 
 
 def count_skipped(error: document_files.DocumentError) -> None:
-  """Counts and logs a bad document that is left out."""
+  """Counts and logs a skipped document."""
   _count('skipped_documents', f'skipped document: {error}')
 
 
 def _count(counter: str, message: str) -> None:
   count = data_counters.add(counter)
-  # Every one of the first, then ever fewer: millions may follow.
+  # The first few, then at powers of two: there may be millions.
   if count <= _LOGGED or count & (count - 1) == 0:
-    logging.warning('%s (number %d of this run)', message, count)
+    logging.warning('%s (number %d in this run)', message, count)
 
 
 class _Readers:
-  """Readers between blocks, by the block that each will read next.
+  """Cache of open readers, keyed by the block that each will read next.
 
-  Reading block k again opens the file and passes over k blocks: what is read
-  depends on the arguments alone, as tf.data asks of a stateless function.
+  On a cache miss, block k is read by opening the file and skipping k blocks:
+  the result depends on the arguments alone, as tf.data requires of a stateless
+  function.
   """
 
   def __init__(self):
@@ -189,7 +191,7 @@ def _read_block(
   options: document_files.ReadOptions,
   part: Part,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.bool_]:
-  """Block number `block` of a file: ids, texts, components, whether it is."""
+  """Returns a block's ids, texts and components, and whether it exists."""
   name, block = path.decode(), int(block)
   reader = _READERS.take(name, options, block)
   documents, exists = reader.documents(part)
@@ -205,7 +207,7 @@ def _documents(
   options: document_files.ReadOptions,
   part: Part,
 ) -> tf.data.Dataset:
-  """One file's documents, in their order."""
+  """Returns one file's documents, in file order."""
   read = functools.partial(_read_block, options=options, part=part)
 
   def read_block(block):
@@ -218,18 +220,18 @@ def _documents(
   def named(ids, texts, components, _):
     return {'id': ids, 'text': texts, 'component': components}
 
-  # One block after the other: the next one's reader is where this one ends.
+  # Sequentially: the reader of a block continues with the next one.
   blocks = tf.data.Dataset.range(np.iinfo(np.int64).max).map(read_block)
   return blocks.take_while(lambda *x: x[-1]).map(named).unbatch()
 
 
 class DocumentFileSource(seqio.DataSource):
-  """Documents in files: examples of `id`, `text` and `component`.
+  """Documents in files, as examples with `id`, `text` and `component`.
 
-  Files, options and part are asked for at each use: gin's bindings count
-  whenever they come. Every file is a shard. It tells no number of examples on
-  purpose: seqio would then hold the texts in a tf.data cache, and each saved
-  iterator would carry all of them.
+  Files, options and part are looked up at each use, so gin bindings made after
+  registration take effect. Every file is a shard. The number of examples is
+  deliberately not reported: SeqIO would then keep the texts in a tf.data cache,
+  and every saved iterator would include all of them.
   """
 
   def __init__(
@@ -240,14 +242,14 @@ class DocumentFileSource(seqio.DataSource):
     cycle_length: int = 16,
     block_length: int = 16,
   ):
-    """Returns a source.
+    """Makes a source.
 
     Args:
-      files: paths of a split.
-      splits: the splits that there may be.
-      part: what part of its files' documents makes up a split.
-      cycle_length: files read at a time.
-      block_length: documents taken from one of them before the next one.
+      files: returns the paths of a split.
+      splits: all possible splits.
+      part: returns the part of its files' documents that a split consists of.
+      cycle_length: number of files read concurrently.
+      block_length: consecutive documents taken from each of them.
     """
     super().__init__(splits=splits)
     self._files = files
@@ -275,12 +277,12 @@ class DocumentFileSource(seqio.DataSource):
     Args:
       split: one of the splits.
       shuffle: whether to read the files in random order.
-      seed: of that order.
-      shard_info: every so many-th file, from which one on.
+      seed: seed of that order.
+      shard_info: the shard to return; files are dealt out round-robin.
 
     Raises:
       FileNotFoundError: there are no files.
-      DocumentError: a file is of no format known.
+      DocumentError: a file has an unknown format.
     """
     paths = self.list_shards(split)
     for path in paths:
@@ -306,16 +308,16 @@ class DocumentFileSource(seqio.DataSource):
 def matching_files(
   patterns: str | Sequence[str], what: str, remedy: str
 ) -> list[str]:
-  """Returns the files of the first pattern that matches any, sorted.
+  """Returns the sorted files of the first pattern that matches any.
 
   Args:
-    patterns: globs, local or gs://; several where one corpus is published under
+    patterns: globs, local or gs://; several for a corpus that is published in
       several layouts.
-    what: whose files they are, for the error.
+    what: name of the corpus, for the error.
     remedy: what to set, for the error.
 
   Raises:
-    FileNotFoundError: none matches.
+    FileNotFoundError: no pattern matches.
   """
   patterns = [patterns] if isinstance(patterns, str) else list(patterns)
   for pattern in patterns:
@@ -329,27 +331,28 @@ def matching_files(
 def files_of_all(
   patterns: str | Sequence[str], what: str, remedy: str
 ) -> list[str]:
-  """Returns the files of every pattern, sorted, each of them once.
+  """Returns the files of all patterns, sorted, without duplicates.
 
   Args:
-    patterns: paths or globs, local (`~` is the home folder) or gs://. What
-      exists under the very name is that file, whatever signs the name has.
-    what: whose files they are, for the error.
+    patterns: paths or globs, local (`~` is the home folder) or gs://. A pattern
+      that is the exact name of a file means that file, even if the name has
+      characters that are special in globs.
+    what: name of the corpus, for the error.
     remedy: what to set, for the error.
 
   Raises:
-    FileNotFoundError: a pattern matches nothing, or there is none.
+    FileNotFoundError: there is no pattern, or one of them matches nothing.
   """
   patterns = [patterns] if isinstance(patterns, str) else list(patterns)
   if not patterns:
-    raise FileNotFoundError(f'{what}: it names no file; {remedy}')
+    raise FileNotFoundError(f'{what}: no file is named; {remedy}')
   found = {}
   for pattern in patterns:
     paths = _glob(os.path.expanduser(pattern), what, remedy, literal=True)
     if not paths:
       raise FileNotFoundError(f'{what}: no file matches {pattern}; {remedy}')
     for path in paths:
-      # One file may be named in several ways.
+      # A file may match under several names.
       same = path if '://' in path else os.path.realpath(path)
       found.setdefault(same, path)
   return sorted(found.values())
@@ -359,7 +362,7 @@ def _glob(
   pattern: str, what: str, remedy: str, literal: bool = False
 ) -> list[str]:
   try:
-    # To the glob, the bracket of a file's name is no bracket.
+    # As a glob, a name with brackets would not match itself.
     if (
       literal and tf.io.gfile.exists(pattern) and not tf.io.gfile.isdir(pattern)
     ):
@@ -368,10 +371,10 @@ def _glob(
   except UnicodeError as e:
     name = os.fsencode(pattern) if isinstance(e.object, str) else e.object
     raise FileNotFoundError(
-      f'{what}: the name {name.decode(errors="backslashreplace")} is no UTF-8; '
-      'rename it'
+      f'{what}: the name {name.decode(errors="backslashreplace")} is not UTF-8;'
+      ' rename it'
     ) from e
   except tf.errors.OpError as e:
     raise FileNotFoundError(
-      f'{what}: cannot look for {pattern}: {e.message}; {remedy}'
+      f'{what}: cannot search for {pattern}: {e.message}; {remedy}'
     ) from e

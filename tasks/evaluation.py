@@ -1,8 +1,8 @@
-"""What the evaluation tasks have in common: TFDS sources, text to text.
+"""Registration of evaluation tasks: TFDS datasets as text to text.
 
-Formats, metrics and names of metrics are T5's (Raffel et al. 2020, arXiv
+Formats, metrics and metric names are T5's (Raffel et al. 2020, arXiv
 1910.10683, appendix D; package t5 0.9.4). Test splits without labels are not
-registered. Nothing is read before a task is used.
+registered. Nothing is read until a task is used.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,16 +16,16 @@ from fnet_t5x.tasks import registration, tfds_source, vocabularies
 RATE_CAP = 2**19
 
 
-# One object: seqio compares the vocabularies of a mixture's tasks when it is
-# registered, and equal ones would be read for it.
+# A single object: SeqIO compares the vocabularies of a mixture's tasks at
+# registration, and comparing distinct objects would load them.
 VOCABULARY = vocabularies.DefaultVocabulary()
 
 
 def features(targets_end: bool = True) -> dict[str, seqio.Feature]:
-  """Inputs and targets in the default vocabulary.
+  """Returns inputs and targets in the default vocabulary.
 
   Args:
-    targets_end: whether the targets end in EOS; the inputs do.
+    targets_end: whether the targets end in EOS; the inputs always do.
   """
   return {
     'inputs': seqio.Feature(VOCABULARY, add_eos=True),
@@ -43,22 +43,21 @@ def register(
   feature_lengths: Mapping[str, int],
   postprocess_fn: Callable | None = None,
 ) -> registration.Entry:
-  """Registers a task of strings: TFDS examples to `inputs` and `targets`.
+  """Registers a text-to-text task on a TFDS dataset.
 
   Args:
-    name: the task's.
+    name: name of the task.
     tfds_name: dataset, config and version: 'glue/cola:2.0.0'.
-    splits: splits with labels; or TFDS's splits by the names to offer them
-      under.
-    to_text: makes strings `inputs` and `targets` of the examples, and keeps
-      what `postprocess_fn` needs.
-    metric_fns: the task's, for seqio's evaluator.
-    objective: what it asks of a model, in a line, for the catalogue.
+    splits: splits with labels; or a mapping from split name to TFDS's split.
+    to_text: maps examples to the strings `inputs` and `targets`, and keeps the
+      features that `postprocess_fn` needs.
+    metric_fns: metric functions, for SeqIO's evaluator.
+    objective: one-line summary of the task, for the catalog.
     feature_lengths: default length in tokens by feature, EOS included.
-    postprocess_fn: the task's, for seqio's evaluator.
+    postprocess_fn: postprocessor, for SeqIO's evaluator.
 
   Returns:
-    The catalogue's line.
+    The catalog entry.
   """
   seqio.TaskRegistry.add(
     name,
@@ -79,7 +78,7 @@ def register(
 
 
 def _rate(task: seqio.Task) -> float:
-  """Number of training examples, capped; 0 for a task that has none."""
+  """Returns the number of training examples, capped; 0 without such a split."""
   if 'train' not in task.splits:
     return 0.0
   if task.cache_dir:
@@ -94,16 +93,16 @@ def register_mixture(
   entries: Iterable[registration.Entry],
   feature_lengths: Mapping[str, int],
 ) -> registration.Entry:
-  """Registers all of some tasks as one, in proportion to their sizes.
+  """Registers a mixture of tasks, in proportion to their sizes.
 
-  Rates are numbers of training examples, up to RATE_CAP, read when the mixture
-  is used (T5's examples-proportional mixing).
+  T5's examples-proportional mixing: rates are numbers of training examples, at
+  most RATE_CAP, looked up when the mixture is used.
   """
   names = [entry.name for entry in entries]
   seqio.MixtureRegistry.add(name, names, default_rate=_rate)
   return registration.Entry(
     name,
     f'{len(names)} tasks {name}_*',
-    'all of them, in proportion to their training examples',
+    'all tasks, in proportion to their training examples',
     feature_lengths,
   )

@@ -1,6 +1,6 @@
-"""The evaluation tasks by name. Importing it registers all of them.
+"""Table of evaluation tasks by name; importing this module registers them.
 
-The held-out losses are registered beside their sources (`language_modeling`).
+Held-out loss tasks are registered with their sources (`language_modeling`).
 """
 
 import types

@@ -1,7 +1,7 @@
 """GLUE (Wang et al. 2019, arXiv 1804.07461) as text to text.
 
-`fnet_glue_<task>`, and the mixture `fnet_glue`. The validation split of
-`fnet_glue_mnli` is the matched one.
+`fnet_glue_<task>`, and the mixture `fnet_glue`. `fnet_glue_mnli` validates on
+the matched split.
 """
 
 import functools
@@ -27,13 +27,13 @@ def labelled_text(
   fields: Sequence[str],
   labels: Sequence[str],
 ) -> dict[str, tf.Tensor]:
-  """'<prefix> <field>: <its text> ...', and the label in words.
+  """Formats '<prefix> <field>: <its text> ...', and the label as text.
 
   Args:
-    x: the fields, and the label's number under `label`.
-    prefix: the task's name.
-    fields: names of the text features, in the order of the text.
-    labels: the labels in words, by number.
+    x: text features, and the integer `label`.
+    prefix: name of the task.
+    fields: names of the text features, in output order.
+    labels: text of each label.
   """
   parts = [prefix]
   for field in fields:
@@ -46,7 +46,7 @@ def labelled_text(
 
 @seqio.map_over_dataset
 def similarity(x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """STS-B: two sentences, and their similarity to the nearest 0.2, as '3.4'."""
+  """Formats STS-B; the score, rounded to the nearest 0.2, is text ('3.4')."""
   return {
     'inputs': tf.strings.join(
       ['stsb sentence1:', x['sentence1'], 'sentence2:', x['sentence2']], ' '
@@ -83,7 +83,7 @@ _SENTENCES = ('sentence1', 'sentence2')
 TASKS = (
   _register(
     'cola',
-    'is the sentence acceptable: Matthews correlation',
+    'acceptability of a sentence: Matthews correlation',
     ('sentence',),
     ('unacceptable', 'acceptable'),
     (label_metrics.matthews_corrcoef,),
@@ -97,14 +97,14 @@ TASKS = (
   ),
   _register(
     'mrpc',
-    'do two sentences say the same: F1, accuracy',
+    'paraphrase of a sentence: F1, accuracy',
     _SENTENCES,
     ('not_equivalent', 'equivalent'),
     _F1,
   ),
   _register(
     'qqp',
-    'do two questions ask the same: F1, accuracy',
+    'paraphrase of a question: F1, accuracy',
     ('question1', 'question2'),
     ('not_duplicate', 'duplicate'),
     _F1,
@@ -121,19 +121,19 @@ TASKS = (
   ),
   _register(
     'mnli',
-    'entailment, same genres: accuracy',
+    'entailment, genres seen in training: accuracy',
     splits={'train': 'train', 'validation': 'validation_matched'},
     **_MNLI,
   ),
   _register(
     'mnli_mismatched',
-    'entailment, other genres: accuracy',
+    'entailment, unseen genres: accuracy',
     splits={'validation': 'validation_mismatched'},
     **_MNLI,
   ),
   _register(
     'qnli',
-    'does the sentence answer the question: accuracy',
+    'answerability of a question by a sentence: accuracy',
     ('question', 'sentence'),
     _ENTAILMENT,
     _ACCURACY,
@@ -141,7 +141,7 @@ TASKS = (
   _register('rte', 'entailment: accuracy', _SENTENCES, _ENTAILMENT, _ACCURACY),
   _register(
     'wnli',
-    'entailment by a pronoun: accuracy',
+    'entailment after resolving a pronoun: accuracy',
     _SENTENCES,
     _ENTAILMENT[::-1],
     _ACCURACY,

@@ -1,7 +1,7 @@
 """Metric functions of classification and regression tasks.
 
-Names and definitions are T5's (Raffel et al. 2020, arXiv 1910.10683, section
-2.3 and appendix D; package t5 0.9.4), and so is the scale, percent.
+Names, definitions and the scale, percent, are T5's (Raffel et al. 2020, arXiv
+1910.10683, section 2.3 and appendix D; package t5 0.9.4).
 """
 
 import collections
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-INVALID = -1  # The class of an output that names none.
+INVALID = -1  # The class of an output that is not a label.
 
 
 def accuracy(
   targets: Sequence[Any], predictions: Sequence[Any]
 ) -> dict[str, float]:
-  """Share of predictions equal to their targets, in percent."""
+  """Returns the share of predictions equal to their targets, in percent."""
   pairs = zip(targets, predictions, strict=True)
   return {'accuracy': 100 * float(np.mean([t == p for t, p in pairs]))}
 
@@ -25,7 +25,7 @@ def accuracy(
 def _confusion(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> np.ndarray:
-  """Counts [classes, classes] by target and prediction."""
+  """Returns counts [classes, classes] by target and prediction."""
   classes, indices = np.unique(
     np.concatenate([targets, predictions]), return_inverse=True
   )
@@ -38,10 +38,10 @@ def _confusion(
 def matthews_corrcoef(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> dict[str, float]:
-  """Matthews correlation, in percent, for any number of classes.
+  """Returns Matthews correlation, in percent, for any number of classes.
 
-  An output that is no label counts as a class of its own (INVALID), as in T5.
-  Where all targets or all predictions are one class it is 0.
+  Outputs that are not labels form a class of their own (INVALID), as in T5.
+  The result is 0 if all targets or all predictions are in one class.
 
   Source: Gorodkin 2004, R_K of equation 8; for two classes Matthews 1975.
   """
@@ -64,9 +64,10 @@ def _f1_of_class(
 def binary_f1(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> dict[str, float]:
-  """F1 of class 1, in percent; an output that is no label is always wrong.
+  """Returns the F1 of class 1, in percent.
 
-  It counts as the class that the target is not, as in T5.
+  An output that is not a label is always wrong: it counts as the class that
+  the target is not, as in T5.
 
   Args:
     targets: 0 or 1.
@@ -80,7 +81,7 @@ def binary_f1(
 def macro_f1_of_three(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> dict[str, float]:
-  """Mean of the F1 of classes 0, 1 and 2, in percent."""
+  """Returns the mean F1 of classes 0, 1 and 2, in percent."""
   targets, predictions = np.asarray(targets), np.asarray(predictions)
   scores = [_f1_of_class(targets, predictions, label) for label in range(3)]
   return {'mean_3class_f1': 100 * float(np.mean(scores))}
@@ -89,9 +90,9 @@ def macro_f1_of_three(
 def correlations(
   targets: Sequence[float], predictions: Sequence[float]
 ) -> dict[str, float]:
-  """Pearson's and Spearman's correlation, in percent.
+  """Returns Pearson's and Spearman's correlation, in percent.
 
-  Where all targets or all predictions are one number, they are 0.
+  Both are 0 if all targets or all predictions are equal.
   """
   import scipy.stats
 
@@ -107,7 +108,7 @@ def correlations(
 def groups(
   targets: Sequence[Mapping[str, Any]], predictions: Sequence[Any]
 ) -> dict[Hashable, list[tuple[Any, Any]]]:
-  """Pairs (target's value, prediction) by the targets' group, in order."""
+  """Returns (target's value, prediction) pairs by group, in order."""
   grouped = collections.defaultdict(list)
   for target, prediction in zip(targets, predictions, strict=True):
     grouped[target['group']].append((target['value'], prediction))
@@ -117,15 +118,15 @@ def groups(
 def multirc(
   targets: Sequence[Mapping[str, Any]], predictions: Sequence[int]
 ) -> dict[str, float]:
-  """MultiRC's two metrics, in percent.
+  """Returns MultiRC's two metrics, in percent.
 
   Args:
-    targets: each answer's label under `value` and its question under `group`.
+    targets: the label of each answer in `value`, its question in `group`.
     predictions: labels, or INVALID.
 
   Returns:
-    'f1' over all answers, and 'exact_match': the share of questions with all
-    answers right.
+    'f1' over all answers, and 'exact_match', the share of questions whose
+    answers are all classified correctly.
   """
   grouped = groups(targets, predictions)
   right = [all(t == p for t, p in pairs) for pairs in grouped.values()]

@@ -1,8 +1,9 @@
 """LAMBADA (Paperno et al. 2016, arXiv 1606.06031): `fnet_lambada`.
 
-The last word of a passage, which people guess from the whole passage but not
-from the last sentence. Read without fine-tuning: the inputs are plain text, as
-in prefix language modeling, and the targets the word without EOS.
+Prediction of the last word of a passage, which people guess from the whole
+passage but not from its last sentence alone. Evaluated without fine-tuning:
+the inputs are plain text, as in prefix language modeling; the targets are the
+word, without EOS.
 """
 
 from collections.abc import Mapping
@@ -22,14 +23,13 @@ from fnet_t5x.tasks import (
 
 TFDS_NAME = 'lambada:1.0.0'
 FEATURE_LENGTHS = {'inputs': 512, 'targets': 16}
-# TFDS calls LAMBADA's development set, of the same kind as the test set,
-# `train`.
+# TFDS names LAMBADA's development set `train`; it has the test set's format.
 _SPLITS = {'validation': 'train', 'test': 'test'}
 
 
 @seqio.map_over_dataset
 def split_last_word(x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """A `passage` without its last word, and the word."""
+  """Splits a `passage` into its last word and the text before it."""
   passage = tf.strings.strip(x['passage'])
   return {
     'inputs': tf.strings.regex_replace(passage, r'\s*\S+$', ''),
@@ -42,7 +42,7 @@ def keep_end(
   sequence_length: Mapping[str, int],
   output_features: Mapping[str, seqio.Feature],
 ) -> tf.data.Dataset:
-  """Cuts the inputs at their start, not at the end, and appends EOS.
+  """Truncates the inputs at the start, not at the end, and appends EOS.
 
   Raises:
     ValueError: a length is missing or below 1.

@@ -1,9 +1,9 @@
 """Held-out loss of whole documents, per byte and per word of their text.
 
-Each document is cut into windows. The targets of a window are its next tokens,
-the inputs what comes before them; so every token is scored exactly once, in as
-much context as fits. Bytes and words are those of the original text, whatever
-the vocabulary's normalisation does to it.
+Each document is split into windows: the targets are consecutive tokens, the
+inputs the tokens before them. Every token is scored exactly once, with as much
+context as fits. Bytes and words are counted in the original text, before the
+vocabulary's normalization.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ FEATURE_LENGTHS = {'inputs': 512, 'targets': 512}
 
 
 def _word_starts(text: tf.Tensor) -> tf.Tensor:
-  """Positions, in bytes, of the first byte of each word of a text."""
+  """Returns the byte offset of each word of a text."""
   codes = tf.io.decode_raw(text, tf.uint8)
   is_space = (codes == 32) | ((codes >= 9) & (codes <= 13))
   after_space = tf.concat([[True], is_space], 0)[:-1]
@@ -33,16 +33,15 @@ def _word_starts(text: tf.Tensor) -> tf.Tensor:
 def tokens_with_extents(
   dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
 ) -> tf.data.Dataset:
-  """Tokenizes `text`; counts the bytes and words that each token stands for.
+  """Tokenizes `text` and counts the bytes and words that each token covers.
 
-  A token stands for the text from its first byte to the next token's: so the
-  bytes of a document's tokens add up to the document's, also where
-  normalisation drops or rewrites some. What it drops at the ends goes to the
-  first and last token. A word is what white space separates, as in Python's
-  `bytes.split`; it counts for the token that holds its first byte.
+  A token covers the text from its first byte to the next token's. So the bytes
+  of a document's tokens add up to the document's size, even if normalization
+  drops or rewrites some; bytes dropped at either end count for the first or
+  last token. Words are separated by whitespace, as in Python's `bytes.split`;
+  a word counts for the token that has its first byte.
 
-  A document without tokens, empty or white space alone, is left out: there is
-  nothing in it to predict.
+  Documents without tokens (empty, or whitespace only) are dropped.
 
   Args:
     dataset: examples with `text`.
@@ -52,13 +51,13 @@ def tokens_with_extents(
     A dataset of `targets`, `token_bytes` and `token_words`, all int32 [length].
 
   Raises:
-    ValueError: the vocabulary is not a SentencePiece one, and has no offsets.
+    ValueError: not a SentencePiece vocabulary, so there are no offsets.
   """
   vocabulary = output_features['targets'].vocabulary
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
     raise ValueError(
-      f'held-out loss cannot tell which bytes a token of {vocabulary} stands'
-      ' for: give the task a SentencePiece vocabulary'
+      f'held-out loss needs the bytes that each token covers, and {vocabulary}'
+      ' does not provide them: use a SentencePiece vocabulary'
     )
   tokenizer = vocabulary.tf_tokenizer
 
@@ -83,13 +82,13 @@ def tokens_with_extents(
 def preceding(
   tokens: tf.Tensor, stop: tf.Tensor, length: int, eos_id: int
 ) -> tf.Tensor:
-  """The `length` - 1 tokens before `stop`, fewer at the start, and EOS.
+  """Returns the last `length` - 1 tokens before `stop`, and EOS.
 
   Args:
     tokens: int32 [document length].
-    stop: a position in them.
-    length: most tokens to return, EOS included.
-    eos_id: EOS.
+    stop: index into `tokens`.
+    length: maximum number of tokens to return, EOS included.
+    eos_id: id of EOS.
   """
   first = tf.maximum(stop - (length - 1), 0)
   return tf.concat([tokens[first:stop], [eos_id]], 0)
@@ -100,21 +99,22 @@ def windows(
   sequence_length: Mapping[str, int],
   output_features: Mapping[str, seqio.Feature],
 ) -> tf.data.Dataset:
-  """Cuts documents into windows that cover every token exactly once.
+  """Splits documents into windows that cover every token exactly once.
 
-  Window i has the targets' length T of tokens from i T on, the last one fewer,
-  without EOS; its inputs are as many of the tokens before them as fit, and EOS.
-  The inputs of the first are EOS alone. A task without `inputs`, for a
-  decoder-only model, gives the targets no context beyond the window.
+  With T the targets' length, the targets of window i are tokens i T to (i + 1)
+  T - 1, without EOS; the last window may be shorter. Its inputs are as many of
+  the tokens before them as fit, and EOS; for the first window, EOS only. In a
+  task without `inputs`, for decoder-only models, there is no context beyond the
+  window.
 
   Args:
     dataset: `targets`, `token_bytes`, `token_words` of `tokens_with_extents`.
     sequence_length: length in tokens by feature.
-    output_features: the task's features: targets, and inputs or none.
+    output_features: the task's features: `targets`, optionally `inputs`.
 
   Returns:
-    A dataset of windows, with scalars `text_bytes` and `text_words`: what the
-    targets stand for.
+    A dataset of windows, with scalars `text_bytes` and `text_words`: the size
+    of the text that the targets cover.
 
   Raises:
     ValueError: a length is missing or below 1.
@@ -157,14 +157,14 @@ def register_held_out_loss(
   """Registers a task whose metrics are bits per byte and perplexity per word.
 
   Args:
-    name: the task's.
-    source: any whose examples have `text`; nothing is read before its use.
-    summary: what the source is, in a few words, for the catalogue.
+    name: name of the task.
+    source: a source whose examples have `text`; not read until used.
+    summary: short description of the source, for the catalog.
     feature_lengths: default length in tokens by feature; None: FEATURE_LENGTHS.
     keys: features of the task; ('targets',) for a decoder-only model.
 
   Returns:
-    The catalogue's line.
+    The catalog entry.
   """
   features = evaluation.features(targets_end=False)
   seqio.TaskRegistry.add(

@@ -1,10 +1,11 @@
-"""BERT's masked language model, which is FNet's pretraining.
+"""Masked language modeling, BERT's and FNet's pretraining objective.
 
 Devlin et al. 2019 (arXiv 1810.04805, section 3.1), Lee-Thorp et al. 2021 (arXiv
 2105.03824, section 4.1): 15 % of the tokens are predicted; of these 80 % are
-replaced by [MASK], 10 % by a random token, and 10 % stay. `targets` hold the
-tokens as they were, `loss_weights` are 1 where one is predicted and 0
-elsewhere: the inputs alone do not tell. Draws are stateless.
+replaced by [MASK], 10 % by a random token, and 10 % are unchanged. `targets`
+are the original tokens; `loss_weights` are 1 on predicted tokens and 0
+elsewhere, since the inputs alone do not identify them. Random draws are
+stateless.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from fnet_t5x.tasks import chunking, objectives, sentinels
 
 
 def features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
-  """The task's output features: `inputs`, `targets` and `loss_weights`."""
+  """Returns the output features: `inputs`, `targets`, `loss_weights`."""
   return {
     'inputs': seqio.Feature(vocabulary, add_eos=False),
     'targets': seqio.Feature(vocabulary, add_eos=False),
@@ -33,12 +34,12 @@ def count_predicted_tokens(
   example: Mapping[str, Sequence[int]] | None = None,
   is_target: bool = False,
 ) -> str | int:
-  """Postprocessor: number of predicted tokens for a target, text for an output.
+  """Postprocesses a target to its number of predicted tokens.
 
   Args:
     decoded: the text.
-    example: the task's example, with its `loss_weights`.
-    is_target: whether `decoded` is the target, or the model's output.
+    example: the task's example, with `loss_weights`.
+    is_target: whether `decoded` is the target; an output is returned as it is.
   """
   return int(sum(example['loss_weights'])) if is_target else decoded
 
@@ -46,23 +47,23 @@ def count_predicted_tokens(
 def check_aligned_lengths(
   sequence_length: Mapping[str, int], keys: Sequence[str], shortest: int
 ) -> int:
-  """Returns the length that all of the features share.
+  """Returns the common length of features that are aligned token by token.
 
   Args:
     sequence_length: length in tokens by feature (TASK_FEATURE_LENGTHS).
-    keys: features that belong together, position by position.
-    shortest: the least that leaves room for text.
+    keys: the aligned features.
+    shortest: minimum length that leaves room for text.
 
   Raises:
-    ValueError: they differ, or are too short.
+    ValueError: the lengths differ, or are too short.
   """
   objectives.check_feature_lengths(sequence_length, keys)
   lengths = {key: sequence_length[key] for key in keys}
   length = lengths[keys[0]]
   if set(lengths.values()) != {length} or length < shortest:
     raise ValueError(
-      f'TASK_FEATURE_LENGTHS gives {lengths}, which belong together position by'
-      f' position: give all of them one length, at least {shortest}'
+      f'TASK_FEATURE_LENGTHS gives {lengths}, which are aligned token by token:'
+      f' set all of them to the same length, at least {shortest}'
     )
   return length
 
@@ -78,7 +79,7 @@ def mask_tokens(
   mask_id: int,
   random_ids: np.ndarray,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-  """Hides some tokens.
+  """Masks random tokens.
 
   Args:
     tokens: int32 [length].
@@ -88,7 +89,7 @@ def mask_tokens(
       at least one.
     mask_token_proportion: share of these that become `mask_id`.
     random_token_proportion: share of these that become one of `random_ids`,
-      each equally likely; the rest stays.
+      drawn uniformly; the rest is unchanged.
     mask_id: id of [MASK].
     random_ids: int32 [ids].
 
@@ -100,7 +101,7 @@ def mask_tokens(
   text = tf.reduce_sum(tf.cast(is_text, tf.float32))
   count = tf.maximum(tf.cast(tf.round(text * noise_density), tf.int32), 1)
   score = tf.random.stateless_uniform(shape, seed=seeds[0])
-  # Draws are below 1: no text means last in order.
+  # Draws are below 1, so tokens that are not text come last.
   order = tf.argsort(tf.where(is_text, score, 2.0))
   predicted = tf.scatter_nd(
     order[:count, None], tf.ones([count], tf.int32), shape
@@ -127,10 +128,10 @@ def check_proportions(
   mask_token_proportion: float,
   random_token_proportion: float,
 ) -> None:
-  """Refuses shares that are none.
+  """Checks the ranges of an objective's proportions.
 
   Raises:
-    ValueError: says which, and their range.
+    ValueError: one is out of range; the message has its name and range.
   """
   if not 0 < noise_density <= 1:
     raise ValueError(
@@ -141,8 +142,8 @@ def check_proportions(
   if min(shares) < 0 or sum(shares) > 1:
     raise ValueError(
       f'{objective}.mask_token_proportion and random_token_proportion are'
-      f' {shares[0]} and {shares[1]}; they must be at least 0, and at most 1'
-      ' together'
+      f' {shares[0]} and {shares[1]}; both must be at least 0, and their sum at'
+      ' most 1'
     )
 
 
@@ -158,17 +159,18 @@ def masked_lm(
   cls_id: int | None = None,
   sep_id: int | None = None,
 ) -> tf.data.Dataset:
-  """BERT's masked language model on single texts, [CLS] text [SEP].
+  """Makes BERT's masked-LM examples of single texts, [CLS] text [SEP].
 
-  Documents are cut into texts that fill the inputs; no token is lost.
+  Documents are split into texts that fill the inputs; no token is lost.
 
   Args:
     dataset: examples with tokenized `targets`. Empty ones are dropped.
-    sequence_length: length by feature, [CLS] and [SEP] included; one for all.
-    output_features: the task's (`features`).
+    sequence_length: length by feature, [CLS] and [SEP] included; all equal.
+    output_features: the task's features (`features`).
     noise_density: share of the text that is predicted.
     mask_token_proportion: share of the predicted tokens that become [MASK].
-    random_token_proportion: share that become a random token; the rest stays.
+    random_token_proportion: share that become a random token; the rest is
+      unchanged.
     mask_id: id of [MASK]; by default the first sentinel.
     cls_id: id of [CLS]; by default the second sentinel.
     sep_id: id of [SEP]; by default the third sentinel.

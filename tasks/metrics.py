@@ -1,4 +1,4 @@
-"""Metric functions of language-model tasks, for seqio's evaluator."""
+"""Metric functions of language-modeling tasks, for SeqIO's evaluator."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ def count_target_tokens(
   example: Mapping[str, Sequence[int]] | None = None,
   is_target: bool = False,
 ) -> str | int:
-  """Postprocessor: number of target tokens for a target, text for an output.
+  """Postprocesses a target to its number of tokens.
 
   Args:
     decoded: the text.
-    example: the task's example; `targets` hold ids, EOS included.
-    is_target: whether `decoded` is the target, or the model's output.
+    example: the task's example; `targets` are ids, EOS included.
+    is_target: whether `decoded` is the target; an output is returned as it is.
   """
   return len(example['targets']) if is_target else decoded
 
 
 def perplexity(loss: float) -> float:
-  """exp(loss), infinite where that is beyond float64."""
+  """Returns exp(loss), or infinity on overflow."""
   try:
     return math.exp(loss)
   except OverflowError:
@@ -33,10 +33,10 @@ def perplexity(loss: float) -> float:
 def target_loss(
   targets: Sequence[int], scores: Sequence[float]
 ) -> dict[str, float]:
-  """Mean loss per target token, as in training without z-loss.
+  """Returns the mean loss per target token, as in training without z-loss.
 
   Args:
-    targets: numbers of target tokens (`count_target_tokens`).
+    targets: number of tokens of each target (`count_target_tokens`).
     scores: the model's log likelihood of each target sequence, in nats.
 
   Returns:
@@ -49,21 +49,21 @@ def target_loss(
 def held_out_loss(
   targets: Sequence[Mapping[str, int]], scores: Sequence[float]
 ) -> dict[str, float]:
-  """Loss of whole documents, per unit of text and not of vocabulary.
+  """Returns the loss of whole documents, normalized by the size of their text.
 
-  Bits per byte and perplexity per word compare models of different
-  vocabularies; the loss per token does not.
+  Bits per byte and perplexity per word are comparable across vocabularies; the
+  loss per token is not.
 
   Args:
-    targets: what each window covers: `tokens` and, of the original text,
-      `bytes` and `words` (`postprocessors.text_extent`).
+    targets: size of each window: `tokens`, and `bytes` and `words` of the
+      original text (`postprocessors.text_extent`).
     scores: log likelihood of each window's tokens, in nats.
 
   Returns:
     'bits_per_byte' = nats / ln 2 / bytes, 'perplexity_per_word' = exp(nats /
     words), 'loss_per_token' in nats, 'unknown_token_share': the share of tokens
-    that are <unk>, for which a model pays less than for the text they hide; and
-    the totals 'documents_bytes', 'documents_words', 'documents_tokens'.
+    that are <unk>, which cost a model less than the text they replace; and the
+    totals 'documents_bytes', 'documents_words', 'documents_tokens'.
   """
   total = {
     unit: sum(int(t[unit]) for t in targets)
@@ -84,10 +84,10 @@ def held_out_loss(
 def last_word_accuracy(
   targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Share of outputs that begin with the very word, in percent.
+  """Returns the share of outputs whose first word is the target, in percent.
 
   Args:
-    targets: the words, under `word` (`postprocessors.last_word`).
+    targets: the words, in `word` (`postprocessors.last_word`).
     predictions: first words of the outputs.
   """
   return label_metrics.accuracy([t['word'] for t in targets], predictions)
@@ -96,10 +96,10 @@ def last_word_accuracy(
 def last_word_perplexity(
   targets: Sequence[Mapping[str, Any]], scores: Sequence[float]
 ) -> dict[str, float]:
-  """Perplexity of the last word: exp of its mean loss, over all its tokens.
+  """Returns the perplexity of the last word, over all its tokens.
 
   Args:
-    targets: one an example, with the number of `tokens`.
+    targets: one per example, with the number of `tokens`.
     scores: log likelihood of each word, in nats.
 
   Returns:

@@ -1,8 +1,8 @@
-"""Masked language model with next-sentence prediction, BERT's and FNet's.
+"""Masked language modeling with next-sentence prediction, as in BERT and FNet.
 
-[CLS] A [SEP] B [SEP]; half of the time B goes on where A ends, half of the time
-it is from another document (Devlin et al. 2019, arXiv 1810.04805, section 3.1).
-The label is BERT's: 0 for the true continuation, 1 for the other.
+[CLS] A [SEP] B [SEP]: for half of the examples B follows A in the document, for
+the other half it is from another document (Devlin et al. 2019, arXiv
+1810.04805, section 3.1). Labels are BERT's: 0 if B follows A, 1 if not.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ _ALIGNED = ('inputs', 'targets', 'loss_weights', 'type_ids')
 
 
 def features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
-  """The task's output features: the masked LM's, and two more.
+  """Returns the output features: masked LM's, and two more.
 
-  `type_ids` are 0 on [CLS] A [SEP] and 1 on B [SEP]; `next_sentence_labels`
-  hold one label, of length 1.
+  `type_ids` are 0 on [CLS] A [SEP] and 1 on B [SEP]; `next_sentence_labels` is
+  a single label, of shape [1].
   """
   flag = seqio.Feature(seqio.PassThroughVocabulary(size=2), add_eos=False)
   return {
@@ -33,20 +33,20 @@ def features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
 def _piece_bounds(
   lengths: tf.Tensor, max_tokens: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Cuts documents into pieces of at most `max_tokens`, of at least 2.
+  """Splits documents into pieces of 2 to `max_tokens` tokens.
 
   Args:
     lengths: int64 [documents], each at least 2.
     max_tokens: at least 3.
 
   Returns:
-    (document, start, length): int64 [pieces]; starts count from the first token
-    of the first document.
+    (document, start, length), int64 [pieces] each; starts are offsets from the
+    first token of the first document.
   """
   starts = tf.ragged.range(tf.zeros_like(lengths), lengths, max_tokens)
   document = starts.value_rowids()
   start = starts.flat_values
-  # A last piece of one token takes another from the piece before.
+  # A last piece of one token takes a second one from the piece before it.
   start -= tf.cast(tf.gather(lengths, document) - start == 1, start.dtype)
   start += tf.gather(tf.cumsum(lengths, exclusive=True), document)
   end = tf.concat([start[1:], tf.reduce_sum(lengths)[None]], 0)
@@ -61,27 +61,27 @@ def _cuts(
   fraction: tf.Tensor,
   max_tokens: int,
 ) -> tf.Tensor:
-  """Where A ends: the end of a sentence closest to `fraction` of the piece.
+  """Returns the length of A: the sentence end closest to `fraction` of a piece.
 
   Args:
-    tokens: int32 [tokens], the pieces one after the other.
+    tokens: int32 [tokens], the pieces, concatenated.
     ends_sentence: bool [tokens].
     start: int64 [pieces], first token.
     length: int64 [pieces].
     fraction: float32 [pieces] in [0, 1).
-    max_tokens: longest piece.
+    max_tokens: maximum length of a piece.
 
   Returns:
-    int64 [pieces], tokens in A; 1 at least, and 1 is left at least. Where no
-    sentence ends inside of a piece, it is cut at `fraction`.
+    int64 [pieces], tokens in A; both A and B have at least one. A piece without
+    a sentence end inside is cut at `fraction`.
   """
   room = tf.cast(length - 1, tf.float32)
   wanted = 1 + tf.minimum(tf.cast(fraction * room, tf.int64), length - 2)
   piece = tf.repeat(tf.range(tf.size(length)), length)
   cut = 1 + tf.range(tf.size(tokens, tf.int64)) - tf.gather(start, piece)
   away = tf.abs(cut - tf.gather(wanted, piece))
-  # Order: sentence ends by distance, then the rest by distance; and the cut
-  # itself in the last digits.
+  # Sort key: sentence ends by distance, then other tokens by distance; the
+  # lowest digit in base `base` is the cut itself.
   cost = away + tf.where(
     ends_sentence, tf.zeros_like(away), tf.cast(max_tokens, tf.int64)
   )
@@ -98,22 +98,23 @@ def pair_texts(
   random_next_probability: float,
   seed: tf.Tensor,
 ) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-  """Makes pairs (A, B) of some documents, all of their text.
+  """Splits the text of some documents into pairs (A, B).
 
-  Documents are cut into pieces, and each piece in two. Pieces are coupled with
-  pieces of other documents, and half of the couples swap their second parts: so
-  texts of both labels have the same lengths, and each text comes once.
+  Documents are split into pieces, and each piece in two. Pieces are matched
+  with pieces of other documents, and half of the matched pairs swap their
+  second parts. So both labels have the same distribution of lengths, and every
+  token is used once.
 
   Args:
     documents: int32 [documents, (tokens)], each of at least 2 tokens.
-    table: bool [vocab_size], pieces of the vocabulary that end a sentence.
-    max_tokens: tokens in a pair.
-    random_next_probability: share of the couples that swap.
+    table: bool [vocab_size], true for pieces that end a sentence.
+    max_tokens: maximum number of tokens in a pair that is not swapped.
+    random_next_probability: share of the matched pairs that swap.
     seed: int [2].
 
   Returns:
-    'a' and 'b', int32 [pairs, (tokens)], and 'label', int32 [pairs, 1]. A and B
-    of swapped pairs may have some tokens more than `max_tokens` together.
+    'a' and 'b', int32 [pairs, (tokens)], and 'label', int32 [pairs, 1]. A
+    swapped pair may have a few tokens more than `max_tokens`.
   """
   seeds = tf.random.experimental.stateless_split(tf.cast(seed, tf.int64), 3)
   order = tf.argsort(
@@ -125,8 +126,8 @@ def pair_texts(
   pieces = tf.size(length)
   half = pieces // 2
   single = pieces - 2 * half
-  # Half of all pieces apart: another document, but for one with more than half
-  # of the pieces.
+  # Partners are half of all pieces apart: in different documents, unless one
+  # document has more than half of the pieces.
   partner = tf.concat(
     [tf.range(half, 2 * half), tf.range(half), tf.range(pieces)[2 * half :]], 0
   )
@@ -170,24 +171,25 @@ def masked_lm_nsp(
   cls_id: int | None = None,
   sep_id: int | None = None,
 ) -> tf.data.Dataset:
-  """BERT's and FNet's pretraining: masked LM and next-sentence prediction.
+  """Makes BERT's and FNet's pretraining examples: masked LM and NSP.
 
-  A ends where a sentence ends, if one does in the text. No token is lost but
-  where a swapped B is too long by a few: its end is cut.
+  A ends at a sentence end, if the text has one. No token is lost, except at the
+  end of a swapped B that is a few tokens too long.
 
   Args:
     dataset: examples with tokenized `targets`. Documents of fewer than two
-      tokens cannot make a pair and are dropped.
-    sequence_length: length by feature: one for those that are aligned, 1 for
+      tokens cannot form a pair and are dropped.
+    sequence_length: length by feature: equal for the aligned features, 1 for
       `next_sentence_labels`.
-    output_features: the task's (`features`).
+    output_features: the task's features (`features`).
     noise_density: share of the text that is predicted.
     mask_token_proportion: share of the predicted tokens that become [MASK].
-    random_token_proportion: share that become a random token; the rest stays.
+    random_token_proportion: share that become a random token; the rest is
+      unchanged.
     random_next_probability: share of the pairs whose B is from another
       document.
-    batch_size: documents that pairs are made of at a time. Alone in its batch,
-      a document has no other, and its pairs are all true ones.
+    batch_size: number of documents that are paired with each other. All pairs
+      of a document that is alone in its batch are true continuations.
     mask_id: id of [MASK]; by default the first sentinel.
     cls_id: id of [CLS]; by default the second sentinel.
     sep_id: id of [SEP]; by default the third sentinel.
@@ -200,7 +202,7 @@ def masked_lm_nsp(
   if sequence_length.get('next_sentence_labels') != 1:
     raise ValueError(
       "TASK_FEATURE_LENGTHS gives 'next_sentence_labels'"
-      f' {sequence_length.get("next_sentence_labels")}; there is one a pair:'
+      f' {sequence_length.get("next_sentence_labels")}; there is one per pair:'
       ' set it to 1'
     )
   masked_lm.check_proportions(

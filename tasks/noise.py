@@ -1,9 +1,9 @@
-"""Noise masks over token sequences, and what becomes of the noise.
+"""Noise masks over token sequences, and functions that apply them.
 
 Formulas, parameters and random draws are those of T5's preprocessors (Raffel et
 al. 2020, arXiv 1910.10683, section 3.1.4; package t5 0.9.4): the same tokens
-and seeds give the same examples. All draws are stateless, so that a saved
-iterator repeats them.
+and seeds give the same examples. All draws are stateless, so restored iterators
+repeat them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,18 @@ import tensorflow as tf
 
 # (length, noise_density, seeds [2, 2]) -> mask [length], true on noise.
 NoiseMaskFn = Callable[[tf.Tensor, float, Sequence[tf.Tensor]], tf.Tensor]
-# (tokens [length], mask [length], vocabulary) -> tokens [some other length].
+# (tokens [length], mask [length], vocabulary) -> tokens [new length].
 NoiseFn = Callable[[tf.Tensor, tf.Tensor, seqio.Vocabulary], tf.Tensor]
 
 
 def _random_segment_lengths(
   items: tf.Tensor, segments: tf.Tensor, seed: tf.Tensor
 ) -> tf.Tensor:
-  """Lengths of `segments` non-empty parts of `items`; all cuts equally likely.
+  """Splits `items` into non-empty segments, uniformly at random.
 
-  Example: 7 items, 3 segments -> [2, 4, 1].
+  Example: 7 items, 3 segments -> lengths [2, 4, 1].
   """
-  # A random order of the gaps; the first `segments - 1` in it are cut.
+  # Cut at the first `segments - 1` gaps of a random permutation.
   order = tf.argsort(tf.random.stateless_uniform([items - 1], seed=seed))
   cuts = tf.cast(tf.where(order < segments - 1)[:, 0], tf.int32) + 1
   return tf.concat([cuts, [items]], 0) - tf.concat([[0], cuts], 0)
@@ -39,26 +39,26 @@ def random_spans_noise_mask(
   mean_noise_span_length: float = 3.0,
   random_roll: bool = False,
 ) -> tf.Tensor:
-  """Mask of random spans; kept and noise spans alternate, a kept one first.
+  """Draws a mask of alternating kept and noise spans, starting with a kept one.
 
-  round(length * noise_density) tokens are noise, in round(that /
-  mean_noise_span_length) spans; at least one of each, and at least one token is
-  kept. All masks with these numbers are equally likely.
+  There are n = round(length * noise_density) noise tokens in round(n /
+  mean_noise_span_length) spans: at least one token and one span, and at least
+  one token is kept. All masks with these numbers are equally likely.
 
   Args:
     length: int32 scalar, number of tokens.
     noise_density: share of the tokens that are noise.
     seeds: two seeds, int [2] each.
-    mean_noise_span_length: tokens in a noise span, on average.
-    random_roll: rotate the mask by a random offset. Without it the last token
-      is always noise, and where one span is enough it is the end of the text.
+    mean_noise_span_length: mean length of a noise span, in tokens.
+    random_roll: whether to rotate the mask by a random offset. Without it the
+      last token is always noise, and a single span is the end of the text.
 
   Returns:
     bool [length], true on noise.
   """
   if noise_density == 0.0:
     return tf.zeros([length], tf.bool)
-  # One token can hold no kept span and a noise span: take two, and cut.
+  # A kept and a noise span need two tokens: pad a single one, cut at the end.
   padded_length = tf.maximum(length, 2)
   noise = tf.cast(
     tf.round(tf.cast(padded_length, tf.float32) * noise_density), tf.int32
@@ -71,7 +71,7 @@ def random_spans_noise_mask(
   noise_lengths = _random_segment_lengths(noise, spans, seeds[0])
   kept_lengths = _random_segment_lengths(padded_length - noise, spans, seeds[1])
   span_lengths = tf.reshape(tf.stack([kept_lengths, noise_lengths], 1), [-1])
-  # A position lies in span k if k spans end at it or before.
+  # A token is in span k if k spans end at or before it.
   span = tf.searchsorted(
     tf.cumsum(span_lengths), tf.range(length), side='right'
   )
@@ -90,16 +90,15 @@ def random_spans_noise_mask(
 def random_prefix_noise_mask(
   length: tf.Tensor, noise_density: float, seeds: Sequence[tf.Tensor]
 ) -> tf.Tensor:
-  """Mask of a random prefix.
+  """Draws a mask of a random prefix.
 
-  With the default density of 0.5 the prefix is uniform in [1, length - 1]; a
-  density d below draws from [(1 - 2 d) (length - 1), length - 1]: longer
-  prefixes only. A single token gets an empty prefix.
+  With density 0.5 the prefix length is uniform in [1, length - 1]; with a lower
+  density d it is uniform in [(1 - 2 d) (length - 1), length - 1], so prefixes
+  are longer. The prefix of a single token is empty.
 
   Args:
     length: int32 scalar, number of tokens.
-    noise_density: expected share of the tokens outside of the prefix, at most
-      0.5.
+    noise_density: expected share of the tokens outside the prefix, at most 0.5.
     seeds: seeds, int [2] each; the first is used.
 
   Returns:
@@ -111,7 +110,7 @@ def random_prefix_noise_mask(
   if noise_density > 0.5:
     raise ValueError(
       f'prefix_lm.noise_density is {noise_density}; it must be at most 0.5,'
-      ' where prefixes of all lengths are equally likely'
+      ' which makes all prefix lengths equally likely'
     )
   longest = length - 1
   shortest = tf.cast(
@@ -132,15 +131,15 @@ def fixed_prefix_noise_mask(
   prefix_length: int,
   segment_length: int,
 ) -> tf.Tensor:
-  """Mask of a prefix whose length only depends on the segment's.
+  """Returns a mask of a prefix of deterministic length.
 
-  A full segment has `prefix_length` tokens in the prefix, a shorter one as
-  large a share of its tokens, but at least one on either side. A single token
-  gets an empty prefix.
+  The prefix of a full segment has `prefix_length` tokens, that of a shorter one
+  the same share of its tokens, with at least one token on either side. The
+  prefix of a single token is empty.
 
   Args:
     length: int32 scalar, number of tokens, at most `segment_length`.
-    noise_density: unused; the two lengths say it.
+    noise_density: unused; the two lengths determine it.
     seeds: unused; nothing is drawn.
     prefix_length: tokens in the prefix of a full segment.
     segment_length: tokens in a full segment.
@@ -149,7 +148,7 @@ def fixed_prefix_noise_mask(
     bool [length], true on the prefix.
   """
   del noise_density, seeds
-  # round(length * prefix_length / segment_length), in whole numbers.
+  # round(length * prefix_length / segment_length), in integers.
   prefix = (2 * length * prefix_length + segment_length) // (2 * segment_length)
   return tf.range(length) < tf.minimum(tf.maximum(prefix, 1), length - 1)
 
@@ -157,7 +156,7 @@ def fixed_prefix_noise_mask(
 def noise_span_to_unique_sentinel(
   tokens: tf.Tensor, noise_mask: tf.Tensor, vocabulary: seqio.Vocabulary
 ) -> tf.Tensor:
-  """Replaces each run of noise by a sentinel: last id of the vocabulary first.
+  """Replaces each run of noise by a sentinel, from the highest id down.
 
   Example: 'we hold these truths self evident' with noise on 'these truths' and
   'evident' -> 'we hold <extra_id_0> self <extra_id_1>'.
@@ -175,14 +174,14 @@ def noise_span_to_unique_sentinel(
 def nonnoise_span_to_unique_sentinel(
   tokens: tf.Tensor, noise_mask: tf.Tensor, vocabulary: seqio.Vocabulary
 ) -> tf.Tensor:
-  """Replaces each run of kept tokens by a sentinel: the targets' form."""
+  """Replaces each run of kept tokens by a sentinel, as in the targets."""
   return noise_span_to_unique_sentinel(tokens, ~noise_mask, vocabulary)
 
 
 def drop_noise_tokens(
   tokens: tf.Tensor, noise_mask: tf.Tensor, vocabulary: seqio.Vocabulary
 ) -> tf.Tensor:
-  """Keeps what is not noise."""
+  """Drops the noise tokens."""
   del vocabulary
   return tf.boolean_mask(tokens, ~noise_mask)
 
@@ -190,7 +189,7 @@ def drop_noise_tokens(
 def drop_nonnoise_tokens(
   tokens: tf.Tensor, noise_mask: tf.Tensor, vocabulary: seqio.Vocabulary
 ) -> tf.Tensor:
-  """Keeps what is noise."""
+  """Drops all but the noise tokens."""
   del vocabulary
   return tf.boolean_mask(tokens, noise_mask)
 
@@ -206,15 +205,15 @@ def denoise(
   input_feature_key: str = 'inputs',
   passthrough_feature_keys: Sequence[str] | None = None,
 ) -> tf.data.Dataset:
-  """Makes (inputs, targets) of `targets` by a noise mask.
+  """Makes inputs and targets of `targets` with a noise mask.
 
   Args:
     dataset: examples with 'targets', int32 [length].
     output_features: the task's features; their vocabulary has the sentinels.
-    noise_density: handed to `noise_mask_fn`.
+    noise_density: passed to `noise_mask_fn`.
     noise_mask_fn: draws the mask.
-    inputs_fn: makes the inputs of tokens and mask.
-    targets_fn: makes the targets of tokens and mask.
+    inputs_fn: makes the inputs from tokens and mask.
+    targets_fn: makes the targets from tokens and mask.
     input_feature_key: name of the inputs.
     passthrough_feature_keys: other features to keep.
 
@@ -227,14 +226,14 @@ def denoise(
   if made & set(kept_keys):
     raise ValueError(
       f'features {sorted(made & set(kept_keys))} are made by the objective and'
-      ' cannot be passed through: take them out of passthrough_feature_keys'
+      ' cannot be passed through: remove them from passthrough_feature_keys'
     )
   vocabulary = output_features['targets'].vocabulary
   for key in made & set(output_features):
     if output_features[key].vocabulary != vocabulary:
       raise ValueError(
         f"the vocabularies of '{key}' and 'targets' differ, but the objective"
-        ' makes both of the same tokens: give both features one vocabulary'
+        ' makes both from the same tokens: use one vocabulary for both'
       )
 
   @seqio.map_over_dataset(num_seeds=1)

@@ -1,8 +1,8 @@
-"""The objectives by name: what a task needs besides its source.
+"""Table of objectives by name: everything of a task but its source.
 
 A task is a source crossed with an objective, `fnet_<source>_<objective>`: the
-source's documents are tokenized to `targets` (int32 [length], no EOS), cached
-or not, and handed to the objective's preprocessors.
+source's documents are tokenized to `targets` (int32 [length], no EOS),
+optionally cached, and passed to the objective's preprocessors.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ from fnet_t5x.tasks import (
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """How tokenized documents become a task's examples.
+  """An objective: the steps from tokenized documents to a task's examples.
 
   Attributes:
     name: last part of the tasks' names.
-    summary: what it asks of the model, in a line.
-    preprocessors: what runs after `seqio.CacheDatasetPlaceholder`, the
-      appending of EOS included.
-    features: the task's output features, made of its vocabulary.
+    summary: one-line description.
+    preprocessors: those after `seqio.CacheDatasetPlaceholder`, including the
+      one that appends EOS.
+    features: makes the output features, given the vocabulary.
     feature_lengths: default length in tokens by feature, EOS included.
-    feature_converter: what makes model features of the task's features.
-    postprocess_fn: the task's, for seqio's evaluator.
-    metric_fns: the task's, for seqio's evaluator.
+    feature_converter: converts the task's features to model features.
+    postprocess_fn: postprocessor, for SeqIO's evaluator.
+    metric_fns: metric functions, for SeqIO's evaluator.
   """
 
   name: str
@@ -56,7 +56,7 @@ class ObjectiveMixture:
 
   Attributes:
     name: last part of the mixtures' names.
-    summary: what it is, in a line.
+    summary: one-line description.
     rates: share of the examples by objective; they sum to 1.
     feature_lengths: default length in tokens by feature, EOS included.
   """
@@ -70,7 +70,7 @@ class ObjectiveMixture:
 def inputs_and_targets(
   vocabulary: seqio.Vocabulary,
 ) -> dict[str, seqio.Feature]:
-  """An encoder-decoder's features, both ending in EOS."""
+  """Returns an encoder-decoder's features, both ending in EOS."""
   return {
     key: seqio.Feature(vocabulary, add_eos=True)
     for key in ('inputs', 'targets')
@@ -101,7 +101,7 @@ def _span_denoiser(mode: str, span_length: int, percent: int) -> Objective:
 _OBJECTIVES = [
   Objective(
     name='span_corruption',
-    summary="T5's span corruption: fill in the missing spans",
+    summary="T5's span corruption: predict the missing spans",
     preprocessors=(
       objectives.span_corruption,
       seqio.preprocessors.append_eos_after_trim,
@@ -121,7 +121,7 @@ _OBJECTIVES = [
   ),
   Objective(
     name='fixed_prefix_lm',
-    summary='prefix language model with a fixed split, to compare with GPT-2',
+    summary='prefix language model, fixed prefix length, to compare with GPT-2',
     preprocessors=(
       objectives.fixed_prefix_lm,
       seqio.preprocessors.append_eos_after_trim,
@@ -141,7 +141,7 @@ _OBJECTIVES = [
   ),
   Objective(
     name='causal_lm',
-    summary="GPT's language model, for decoder-only models",
+    summary="GPT's causal language model, for decoder-only models",
     preprocessors=(causal_lm.causal_lm,),
     features=lambda vocabulary: {
       'targets': seqio.Feature(vocabulary, add_eos=True)
@@ -199,9 +199,8 @@ _OBJECTIVES = [
 OBJECTIVES: Mapping[str, Objective] = types.MappingProxyType(
   {objective.name: objective for objective in _OBJECTIVES}
 )
-# A fifth of the examples from the S-denoiser, as section 4.5 of the paper finds
-# best; public re-trainings (Finnish-NLP's ul2 models) give the R- and the
-# X-denoisers 40 % each.
+# 20 % S-denoiser, which section 4.5 of the paper finds best; public
+# reproductions (Finnish-NLP's ul2 models) use 40 % each for R and X.
 _UL2 = ObjectiveMixture(
   name='ul2',
   summary="UL2's mixture of denoisers, with mode tokens",

@@ -1,10 +1,10 @@
-"""Training objectives: SeqIO preprocessors that make inputs of plain text.
+"""Training objectives: SeqIO preprocessors from text to inputs and targets.
 
 The first two are T5's (Raffel et al. 2020, arXiv 1910.10683; package t5 0.9.4)
 in definitions, parameters and random draws: the same tokens and seeds give the
-same examples, token for token. Each parameter can be bound in gin
-(`objectives.span_corruption.noise_density = 0.3`) and counts when the dataset
-is built, not when the task is registered.
+same examples, token for token. Parameters can be bound in gin
+(`objectives.span_corruption.noise_density = 0.3`); bindings take effect when
+the dataset is built, not when the task is registered.
 
 They expect tokenized `targets` without EOS, and are followed by
 `seqio.preprocessors.append_eos_after_trim`.
@@ -24,11 +24,11 @@ from fnet_t5x.tasks import chunking, noise
 def check_feature_lengths(
   sequence_length: Mapping[str, int], feature_keys: Sequence[str]
 ) -> None:
-  """Refuses lengths that are missing, no integers, or below 1.
+  """Checks that features have integer lengths of at least 1.
 
   Args:
     sequence_length: length in tokens by feature (TASK_FEATURE_LENGTHS).
-    feature_keys: the features that must be there.
+    feature_keys: the required features.
 
   Raises:
     ValueError: names the feature, its length, and what to set.
@@ -48,15 +48,15 @@ def span_corruption_lengths(
   noise_density: float = 0.15,
   mean_noise_span_length: float = 3.0,
 ) -> tuple[int, int]:
-  """Length of the text that, corrupted, just fills the inputs.
+  """Returns the length of text that fills the inputs once corrupted.
 
   Args:
     inputs_length: length of the inputs, EOS included.
     noise_density: share of the tokens that are noise.
-    mean_noise_span_length: tokens in a noise span, on average.
+    mean_noise_span_length: mean length of a noise span, in tokens.
 
   Returns:
-    (tokens of text in an example, length of its targets, EOS included): (568,
+    (tokens of text per example, length of the targets, EOS included): (568,
     114) for 512.
   """
 
@@ -69,7 +69,7 @@ def span_corruption_lengths(
   while corrupted(tokens + 1)[0] <= inputs_length:
     tokens += 1
   inputs, targets = corrupted(tokens)
-  # At density 0.5 one token less lets the targets have the inputs' length.
+  # At density 0.5, one token less makes targets and inputs equally long.
   if noise_density == 0.5 and targets > inputs:
     return tokens - 1, targets - 1
   return tokens, targets
@@ -103,34 +103,35 @@ def span_corruption(
   reserved_for_packing: int | None = None,
   passthrough_feature_keys: Sequence[str] | None = None,
 ) -> tf.data.Dataset:
-  """T5's pretraining objective: fill in the missing spans.
+  """Makes T5's pretraining examples: predict the missing spans.
 
   'Thank you for inviting me to your party last week' gives the inputs 'Thank
   you <X> me to your party <Y> week' and the targets '<X> for inviting <Y>
-  last', with <X>, <Y> the sentinels from the top of the vocabulary.
+  last', where <X>, <Y> are sentinels, the highest ids of the vocabulary.
 
   Args:
     dataset: examples with tokenized `targets`.
     sequence_length: length by feature, EOS included.
     output_features: the task's features.
-    mean_noise_span_length: tokens in a missing span, on average.
+    mean_noise_span_length: mean length of a missing span, in tokens.
     noise_density: share of the tokens that are missing.
     input_feature_key: name of the inputs.
-    merge_examples_to_reduce_padding: join documents before cutting, so that
-      nearly all examples are full.
-    reserved_for_packing: make examples shorter by this many tokens, so that
-      several of them pack into one row.
-    passthrough_feature_keys: other features to keep; not with merging.
+    merge_examples_to_reduce_padding: whether to concatenate documents before
+      splitting, so that nearly all examples are full.
+    reserved_for_packing: number of tokens by which to shorten examples, so that
+      several of them can be packed into one row.
+    passthrough_feature_keys: other features to keep; not possible with
+      `merge_examples_to_reduce_padding`.
 
   Raises:
-    ValueError: a length is below 1, the targets do not fit theirs, the
+    ValueError: a length is below 1, the targets exceed their length, the
       vocabulary has too few sentinels, or features cannot be passed through.
   """
   check_feature_lengths(sequence_length, [input_feature_key, 'targets'])
   if merge_examples_to_reduce_padding and passthrough_feature_keys:
     raise ValueError(
-      f'passthrough_feature_keys={list(passthrough_feature_keys)} cannot stay'
-      ' while documents are joined: set'
+      f'passthrough_feature_keys={list(passthrough_feature_keys)} cannot be'
+      ' kept when documents are concatenated: set'
       ' span_corruption.merge_examples_to_reduce_padding = False'
     )
   tokens, targets = span_corruption_lengths(
@@ -192,18 +193,18 @@ def prefix_lm(
   output_features: Mapping[str, seqio.Feature],
   noise_density: float = 0.5,
 ) -> tf.data.Dataset:
-  """T5's prefix language model: continue a text from a random point on.
+  """Makes T5's prefix-LM examples: continue a text from a random point.
 
-  Documents are cut into segments that fill the inputs (less EOS); of each, a
-  random prefix is the inputs and the rest the targets.
+  Documents are split into segments that fill the inputs (less EOS); a random
+  prefix of each segment becomes the inputs, the rest the targets.
 
   Args:
     dataset: examples with tokenized `targets`.
-    sequence_length: length by feature, EOS included. Targets longer than
-      theirs are cut: at density 0.5 give them the inputs' length.
+    sequence_length: length by feature, EOS included. Targets are truncated to
+      theirs: at density 0.5, set it to the length of the inputs.
     output_features: the task's features.
-    noise_density: expected share of the targets, at most 0.5 (all prefixes
-      equally likely); less gives longer prefixes.
+    noise_density: expected share of the targets, at most 0.5 (all prefix
+      lengths equally likely); lower densities give longer prefixes.
 
   Raises:
     ValueError: a length is below 1, or the density is above 0.5.
@@ -250,18 +251,18 @@ def fixed_prefix_lm(
   output_features: Mapping[str, seqio.Feature],
   prefix_length: int | None = None,
 ) -> tf.data.Dataset:
-  """Prefix language model with a fixed split: for comparing with GPT-2.
+  """Makes prefix-LM examples with a fixed prefix, for comparison with GPT-2.
 
-  Documents are cut into segments of `prefix_length` tokens and as many more as
-  fill the targets (less EOS); the first `prefix_length` are the inputs, the
-  rest the targets. The last segment of a document, if shorter, is split in
-  proportion. No token is lost.
+  Documents are split into segments of `prefix_length` tokens plus as many as
+  fill the targets (less EOS); the first `prefix_length` tokens become the
+  inputs, the rest the targets. A shorter last segment is split in proportion.
+  No token is lost.
 
   Args:
     dataset: examples with tokenized `targets`.
     sequence_length: length by feature, EOS included.
     output_features: the task's features.
-    prefix_length: tokens in the inputs, less EOS; by default as many as fit.
+    prefix_length: tokens in the inputs, without EOS; by default as many as fit.
 
   Raises:
     ValueError: a length is below 1, or the prefix does not fit the inputs.
@@ -276,8 +277,8 @@ def fixed_prefix_lm(
   if not 1 <= prefix_length <= longest or targets_length < 1:
     raise ValueError(
       f'fixed_prefix_lm.prefix_length is {prefix_length}, and there is room for'
-      f' {longest} tokens of inputs and {targets_length} of targets beside EOS;'
-      ' both need one at least: set it, or TASK_FEATURE_LENGTHS ='
+      f' {longest} input tokens and {targets_length} target tokens besides EOS;'
+      ' both need at least one: change it, or TASK_FEATURE_LENGTHS ='
       f' {dict(sequence_length)}'
     )
   segment_length = prefix_length + targets_length

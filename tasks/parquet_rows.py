@@ -1,6 +1,6 @@
-"""Rows of Parquet files whose authors are not trusted: text as it is stored.
+"""Reader of rows of untrusted Parquet files; text stays undecoded.
 
-What cannot be read costs its row group, not the file.
+Damage costs the rest of its row group, not the file.
 """
 
 import io
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
   import pyarrow.parquet
 
 _ROWS = 64
-# A row may hold as much as its row group, and each row the same.
+# Bounds memory: any single row may be as large as its row group.
 _BATCH_BYTES = 1 << 28
 _META = 'meta'
 _COMPONENT = 'pile_set_name'
@@ -22,18 +22,18 @@ _SHOWN_ERROR_CHARACTERS = 200
 
 
 class ParquetError(Exception):
-  """A file that is not Parquet, or without a column of text: why."""
+  """A file that is not Parquet, or has no text column; says why."""
 
 
 class Row(NamedTuple):
-  """A row, or what stands in the place of several.
+  """A row, or a placeholder for the damaged rest of a row group.
 
   Attributes:
     number: from 1.
-    size: bytes of its text.
-    text: as it is stored, perhaps no UTF-8; None is null, or too long.
+    size: bytes of text.
+    text: as stored, not necessarily UTF-8; None if null or too long.
     meta: the column `meta`: text, or an object with `pile_set_name`.
-    damage: what is wrong with the rest of its row group; '' for a row.
+    damage: the damage of the rest of the row group; '' for a row.
   """
 
   number: int
@@ -44,14 +44,14 @@ class Row(NamedTuple):
 
 
 def listed(names: Sequence[str]) -> str:
-  """Returns the first few of some names, fit to be printed in one line."""
+  """Returns the first few names, as one printable line."""
   shown = [printable(n, _SHOWN_NAME_CHARACTERS) for n in names[:_SHOWN_NAMES]]
   more = len(names) - len(shown)
   return ', '.join(shown) + (f' and {more:,} more' if more else '')
 
 
 def printable(text: str, characters: int = _SHOWN_ERROR_CHARACTERS) -> str:
-  """Returns the beginning of a text, without what is no sign or blank."""
+  """Returns the start of a text, with unprintable characters as '?'."""
   begin = ' '.join(text[: characters + 1].split())
   begin = ''.join(c if c.isprintable() else '?' for c in begin)
   return begin if len(text) <= characters else begin[:characters] + '...'
@@ -62,7 +62,7 @@ def _why(error: Exception) -> str:
 
 
 class _FileObject(io.RawIOBase):
-  """What pyarrow asks of a file, and GFile lacks."""
+  """Adapter from GFile to the file interface that pyarrow needs."""
 
   def __init__(self, f: BinaryIO):
     super().__init__()
@@ -83,7 +83,7 @@ class _FileObject(io.RawIOBase):
     return self.tell()
 
   def read(self, size: int = -1) -> bytes:
-    # A damaged file may ask for any size: as much memory would be taken.
+    # A damaged file may request any size, and GFile would allocate it.
     left = max(0, self._size - self.tell())
     return self._f.read(left if size < 0 else min(size, left))
 
@@ -94,15 +94,15 @@ def rows(f: BinaryIO, text_key: str, max_bytes: int) -> Iterator[Row]:
   Args:
     f: a GFile.
     text_key: the column that holds the text.
-    max_bytes: of a text; of what is longer, the size alone is given.
+    max_bytes: maximum size of a text; longer ones are yielded as None.
 
   Raises:
-    ParquetError: it is not Parquet, or has no such column of text.
+    ParquetError: not a Parquet file, or no such text column.
   """
   import pyarrow
   import pyarrow.parquet
 
-  # MemoryError: a size that a damaged file asks for. It was not taken.
+  # MemoryError: a damaged file requested a huge size; nothing was allocated.
   damages = (
     pyarrow.ArrowException,
     OSError,
@@ -115,8 +115,7 @@ def rows(f: BinaryIO, text_key: str, max_bytes: int) -> Iterator[Row]:
       _FileObject(f), page_checksum_verification=True
     )
     schema = file.schema_arrow
-    # Not its columns' metadata: pyarrow aborts the process where those are
-    # damaged.
+    # Not the columns' metadata: pyarrow aborts the process if it is damaged.
     groups = [
       file.metadata.row_group(group) for group in range(file.num_row_groups)
     ]
@@ -147,7 +146,7 @@ def rows(f: BinaryIO, text_key: str, max_bytes: int) -> Iterator[Row]:
           kept = text is not None and length <= max_bytes
           yield Row(number, length, text.to_pybytes() if kept else None, value)
       if number < before + size:
-        damage = 'it ends too early'
+        damage = 'it is truncated'
     except damages as e:
       damage = _why(e)
     if damage:
@@ -166,23 +165,23 @@ def _check_column(schema: 'pyarrow.Schema', text_key: str) -> None:
   count = schema.names.count(text_key)
   if not count:
     raise ParquetError(
-      f'no column {text_key!r}; it has {listed(schema.names)}; {remedy}'
+      f'no column {text_key!r}; columns: {listed(schema.names)}; {remedy}'
     )
   if count > 1:
     raise ParquetError(
-      f'{count} columns named {text_key!r}; give each a name of its own'
+      f'{count} columns are named {text_key!r}; give them distinct names'
     )
   kind = schema.field(text_key).type
   if not _is_text(kind):
     have = listed([f.name for f in schema if _is_text(f.type)]) or 'none'
     raise ParquetError(
-      f'the column {text_key!r} is no text ({printable(str(kind), 40)}); '
-      f'{remedy} (columns of text: {have})'
+      f'the column {text_key!r} is not text ({printable(str(kind), 40)}); '
+      f'{remedy} (text columns: {have})'
     )
 
 
 def _is_text(kind: 'pyarrow.DataType') -> bool:
-  """Whether a column's values are text, also where it does not say UTF-8."""
+  """Returns whether a column has text, declared as UTF-8 or as bytes."""
   from pyarrow import types
 
   if types.is_dictionary(kind):
@@ -202,7 +201,7 @@ def _is_text(kind: 'pyarrow.DataType') -> bool:
 
 
 def _meta_column(schema: 'pyarrow.Schema') -> str | None:
-  """The column to read for the component: no more than that is read."""
+  """Returns the column that has the component; only that one is read."""
   if schema.names.count(_META) != 1:
     return None
   from pyarrow import types
@@ -228,8 +227,8 @@ def _metas(batch: 'pyarrow.RecordBatch', column: str | None) -> Iterator[Any]:
 def _stored(column: 'pyarrow.Array') -> Iterator['pyarrow.Buffer | None']:
   """Yields the bytes of each value.
 
-  They are not converted: pyarrow would refuse all for one that is no UTF-8.
-  Nor is a dictionary, whose values may be long, written out.
+  Undecoded: pyarrow would reject all values for one that is not UTF-8. Value by
+  value, since expanding a dictionary would repeat its long values.
   """
   from pyarrow import types
 

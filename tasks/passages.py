@@ -1,21 +1,21 @@
-"""Passages of a document: what is held out of a corpus of few documents."""
+"""Splitting of documents into passages, the unit held out of small corpora."""
 
 from collections.abc import Iterator
 
-# Where a passage may end, best first; each mark stays with what it ends.
+# Preferred ends of a passage, best first; the delimiter stays in the passage.
 _ENDS = (b'\n\n', b'\n', b' ')
 
 
 def passages(text: bytes, size: int) -> Iterator[bytes]:
-  """Cuts a text into passages that together are the text.
+  """Splits a text into passages whose concatenation is the text.
 
-  A passage ends behind the last blank line of its `size` bytes, else behind
-  the last line, else behind the last word, if that leaves at least half of
-  them; else in the middle of a word, but of no character.
+  A passage ends after the last blank line within `size` bytes, else after the
+  last line, else after the last word, if it then has at least half of the
+  bytes; otherwise within a word, but never within a character.
 
   Args:
     text: UTF-8.
-    size: most bytes of a passage, at least 8.
+    size: maximum bytes of a passage, at least 8.
 
   Yields:
     Passages, none of them empty; the last one may be short.
@@ -35,7 +35,7 @@ def _end(text: bytes, start: int, stop: int) -> int:
     found = text.rfind(mark, half, stop)
     if found >= 0:
       return found + len(mark)
-  # Bytes 10xxxxxx go on with a character that began before them.
+  # Bytes 10xxxxxx continue a character.
   while text[stop] & 0xC0 == 0x80 and stop > half:
     stop -= 1
   return stop

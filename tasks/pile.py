@@ -1,9 +1,9 @@
 """Tasks on the Pile (Gao et al. 2020, arXiv 2101.00027).
 
-`fnet_pile_<objective>`, `fnet_pile_held_out` and `fnet_pile_held_out_arxiv` (a
-task a component) read its files: `train/NN.jsonl.zst`, `val.jsonl.zst`,
-`test.jsonl.zst`, or re-uploads as Parquet. `fnet_pile_tfds_*` read what
-`pile_builder` made of them.
+`fnet_pile_<objective>`, `fnet_pile_held_out` and one held-out task per
+component (`fnet_pile_held_out_arxiv`) read the Pile's files:
+`train/NN.jsonl.zst`, `val.jsonl.zst`, `test.jsonl.zst`, or Parquet re-uploads.
+`fnet_pile_tfds_*` read the TFDS dataset that `pile_builder` makes of them.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from fnet_t5x.tasks import (
 
 TFDS_NAME = 'fnet_pile:1.0.0'
 SPLITS = ('train', 'validation', 'test')
-# `meta.pile_set_name`, the largest first (table 1 of the paper).
+# Values of `meta.pile_set_name`, largest component first (the paper's table 1).
 COMPONENTS = (
   'Pile-CC',
   'PubMed Central',
@@ -49,9 +49,9 @@ COMPONENTS = (
   'NIH ExPorter',
   'Enron Emails',
 )
-# Of a document, one after the other: more is a mistake, and would not end.
-_MOST_COPIES = 1_000_000
-# For SeqIO's caching job, which reads no gin.
+# Maximum copies of a document; more are a mistake, and would take forever.
+_MAX_COPIES = 1_000_000
+# For SeqIO's caching job, which does not read gin.
 VARIABLE = 'FNET_T5X_PILE_DIR'
 # The original layout first, then those of re-uploads.
 _LAYOUTS = {
@@ -71,38 +71,39 @@ def files(
   data_dir: str | None = None,
   patterns: Mapping[str, str | Sequence[str]] | None = None,
 ) -> list[str]:
-  """Files of a split.
+  """Returns the files of a split.
 
   Args:
     split: one of `SPLITS`.
     data_dir: folder of the Pile, local or gs://; None takes the environment
       variable FNET_T5X_PILE_DIR.
-    patterns: globs in it by split, instead of the published layouts.
+    patterns: globs within that folder, by split; override the published
+      layouts.
 
   Raises:
-    FileNotFoundError: the folder is not set, or holds no such file.
-    ValueError: patterns that are not by split.
+    FileNotFoundError: the folder is not set, or has no matching file.
+    ValueError: `patterns` is not a mapping from splits.
   """
   if not isinstance(patterns or {}, Mapping) or set(patterns or {}) - set(
     SPLITS
   ):
     raise ValueError(
-      f'PILE_FILES is {patterns!r}; it must be globs by split '
+      f'PILE_FILES is {patterns!r}; it must be a dict of globs by split '
       f'({", ".join(SPLITS)}), such as '
       "{'train': 'part-*.jsonl.zst'}"
     )
   data_dir = data_dir or os.environ.get(VARIABLE)
   if not data_dir:
     raise FileNotFoundError(
-      'the folder of fnet_pile_* is not set: set PILE_DIR to the one that '
-      'holds train/*.jsonl.zst and val.jsonl.zst'
+      'the folder of fnet_pile_* is not set: set PILE_DIR to the folder with '
+      'train/*.jsonl.zst and val.jsonl.zst'
     )
   names = {**_LAYOUTS, **(patterns or {})}[split]
   names = [names] if isinstance(names, str) else names
   return document_source.matching_files(
     [os.path.join(data_dir, name) for name in names],
     f'the Pile, split {split!r}',
-    "set PILE_DIR to its folder, or PILE_FILES = {'train': ...} to its names",
+    "set PILE_DIR to its folder, or PILE_FILES = {'train': ...} to its files",
   )
 
 
@@ -111,20 +112,19 @@ def component_weights(
   components: Sequence[str] | None = None,
   weights: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-  """How often a document of each component is taken.
+  """Returns the number of copies of each document, by component.
 
   Args:
-    components: those to take, by `meta.pile_set_name`; None takes all.
-    weights: copies of a document by component, 1 where it says nothing. A
-      fraction is the share of documents that get one copy more, chosen by a
-      hash of the text.
+    components: `meta.pile_set_name` of the components to use; None uses all.
+    weights: copies per document by component, 1 by default. The fractional part
+      is the share of documents that get one more copy, chosen by a hash of the
+      text.
 
   Returns:
-    The weights by component; empty where every document is taken once.
+    The weights by component; empty if every document is used once.
 
   Raises:
-    ValueError: no such component, a weight that is no number of copies, or
-      weights that leave nothing.
+    ValueError: unknown component, an invalid weight, or weights that are all 0.
   """
   if isinstance(components, str):
     raise ValueError(
@@ -133,26 +133,26 @@ def component_weights(
     )
   if weights is not None and not isinstance(weights, Mapping):
     raise ValueError(
-      f'PILE_WEIGHTS is {weights!r}; it must be weights by component, such as '
-      "{'ArXiv': 2.0}"
+      f'PILE_WEIGHTS is {weights!r}; it must be a dict of weights by component,'
+      " such as {'ArXiv': 2.0}"
     )
   for name in [*(components or ()), *(weights or {})]:
     if name not in COMPONENTS:
       close = difflib.get_close_matches(name, COMPONENTS, n=3, cutoff=0.4)
       raise ValueError(
         f'the Pile has no component {name!r} (PILE_COMPONENTS, PILE_WEIGHTS): '
-        f'it has {", ".join(close or COMPONENTS)}'
+        f'use one of {", ".join(close or COMPONENTS)}'
       )
   for name, weight in (weights or {}).items():
-    # NaN is not between any two numbers.
+    # Written so that NaN fails, too.
     if not (
       isinstance(weight, int | float)
       and not isinstance(weight, bool)
-      and 0 <= weight <= _MOST_COPIES
+      and 0 <= weight <= _MAX_COPIES
     ):
       raise ValueError(
         f'PILE_WEIGHTS[{name!r}] is {weight!r}; it must be a number from 0 to '
-        f'{_MOST_COPIES:,}'
+        f'{_MAX_COPIES:,}'
       )
   if not components and not weights:
     return {}
@@ -170,15 +170,16 @@ def component_weights(
 def select_components(
   dataset: tf.data.Dataset, weights: Mapping[str, float]
 ) -> tf.data.Dataset:
-  """Takes each document as often as its component's weight says.
+  """Repeats each document according to its component's weight.
 
   Args:
     dataset: examples with `text` and `component`.
-    weights: by component; others are left out. Empty: all are taken once.
+    weights: weight by component; other components are dropped. If empty, all
+      documents are used once.
   """
   if not weights:
     return dataset
-  # No lookup table: an iterator that uses one cannot be saved.
+  # Not a lookup table, since iterators with one cannot be saved.
   names = tf.constant(list(weights))
   values = tf.constant(list(weights.values()), tf.float64)
   buckets = 1 << 30
@@ -198,16 +199,16 @@ def select_components(
 
 
 class ComponentSource(seqio.DataSource):
-  """Another source's documents, by their components' weights."""
+  """Documents of another source, weighted by component."""
 
   def __init__(
     self, source: seqio.DataSource, components: Sequence[str] | None = None
   ):
-    """Returns a source.
+    """Makes a source.
 
     Args:
-      source: examples with `text` and `component`.
-      components: those to take, whatever gin says; None asks gin.
+      source: a source of examples with `text` and `component`.
+      components: components to use; they take precedence over gin's.
     """
     super().__init__(splits=SPLITS)
     self._source = source
@@ -221,7 +222,7 @@ class ComponentSource(seqio.DataSource):
     return self._source.list_shards(split)
 
   def get_dataset(self, *args, **kwargs) -> tf.data.Dataset:
-    """The source's dataset, less what is left out."""
+    """Returns the source's dataset, weighted by component."""
     if self._components is None:
       weights = component_weights()
     else:
@@ -232,7 +233,7 @@ class ComponentSource(seqio.DataSource):
 def _register_held_out(
   name: str, source: seqio.DataSource, summary: str
 ) -> list[registration.Entry]:
-  """Held-out loss of the whole, and of each component by itself."""
+  """Registers held-out loss on the whole Pile, and on each component."""
   entries = [
     language_modeling.register_held_out_loss(
       f'fnet_{name}_held_out', ComponentSource(source), summary

@@ -1,12 +1,12 @@
-r"""The Pile as a TFDS dataset, so that a pod reads TFRecords.
+r"""TFDS builder of the Pile, so that pods can read TFRecords.
 
   python -m fnet_t5x.tasks.pile_builder --manual_dir=/data/pile \
     --data_dir=/data/tensorflow_datasets
 
-`manual_dir` holds the Pile's files, as `pile.files` finds them; `data_dir` is
-what --tfds_data_dir then names. Both may be gs:// folders. One process reads
-the files one after the other; --beam_options makes a Beam pipeline of it, a
-file a worker (`--beam_options=--runner=DataflowRunner,--project=...`).
+`manual_dir` has the Pile's files, as `pile.files` finds them; pass `data_dir`
+to runs as --tfds_data_dir. Both may be gs:// folders. By default one process
+reads the files in turn; with --beam_options a Beam pipeline does, one file per
+worker (`--beam_options=--runner=DataflowRunner,--project=...`).
 """
 
 import sys
@@ -24,7 +24,9 @@ if __name__ == '__main__':
     flags.DEFINE_string(
       'data_dir', None, 'Folder of TFDS datasets to write to.'
     )
-    flags.DEFINE_list('beam_options', None, "Beam's options; none: no Beam.")
+    flags.DEFINE_list(
+      'beam_options', None, 'Options of a Beam pipeline; by default, no Beam.'
+    )
     flags.mark_flags_as_required(['manual_dir', 'data_dir'])
     command_line.read(sys.argv, __doc__)
   command_line.import_tensorflow()
@@ -36,7 +38,7 @@ from fnet_t5x.tasks import document_files, document_source, pile
 
 
 def _examples(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields the documents of a file, by their ids."""
+  """Yields the documents of a file, keyed by id."""
   options = document_files.ReadOptions()
   for document in document_files.documents(
     path, options, document_source.count_skipped
@@ -54,7 +56,7 @@ class FnetPile(tfds.core.GeneratorBasedBuilder):
   )
 
   def __init__(self, *args, use_beam: bool = False, **kwargs):
-    """As TFDS's; `use_beam` reads the files in a Beam pipeline."""
+    """Makes a builder; `use_beam` reads the files in a Beam pipeline."""
     super().__init__(*args, **kwargs)
     self._use_beam = use_beam
 
@@ -69,7 +71,7 @@ class FnetPile(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-    """Files by split; a split that has none is left out, but not the first."""
+    """Returns generators by split; all splits but the first are optional."""
     splits = {}
     for split in pile.SPLITS:
       try:
@@ -89,7 +91,7 @@ class FnetPile(tfds.core.GeneratorBasedBuilder):
 
 
 def main() -> None:
-  """Makes the dataset."""
+  """Builds the dataset."""
   command_line.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)
   beam_options = None
   if flags.FLAGS.beam_options is not None:
@@ -110,9 +112,9 @@ def main() -> None:
   counts = {k: f'{v.num_examples:,}' for k, v in builder.info.splits.items()}
   sizes = ', '.join(f'{count} {split}' for split, count in counts.items())
   print(f'{builder.info.full_name}: {sizes} documents in {builder.data_dir}')
-  # Beam's workers have logs of their own.
+  # Beam's workers have their own logs.
   if skipped := data_counters.counts().get('skipped_documents'):
-    print(f'left out: {skipped:,} bad documents, named above')
+    print(f'skipped documents, named above: {skipped:,}')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
-"""From a model's text, or an example's, to what the metric functions take.
+"""Postprocessors: conversion of decoded text to inputs of metric functions.
 
-Seqio calls each with the decoded text of an output (`is_target` false), and of
-the target, then with the whole example.
+SeqIO calls each with the decoded text of an output (`is_target` false), and
+with that of the target and the whole example.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from fnet_t5x.tasks import label_metrics
 
-# Words that do not tell one referent from another (T5's list).
+# Words that do not distinguish referents (T5's list).
 _DETERMINERS = (
   *('a', 'an', 'the', 'this', 'that', 'these', 'those', 'which', 'whose'),
   *('each', 'every', 'few', 'many', 'much', 'some'),
@@ -19,12 +19,12 @@ _UNKNOWN_ID = 2
 
 
 def label_id(text: str, labels: Sequence[str], **unused_kwargs) -> int:
-  """The label's place in `labels`, or `label_metrics.INVALID`."""
+  """Returns the label's index in `labels`, or `label_metrics.INVALID`."""
   return labels.index(text) if text in labels else label_metrics.INVALID
 
 
 def number(text: str, **unused_kwargs) -> float:
-  """The number that the text is, or -1, as in T5; never NaN or infinite."""
+  """Parses a finite number; returns -1 for anything else, as T5 does."""
   try:
     value = float(text)
   except ValueError:
@@ -37,7 +37,7 @@ def multirc_label(
   example: Mapping[str, Any] | None = None,
   is_target: bool = False,
 ) -> int | dict[str, Any]:
-  """The label; for a target, beside the question that it answers."""
+  """Returns the label; for a target, also the question as `group`."""
   value = label_id(text, ('False', 'True'))
   if not is_target:
     return value
@@ -54,7 +54,7 @@ def all_answers(
   example: Mapping[str, Any] | None = None,
   is_target: bool = False,
 ) -> str | list[str]:
-  """The output; for a target, all of the example's `answers`."""
+  """Returns the output; for a target, all of the example's `answers`."""
   return _strings(example['answers']) if is_target else text
 
 
@@ -63,7 +63,7 @@ def record_answers(
   example: Mapping[str, Any] | None = None,
   is_target: bool = False,
 ) -> str | dict[str, Any]:
-  """The output; for a target, all `answers` to the query, and which it is."""
+  """Returns the output; for a target, all `answers` and the query."""
   if not is_target:
     return text
   query = (int(example['idx/passage']), int(example['idx/query']))
@@ -75,19 +75,19 @@ def names_referent(
   example: Mapping[str, Any] | None = None,
   is_target: bool = False,
 ) -> int:
-  """Whether an output means the candidate that the example asks about.
+  """Returns whether an output refers to the example's candidate.
 
-  It does where all its words are the candidate's, or the other way round,
-  determiners and case aside ('fuzzy bunny' and 'the bunny'), but a possessive
-  only means a possessive ('Bob' is not "Bob's hat").
+  It does if the words of one are a subset of the other's, ignoring determiners
+  and case ('fuzzy bunny' and 'the bunny'), except that a possessive only
+  matches a possessive ('Bob' is not "Bob's hat").
 
   Source: T5's treatment of WSC (Raffel et al. 2020, appendix D.16, and code).
 
   Args:
     text: the output.
-    example: its `targets_pretokenized` is the candidate; `label` says whether
-      the pronoun does refer to it.
-    is_target: whether to return that label instead.
+    example: `targets_pretokenized` is the candidate; `label` is whether the
+      pronoun refers to it.
+    is_target: whether to return `label` instead.
   """
   if is_target:
     return int(example['label'])
@@ -103,7 +103,7 @@ def names_referent(
 
 
 def first_word(text: str) -> str:
-  """The first word, without the punctuation that follows it."""
+  """Returns the first word, without trailing punctuation."""
   words = text.split()
   if not words:
     return ''
@@ -115,7 +115,7 @@ def last_word(
   example: Mapping[str, Any] | None = None,
   is_target: bool = False,
 ) -> str | dict[str, Any]:
-  """The first word of what a model wrote; for a target, the word and its size.
+  """Returns the first word of an output; for a target, also its token count.
 
   Returns:
     A word, or {'word': the word, 'tokens': the number of its tokens}.
@@ -130,11 +130,11 @@ def text_extent(
   example: Mapping[str, Any] | None = None,
   is_target: bool = False,
 ) -> str | dict[str, int]:
-  """The output; for a target, how much text it stands for.
+  """Returns the output; for a target, the size of the text that it covers.
 
   Returns:
     Text, or {'tokens', 'unknown_tokens', 'bytes', 'words'}: numbers of tokens,
-    <unk> among them, and of bytes and words of the document
+    of <unk> among them, and of bytes and words of the original text
     (`language_modeling`).
   """
   if not is_target:

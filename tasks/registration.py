@@ -1,4 +1,4 @@
-"""Crosses sources with objectives: the tasks that train on documents."""
+"""Registration of training tasks: every source crossed with every objective."""
 
 import dataclasses
 import functools
@@ -12,12 +12,12 @@ from fnet_t5x.tasks import objective_table, vocabularies
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A line of the catalogue.
+  """An entry of the catalog.
 
   Attributes:
-    name: the task's or mixture's.
-    source: where its examples come from.
-    objective: what it asks of a model.
+    name: name of the task or mixture.
+    source: short description of the source.
+    objective: short description of the objective.
     feature_lengths: default length in tokens by feature, EOS included.
   """
 
@@ -29,11 +29,11 @@ class Entry:
 
 @gin.configurable(module='registration')
 def task_name(objective: str, source: str = 'sotu') -> str:
-  """The name of the task of a source and an objective.
+  """Returns the name of the task for a source and an objective.
 
   Args:
-    objective: a name of gin/objectives/ (OBJECTIVE).
-    source: a source's name (SOURCE); without one, the shipped corpus.
+    objective: name of the objective (OBJECTIVE), as in gin/objectives/.
+    source: name of the source (SOURCE); by default the shipped corpus.
   """
   return f'fnet_{source}_{objective}'
 
@@ -43,15 +43,15 @@ def register(
 ) -> list[Entry]:
   """Registers `fnet_<source>_<objective>` for every objective.
 
-  Nothing is read before one of them is used.
+  Nothing is read until one of them is used.
 
   Args:
     source_name: middle part of the tasks' names.
-    summary: what the source is, in a few words.
-    source: its examples have `text`.
+    summary: short description of the source.
+    source: a source whose examples have `text`.
 
   Returns:
-    The catalogue's lines of the tasks and mixtures.
+    The catalog entries of the tasks and mixtures.
   """
   entries = []
   vocabulary = vocabularies.DefaultVocabulary()

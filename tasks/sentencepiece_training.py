@@ -1,4 +1,4 @@
-"""Trains SentencePiece models with T5's ids, and keeps them in a cache."""
+"""Training and caching of SentencePiece models with T5's special ids."""
 
 import hashlib
 import io
@@ -13,16 +13,19 @@ from typing import Any
 
 import sentencepiece
 
-_REMEDY = 'set FNET_T5X_CACHE_DIR to a folder that can be written'
+_REMEDY = 'set FNET_T5X_CACHE_DIR to a writable folder'
 
 
 def cache_dir() -> pathlib.Path:
-  """`$FNET_T5X_CACHE_DIR`, or `fnet_t5x` in `$XDG_CACHE_HOME` or `~/.cache`."""
+  """Returns the cache folder.
+
+  `$FNET_T5X_CACHE_DIR`, or `fnet_t5x` in `$XDG_CACHE_HOME` or `~/.cache`.
+  """
   configured = os.environ.get('FNET_T5X_CACHE_DIR')
   if configured:
     return pathlib.Path(configured).expanduser()
   caches = os.environ.get('XDG_CACHE_HOME')
-  # A relative one is to be ignored, says the standard.
+  # The XDG specification says to ignore a relative path.
   if caches and os.path.isabs(caches):
     return pathlib.Path(caches) / 'fnet_t5x'
   return pathlib.Path.home() / '.cache' / 'fnet_t5x'
@@ -32,8 +35,8 @@ def trainer_args(vocab_size: int, **more: Any) -> dict[str, Any]:
   """Returns SentencePiece's arguments for a unigram model with T5's ids.
 
   Args:
-    vocab_size: number of pieces, special ids among them, sentinels not.
-    **more: further arguments, or others in their place.
+    vocab_size: number of pieces, including special ids, excluding sentinels.
+    **more: arguments to add or override.
   """
   return {
     'vocab_size': vocab_size,
@@ -43,10 +46,10 @@ def trainer_args(vocab_size: int, **more: Any) -> dict[str, Any]:
     'unk_id': 2,
     'bos_id': -1,
     'character_coverage': 1.0,
-    # The default drops lines over 4,192 bytes, and many paragraphs are longer.
+    # The default drops lines over 4,192 bytes; many paragraphs are longer.
     'max_sentence_length': 1 << 20,
-    # The number of threads decides the order of float sums, hence the pieces:
-    # fixed, so that every machine gets the same vocabulary.
+    # The number of threads determines the order of float sums, and with it the
+    # pieces: fixed, so that every machine trains the same vocabulary.
     'num_threads': 16,
     'minloglevel': 2,
     **more,
@@ -54,15 +57,15 @@ def trainer_args(vocab_size: int, **more: Any) -> dict[str, Any]:
 
 
 def train(lines: Iterable[str], args: Mapping[str, Any], text: str) -> bytes:
-  """Returns a serialized SentencePiece model.
+  """Trains a SentencePiece model and returns it serialized.
 
   Args:
-    lines: to train on.
+    lines: lines to train on.
     args: see `trainer_args`.
-    text: what the lines are, for the error.
+    text: short description of the lines, for the error.
 
   Raises:
-    ValueError: SentencePiece cannot train this on these lines.
+    ValueError: SentencePiece cannot train such a model on these lines.
   """
   model = io.BytesIO()
   try:
@@ -84,61 +87,60 @@ def cached_model_file(
   text: str,
   trained: Callable[[], bytes],
 ) -> pathlib.Path:
-  """Path of a model in the cache; trains it if it is not there.
+  """Returns the path of a cached model; trains the model if it is missing.
 
-  Silent unless it trains; then a line on standard error says what is waited
-  for, and another one how long it took. Two processes that start at once may
-  both train: they write the same bytes, each through a file of its own that is
-  renamed when complete.
+  Training prints a line to standard error before and after. Two processes that
+  start at the same time may both train: they write the same bytes, each to its
+  own temporary file, which is renamed when complete.
 
   Args:
     name: first part of the file's name.
-    text_hash: names the very text.
-    args: what it is trained with; `vocab_size` is the pieces asked for.
-    text: what it is trained on, for a person: 'the shipped corpus'.
-    trained: trains, and returns the serialized model.
+    text_hash: hash of the training text.
+    args: training arguments; `vocab_size` is the requested number of pieces.
+    text: description of the text for users: 'the shipped corpus'.
+    trained: trains a model and returns it serialized.
 
   Raises:
-    ValueError: it cannot be trained, or the cache cannot be written.
+    ValueError: training fails, or the cache is not writable.
   """
   pieces = args['vocab_size']
-  # Releases train other pieces from the same text and arguments.
+  # Different releases train different pieces on the same text and arguments.
   parameters = json.dumps(args, sort_keys=True) + sentencepiece.__version__
   key = hashlib.sha256((text_hash + parameters).encode()).hexdigest()[:16]
   path = cache_dir() / 'vocabularies' / f'{name}_{pieces}_{key}.model'
   if path.is_file():
     return path
-  # What cannot be kept is not to be waited for.
+  # Fails before training, rather than after.
   _check_folder(path.parent, _REMEDY)
-  _say(f'training a vocabulary of {pieces:,} pieces on {text} ...')
+  _print_line(f'training a vocabulary of {pieces:,} pieces on {text} ...')
   start = time.monotonic()
   model = trained()
   write_atomically(path, model, _REMEDY)
   seconds = time.monotonic() - start
   got = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
   fewer = (
-    f' ({pieces:,} asked for: the text has no more)' if got < pieces else ''
+    f' ({pieces:,} requested: the text has no more)' if got < pieces else ''
   )
-  _say(
+  _print_line(
     f'trained a vocabulary of {got:,} pieces{fewer} in {seconds:.0f} s: {path}'
   )
   return path
 
 
 def write_atomically(path: pathlib.Path, content: bytes, remedy: str) -> None:
-  """Writes so that readers see either no file or all of it.
+  """Writes a file so that readers see either none of it or all of it.
 
   Args:
-    path: of the file; its folder is made.
-    content: of the file.
-    remedy: what to do if the folder cannot be written, for the error.
+    path: path of the file; its folder is created.
+    content: content of the file.
+    remedy: what to do if the folder is not writable, for the error.
 
   Raises:
-    ValueError: the folder cannot be written.
+    ValueError: the folder is not writable.
   """
   handle, name = _temporary_file(path.parent, remedy)
   try:
-    # A temporary file is its owner's alone, a vocabulary everybody's.
+    # mkstemp's files are private; a vocabulary is for all users.
     os.chmod(name, 0o644)
     with os.fdopen(handle, 'wb') as f:
       f.write(content)
@@ -164,5 +166,5 @@ def _temporary_file(folder: pathlib.Path, remedy: str) -> tuple[int, str]:
     ) from e
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
   print(f'fnet_t5x: {line}', file=sys.stderr, flush=True)

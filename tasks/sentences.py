@@ -1,4 +1,4 @@
-"""Where sentences end in a sequence of tokens."""
+"""Sentence boundaries in sequences of tokens."""
 
 import numpy as np
 import seqio
@@ -10,7 +10,7 @@ _LAST_CHARACTERS = ('.', '!', '?', '。', '！', '？', '।', '؟', '۔')  # no
 
 
 def _texts(vocabulary: seqio.Vocabulary) -> list[str]:
-  """What each id stands for, sentinels left out."""
+  """Returns the text of each id, without sentinels."""
   size = vocabulary.vocab_size - vocabulary.extra_ids
   if isinstance(vocabulary, seqio.SentencePieceVocabulary):
     return vocabulary.tokenizer.id_to_piece(list(range(size)))
@@ -18,11 +18,12 @@ def _texts(vocabulary: seqio.Vocabulary) -> list[str]:
 
 
 def sentence_end_table(vocabulary: seqio.Vocabulary) -> np.ndarray:
-  """Which pieces end a sentence: those that end in a full stop, `!` or `?`.
+  """Returns which pieces end a sentence: those ending in '.', '!' or '?'.
 
   Args:
-    vocabulary: SentencePiece, or one that decodes single ids to text. Where
-      none of its pieces ends a sentence, a text is one; the log says so.
+    vocabulary: SentencePiece, or one that decodes single ids to text. If none
+      of its pieces ends a sentence, each text is one sentence, and a warning is
+      logged.
 
   Returns:
     bool [vocab_size].
@@ -40,14 +41,14 @@ def sentence_end_table(vocabulary: seqio.Vocabulary) -> np.ndarray:
 
 
 def sentence_ends(tokens: tf.Tensor, table: np.ndarray) -> tf.Tensor:
-  """Marks the last token of each sentence; '...' and '?!' end one, not three.
+  """Marks the last token of each sentence; '...' or '?!' end only one.
 
   Args:
     tokens: int32 [length].
     table: bool [vocab_size], from `sentence_end_table`.
 
   Returns:
-    bool [length]. The end of the text is marked only where a sentence ends.
+    bool [length]. The last token is marked only if it ends a sentence.
   """
   ends = tf.gather(tf.constant(table), tokens)
   goes_on = tf.concat([ends[1:], tf.zeros_like(ends[:1])], 0)
@@ -57,19 +58,19 @@ def sentence_ends(tokens: tf.Tensor, table: np.ndarray) -> tf.Tensor:
 def permute_sentences(
   tokens: tf.Tensor, ends: tf.Tensor, seed: tf.Tensor
 ) -> tf.Tensor:
-  """Puts the sentences in a random order, all orders equally likely.
+  """Permutes the sentences, uniformly at random.
 
   Args:
     tokens: int [length].
-    ends: bool [length], true on the last token of each sentence. What follows
-      the last one counts as a sentence.
+    ends: bool [length], true on the last token of each sentence. The tokens
+      after the last sentence end form one more sentence.
     seed: int [2].
 
   Returns:
-    int [length], the same tokens.
+    int [length], the permuted tokens.
   """
   sentence = tf.cumsum(tf.cast(ends, tf.int32), exclusive=True)
-  # One rank more than sentences where the text ends with one: no harm.
+  # One unused rank if the text ends in a sentence end.
   count = tf.reduce_sum(tf.cast(ends, tf.int32)) + 1
   rank = tf.argsort(tf.random.stateless_uniform([count], seed=seed))
   return tf.gather(tokens, tf.argsort(tf.gather(rank, sentence), stable=True))

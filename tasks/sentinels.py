@@ -1,8 +1,8 @@
-"""Ids with a meaning of their own, on the vocabulary's sentinels.
+"""Special tokens of objectives, assigned to the vocabulary's sentinels.
 
-A vocabulary's `extra_ids` last ids stand for no text. They are T5's sentinels,
-counted from the top; objectives put their other marks ([MASK], [CLS], mode
-tokens) on them too, so that any vocabulary with sentinels serves.
+The last `extra_ids` ids of a vocabulary are T5's sentinels, counted from the
+top; they have no text. Objectives use them for their other special tokens, too
+([MASK], [CLS], mode tokens), so any vocabulary with sentinels works.
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ import seqio
 def mark_ids(
   vocabulary: seqio.Vocabulary, ids: Mapping[str, int | None], objective: str
 ) -> dict[str, int]:
-  """Gives every mark its id; those without one get the first sentinels.
+  """Assigns an id to every special token; by default the first sentinels.
 
   Args:
     vocabulary: has the sentinels.
-    ids: id by the mark's parameter, None for the default: the n-th of them
-      stands on the n-th sentinel from the top.
-    objective: whose parameters they are, as gin names it.
+    ids: id by parameter name; None is the default: for the n-th parameter, the
+      n-th sentinel from the top.
+    objective: gin name of the objective that has these parameters.
 
   Returns:
-    Id by parameter.
+    Id by parameter name.
 
   Raises:
-    ValueError: too few sentinels, an id outside the vocabulary, or two marks
-      with one id.
+    ValueError: too few sentinels, an id outside the vocabulary, or two special
+      tokens with the same id.
   """
   first = {
     key: vocabulary.vocab_size - 1 - i
@@ -48,15 +48,15 @@ def mark_ids(
 def check_marks(
   vocabulary: seqio.Vocabulary, ids: Mapping[str, int], objective: str
 ) -> dict[str, int]:
-  """Returns `ids`; refuses ids outside of the vocabulary, and equal ones.
+  """Returns `ids`, checked to be distinct and within the vocabulary.
 
   Args:
-    vocabulary: what the ids are of.
-    ids: id by the mark's parameter.
-    objective: whose parameters they are, as gin names it.
+    vocabulary: vocabulary of the ids.
+    ids: id by parameter name.
+    objective: gin name of the objective that has these parameters.
 
   Raises:
-    ValueError: says which, and what to set.
+    ValueError: names the parameter and the valid range.
   """
   for key, value in ids.items():
     if not 0 < value < vocabulary.vocab_size:
@@ -66,7 +66,8 @@ def check_marks(
       )
   if len(set(ids.values())) < len(ids):
     raise ValueError(
-      f'{objective} has two marks with one id, {dict(ids)}: set them apart'
+      f'{objective}: two special tokens have the same id, {dict(ids)}: set'
+      ' different ones'
     )
   return dict(ids)
 
@@ -74,11 +75,11 @@ def check_marks(
 def text_ids(
   vocabulary: seqio.Vocabulary, marks: Mapping[str, int]
 ) -> np.ndarray:
-  """The ids that stand for text: no sentinel, mark, padding, EOS, unknown.
+  """Returns the ids that have text: all but special tokens and sentinels.
 
   Args:
-    vocabulary: what the ids are of.
-    marks: ids that stand for something else.
+    vocabulary: vocabulary of the ids.
+    marks: special tokens besides padding, EOS, BOS and unknown.
 
   Returns:
     int32 [ids], ascending.

@@ -1,9 +1,9 @@
-"""Real examples of a task, for a person: `python -m fnet_t5x.tasks.show`.
+"""Display of a task's examples: `python -m fnet_t5x.tasks.show`.
 
   python -m fnet_t5x.tasks.show --task=fnet_sotu_span_corruption --n=3
 
-With the gin files and bindings of a run it shows what that run trains on:
-MIXTURE_OR_TASK_NAME and TASK_FEATURE_LENGTHS are then the run's.
+Given the gin files and bindings of a run, it shows the examples that the run
+trains on: MIXTURE_OR_TASK_NAME and TASK_FEATURE_LENGTHS come from the run.
 """
 
 import itertools
@@ -20,7 +20,7 @@ if __name__ == '__main__':
     flags.DEFINE_string('task', None, 'Task or mixture.')
     flags.DEFINE_integer('n', 3, 'Number of examples.', lower_bound=1)
     flags.DEFINE_string('split', 'train', 'Split.')
-    flags.DEFINE_integer('seed', 0, 'Of the order, and of random objectives.')
+    flags.DEFINE_integer('seed', 0, 'Seed of the order and the objective.')
     command_line.read(sys.argv, __doc__)
     gin_check.read(
       flags.FLAGS.gin_file,
@@ -41,17 +41,16 @@ from fnet_t5x.tasks import catalog
 def pieces(
   ids: Sequence[int], vocabulary: seqio.Vocabulary
 ) -> list[tuple[str, bool]]:
-  """Splits ids into readable text and marks.
+  """Splits ids into text and special tokens.
 
   Args:
-    ids: of the vocabulary.
-    vocabulary: SeqIO's; its sentinels are its last `extra_ids`. Ids of one that
-      passes numbers through are shown as they are.
+    ids: token ids.
+    vocabulary: their vocabulary; its sentinels are its last `extra_ids`. Ids of
+      a `PassThroughVocabulary` are shown as numbers.
 
   Returns:
-    (text, whether it is a mark) pairs. Marks are sentinels ('<extra_id_0>' is
-    the last id), EOS ('</s>') and runs of padding ('·', where an objective
-    predicts nothing).
+    Pairs (text, is_special). Special tokens are sentinels ('<extra_id_0>' is
+    the last id), EOS ('</s>') and runs of padding ('·').
   """
   if isinstance(vocabulary, seqio.PassThroughVocabulary):
     return [(' '.join(str(i) for i in ids), True)]
@@ -78,17 +77,17 @@ def statistics(
   features: Mapping[str, seqio.Feature],
   lengths: Mapping[str, int],
 ) -> dict[str, dict[str, float]]:
-  """Counts what examples are made of.
+  """Computes statistics of a task's examples.
 
   Args:
-    examples: a task's, not padded to their lengths.
+    examples: unpadded examples.
     features: the task's output features.
     lengths: length in tokens by feature.
 
   Returns:
-    By feature: 'tokens' an example on average, 'padding', the share of its
-    length that stays empty without packing, and 'tokens_per_byte' of its text,
-    marks not counted.
+    By feature: 'tokens', the mean per example; 'padding', the share of the
+    length that is padding without packing; 'tokens_per_byte' of the text,
+    excluding special tokens.
   """
   result = {}
   for name, length in lengths.items():
@@ -109,16 +108,16 @@ def statistics(
 def show(
   task_name: str, count: int, split: str = 'train', seed: int = 0
 ) -> None:
-  """Prints examples of a task, and what they are made of.
+  """Prints examples of a task, and their statistics.
 
   Args:
     task_name: task or mixture.
     count: number of examples.
-    split: the split's name.
-    seed: of the order, and of random objectives.
+    split: name of the split.
+    seed: seed of the order and the objective.
 
   Raises:
-    ValueError: no such task or split, impossible lengths, or no example.
+    ValueError: unknown task or split, invalid lengths, or no example.
   """
   task = catalog.get(task_name)
   lengths = gin_utils.macro('TASK_FEATURE_LENGTHS')
@@ -133,7 +132,7 @@ def show(
   examples = list(dataset.take(count).as_numpy_iterator())
   if not examples:
     raise ValueError(
-      f'{task_name}, split {split!r}, has no example; check its corpus'
+      f'{task_name}, split {split!r}, has no examples; check its corpus'
     )
   console = rich.console.Console(highlight=False, soft_wrap=True)
   for number, example in enumerate(examples, 1):
@@ -150,14 +149,14 @@ def show(
   values = statistics(examples, task.output_features, lengths)
   for name, counted in values.items():
     console.print(
-      f'{name}: {counted["tokens"]:.1f} tokens an example, '
-      f'{counted["padding"]:.1%} of the length left without packing, '
-      f'{counted["tokens_per_byte"]:.3f} tokens a byte of text'
+      f'{name}: {counted["tokens"]:.1f} tokens per example, '
+      f'{counted["padding"]:.1%} padding without packing, '
+      f'{counted["tokens_per_byte"]:.3f} tokens per byte of text'
     )
 
 
 def main() -> None:
-  """Shows what the command line names."""
+  """Shows the task given on the command line."""
   if flags.FLAGS.tfds_data_dir:
     seqio.set_tfds_data_dir_override(flags.FLAGS.tfds_data_dir)
   command_line.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings)

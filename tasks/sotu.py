@@ -1,7 +1,7 @@
 """Tasks on the shipped corpus (State of the Union addresses).
 
-`fnet_sotu_<objective>` and `fnet_sotu_held_out`. Nothing is read or trained
-until one of them is used.
+`fnet_sotu_<objective>` and `fnet_sotu_held_out`. Nothing is read, and no
+vocabulary trained, until one of them is used.
 """
 
 import os
@@ -15,10 +15,10 @@ from fnet_t5x.tasks import corpus, language_modeling, registration
 
 
 class AddressDataSource(seqio.DataSource):
-  """One example an address: `id` and `text`; every address is a shard.
+  """One example per address, with `id` and `text`; every address is a shard.
 
-  It tells no number of examples on purpose: seqio would then hold the texts in
-  a tf.data cache, and each saved iterator would carry all of them.
+  The number of examples is deliberately not reported: SeqIO would then keep the
+  texts in a tf.data cache, and every saved iterator would include all of them.
   """
 
   def __init__(self):

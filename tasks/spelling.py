@@ -1,4 +1,4 @@
-"""What a vocabulary makes of a text: what is lost, and how long it becomes."""
+"""Fit of a vocabulary to a text: characters lost, and bytes per token."""
 
 import collections
 import dataclasses
@@ -7,29 +7,29 @@ from collections.abc import Sequence
 
 import seqio
 
-# Share of unknown characters over which a vocabulary is the wrong one.
-_MUCH = 0.001
+# Share of unknown characters above which a vocabulary is unsuitable.
+_MAX_UNKNOWN = 0.001
 _EXAMPLES = 5
-# What may not come back, and what to call it.
-_LAYOUT = {'\n': 'line ends', '\t': 'tabs', '  ': 'runs of blanks'}
+# Whitespace that a vocabulary may lose, and its name.
+_LAYOUT = {'\n': 'line breaks', '\t': 'tabs', '  ': 'runs of spaces'}
 _REMEDY = 'train one on it: --gin_file=gin/vocabularies/own.gin'
 
 
 @dataclasses.dataclass(frozen=True)
 class Spelling:
-  """What a vocabulary makes of a sample of text.
+  """How well a vocabulary encodes a sample of text.
 
   Attributes:
-    vocabulary: its file, or its kind.
-    pieces: how many it has, sentinels not among them.
-    bytes_per_token: of the sample's UTF-8; 0 for an empty sample.
-    unknown_characters: share of the sample's characters that it has no piece
-      for, in [0, 1].
-    unknown_tokens: share of the tokens that are the unknown one, in [0, 1].
-    unknown_examples: the most frequent of those characters.
-    lost: what of 'line ends', 'tabs' and 'runs of blanks' the sample has and
-      does not get back.
-    exact: whether the sample comes back as it was.
+    vocabulary: file name or class name of the vocabulary.
+    pieces: number of pieces, without sentinels.
+    bytes_per_token: UTF-8 bytes of the sample per token; 0 if it is empty.
+    unknown_characters: share of the sample's characters without a piece, in
+      [0, 1].
+    unknown_tokens: share of unknown tokens, in [0, 1].
+    unknown_examples: the most frequent unknown characters.
+    lost: those of 'line breaks', 'tabs' and 'runs of spaces' that encoding
+      and decoding loses.
+    exact: whether decoding restores the sample exactly.
   """
 
   vocabulary: str
@@ -42,13 +42,13 @@ class Spelling:
   exact: bool
 
   def summary(self) -> str:
-    """Returns one line: which vocabulary, and how it spells the sample."""
+    """Returns one line on the vocabulary and how it encodes the sample."""
     if self.exact:
-      back = 'the text comes back as it was'
+      back = 'lossless'
     elif self.lost:
-      back = f'{_enumerated(self.lost)} do not come back'
+      back = f'loses {_enumerated(self.lost)}'
     else:
-      back = 'the text does not come back exactly'
+      back = 'not lossless'
     return (
       f'{self.vocabulary}: {self.pieces:,} pieces, '
       f'{self.bytes_per_token:.2f} bytes per token, '
@@ -57,11 +57,11 @@ class Spelling:
 
 
 def spelling(vocabulary: seqio.Vocabulary, sample: Sequence[bytes]) -> Spelling:
-  """Returns what a vocabulary makes of a sample of text.
+  """Measures how well a vocabulary encodes a sample of text.
 
   Args:
-    vocabulary: SeqIO's, of any kind.
-    sample: pieces of text, UTF-8.
+    vocabulary: any SeqIO vocabulary.
+    sample: texts, UTF-8.
   """
   unknown_id = vocabulary.unk_id
   characters = collections.Counter()
@@ -78,7 +78,7 @@ def spelling(vocabulary: seqio.Vocabulary, sample: Sequence[bytes]) -> Spelling:
     if back != text:
       exact = False
       lost.update(s for s in _LAYOUT if back.count(s) < text.count(s))
-  # In a text, one unknown token may stand for several characters.
+  # Character by character: in a text, several may share one unknown token.
   unknown = {
     character: count
     for character, count in characters.items()
@@ -98,22 +98,18 @@ def spelling(vocabulary: seqio.Vocabulary, sample: Sequence[bytes]) -> Spelling:
 
 
 def remedies(found: Spelling) -> list[str]:
-  """Returns what a person should know before training on the text.
-
-  Returns:
-    A line each; none if all is well.
-  """
+  """Returns warnings to print before training on the text, one per line."""
   lines = []
-  if found.unknown_characters > _MUCH:
+  if found.unknown_characters > _MAX_UNKNOWN:
     examples = ' '.join(map(repr, found.unknown_examples))
     lines.append(
-      f'{_percent(found.unknown_characters)} of the characters cannot be '
-      f'spelled with this vocabulary (such as {examples}); {_REMEDY}'
+      f'{_percent(found.unknown_characters)} of the characters are unknown to '
+      f'this vocabulary (such as {examples}); {_REMEDY}'
     )
   if found.lost:
     lines.append(
-      f'{_enumerated(found.lost)} are lost with this vocabulary, and become '
-      f'single blanks; if they matter, {_REMEDY}'
+      f'this vocabulary turns {_enumerated(found.lost)} into single spaces; if '
+      f'they matter, {_REMEDY}'
     )
   return lines
 

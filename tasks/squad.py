@@ -1,6 +1,7 @@
 """SQuAD v1.1 (Rajpurkar et al. 2016, arXiv 1606.05250): `fnet_squad`.
 
-The answer to a question on a paragraph, compared with all that people gave.
+The answer to a question on a paragraph; the metrics take the best match over
+all reference answers.
 """
 
 from collections.abc import Mapping
@@ -12,14 +13,14 @@ from fnet_t5x.tasks import evaluation, postprocessors, text_metrics
 
 
 def _spaced(text: tf.Tensor) -> tf.Tensor:
-  """Puts spaces around ASCII punctuation, and single ones between words."""
+  """Puts spaces around ASCII punctuation, and collapses whitespace."""
   text = tf.strings.regex_replace(text, '([[:punct:]])', r' \1 ')
   return tf.strings.regex_replace(text, r'\s+', ' ')
 
 
 @seqio.map_over_dataset
 def question_and_context(x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """'question: <question> context: <paragraph>', and the first answer."""
+  """Formats 'question: <question> context: <paragraph>', the first answer."""
   answers = _spaced(x['answers']['text'])
   inputs = tf.strings.join(
     ['question:', _spaced(x['question']), 'context:', _spaced(x['context'])],

@@ -1,8 +1,8 @@
-"""Summaries: CNN/DailyMail and XSum, judged by ROUGE.
+"""Summarization: CNN/DailyMail and XSum, evaluated with ROUGE.
 
 `fnet_cnn_dailymail` (Hermann et al. 2015, See et al. 2017) and `fnet_xsum`
-(Narayan et al. 2018, arXiv 1808.08745). TFDS wants XSum's texts downloaded by
-hand.
+(Narayan et al. 2018, arXiv 1808.08745). TFDS requires XSum's texts to be
+downloaded manually.
 """
 
 import functools
@@ -20,12 +20,12 @@ _SPLITS = ('train', 'validation', 'test')
 def summarize(
   x: Mapping[str, tf.Tensor], article: str, summary: str
 ) -> dict[str, tf.Tensor]:
-  """'summarize: <article>', and its summary.
+  """Formats 'summarize: <article>', and its summary.
 
   Args:
     x: an example.
-    article: name of the article's feature.
-    summary: name of the summary's.
+    article: name of the feature with the article.
+    summary: name of the feature with the summary.
   """
   return {
     'inputs': tf.strings.join(['summarize:', x[article]], ' '),
@@ -49,7 +49,7 @@ ENTRIES = (
     _SPLITS,
     functools.partial(summarize, article='document', summary='summary'),
     [text_metrics.rouge],
-    'summary of a news article in a sentence: ROUGE',
+    'one-sentence summary of a news article: ROUGE',
     {'inputs': 512, 'targets': 128},
   ),
 )

@@ -1,8 +1,8 @@
 """SuperGLUE (Wang et al. 2019, arXiv 1905.00537) as text to text.
 
-`fnet_super_glue_<task>`, and the mixture `fnet_super_glue`. WSC is T5's: name
-what the pronoun means. A model is trained on the true referents alone
-(`fnet_super_glue_wsc_train`) and validated on all candidates
+`fnet_super_glue_<task>`, and the mixture `fnet_super_glue`. WSC is in T5's
+form: name the referent of the pronoun. Models are trained on true referents
+only (`fnet_super_glue_wsc_train`) and validated on all candidates
 (`fnet_super_glue_wsc`).
 """
 
@@ -29,7 +29,7 @@ _ACCURACY = (label_metrics.accuracy,)
 
 @seqio.map_over_dataset
 def multirc(x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """MultiRC: is it an answer to the question? Without the passages' HTML."""
+  """Formats MultiRC, without the HTML tags of the passages."""
   parts = ['multirc']
   for field in ('question', 'answer', 'paragraph'):
     parts += [f'{field}:', x[field]]
@@ -43,9 +43,9 @@ def multirc(x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """ReCoRD: fill the query's placeholder; an example for each answer.
+  """Formats ReCoRD: predict the query's placeholder; one example per answer.
 
-  The passages' '@highlight' marks become ends of sentences. The examples of a
+  The '@highlight' marks of passages become sentence ends. All examples of a
   query have the same inputs; the metric counts the first.
   """
 
@@ -72,8 +72,8 @@ def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def _referent(x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
   words = tf.strings.split(x['text'], ' ')
   bare = tf.strings.regex_replace(words, '^[[:punct:]]+|[[:punct:]]+$', '')
-  # A few of the dataset's positions are some words off, and punctuation may be
-  # part of the word: take the nearest that is the pronoun.
+  # Some of the dataset's indices are off by a few words, and punctuation may be
+  # part of a word: take the nearest occurrence of the pronoun.
   distance = tf.abs(tf.range(tf.size(words)) - x['span2_index'])
   far = tf.where(bare == x['span2_text'], 0, tf.size(words))
   place = tf.argmin(distance + far, output_type=tf.int32)
@@ -91,11 +91,11 @@ def _referent(x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 def referent(
   dataset: tf.data.Dataset, true_only: bool = False
 ) -> tf.data.Dataset:
-  """WSC: 'wsc: Bob asked Tom if *he* can help.', and a candidate for *he*.
+  """Formats WSC: 'wsc: Bob asked Tom if *he* can help.', and a candidate.
 
   Args:
-    dataset: examples as in TFDS's `super_glue/wsc.fixed`.
-    true_only: whether to keep only the candidates that the pronoun means.
+    dataset: examples of TFDS's `super_glue/wsc.fixed`.
+    true_only: whether to keep only the true referents.
   """
   if true_only:
     dataset = dataset.filter(lambda x: x['label'] == 1)
@@ -139,7 +139,7 @@ def _register_labelled(
 
 TASKS = (
   _register_labelled(
-    'boolq', 'yes or no to a question: accuracy', ('passage', 'question')
+    'boolq', 'yes/no answer to a question: accuracy', ('passage', 'question')
   ),
   _register_labelled(
     'cb',
@@ -150,20 +150,20 @@ TASKS = (
   ),
   _register_labelled(
     'copa',
-    'the likelier cause or effect: accuracy',
+    'the more likely cause or effect: accuracy',
     ('choice1', 'choice2', 'premise', 'question'),
     ('choice1', 'choice2'),
   ),
   _register(
     'multirc',
-    'is it an answer to the question: F1, exact match',
+    'correctness of an answer: F1, exact match',
     multirc,
     (label_metrics.multirc,),
     postprocessors.multirc_label,
   ),
   _register(
     'record',
-    'the entity in a gap: exact match, F1',
+    'the missing entity: exact match, F1',
     record,
     (text_metrics.record,),
     postprocessors.record_answers,
@@ -176,12 +176,12 @@ TASKS = (
   ),
   _register_labelled(
     'wic',
-    'has a word the same sense: accuracy',
+    'same sense of a word in two sentences: accuracy',
     ('sentence1', 'sentence2', 'word'),
   ),
   _register(
     'wsc',
-    'what a pronoun means, all candidates: accuracy',
+    'referent of a pronoun, all candidates: accuracy',
     referent,
     _ACCURACY,
     postprocessors.names_referent,
@@ -190,7 +190,7 @@ TASKS = (
   ),
   _register(
     'wsc_train',
-    'what a pronoun means, true referents: to train on',
+    'referent of a pronoun, true ones only: for training',
     functools.partial(referent, true_only=True),
     (),
     config='wsc.fixed',

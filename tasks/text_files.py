@@ -1,7 +1,7 @@
-"""Tasks on a corpus of your own: any glob of text, JSON lines or Parquet.
+"""Tasks on your own corpus: any glob of text, JSON Lines or Parquet files.
 
-`fnet_text_<objective>` and `fnet_text_held_out`. A .txt file is one document;
-in the other formats a line or row is.
+`fnet_text_<objective>` and `fnet_text_held_out`. A document is a .txt file, a
+line of JSON, or a row of a Parquet file.
 """
 
 import os
@@ -17,7 +17,7 @@ from fnet_t5x.tasks import (
   text_survey,
 )
 
-# For SeqIO's caching job, which reads no gin.
+# For SeqIO's caching job, which does not read gin.
 VARIABLE = 'FNET_T5X_TEXT_FILES'
 
 
@@ -28,20 +28,20 @@ def corpus(
   validation: str | Sequence[str] | None = None,
   held_out_share: float | None = None,
 ) -> tuple[list[str], document_source.Part]:
-  """Files of a split, and what part of their documents it takes.
+  """Returns the files of a split, and the part of their documents it uses.
 
   Args:
     split: 'train' or 'validation'.
-    train: a file or glob, or a list of them, of which all files count; None
-      takes the environment variable FNET_T5X_TEXT_FILES.
+    train: a file or glob, or a list of them; None takes the environment
+      variable FNET_T5X_TEXT_FILES.
     validation: likewise; None holds out documents of the training files.
-    held_out_share: the share of documents that are held out then, by a hash
-      of their text; None chooses it by the amount of text, and cuts documents
-      that are a large part of all of it into passages.
+    held_out_share: share of the documents to hold out in that case, chosen by a
+      hash of their text; None derives it from the amount of text, and splits
+      documents that are a large part of the corpus into passages.
 
   Raises:
     FileNotFoundError: no glob is set, or it matches nothing.
-    ValueError: a share that is none.
+    ValueError: the share is not between 0 and 1.
   """
   if held_out_share is not None and not 0 < held_out_share < 1:
     raise ValueError(
@@ -65,8 +65,8 @@ def corpus(
 def _files(pattern: str | Sequence[str] | None, macro: str) -> list[str]:
   pattern = pattern or os.environ.get(VARIABLE)
   remedy = (
-    f"set {macro} to a glob such as '/data/*.jsonl.zst' (.txt, .jsonl, "
-    '.json, .parquet; .gz and .zst of the JSON ones)'
+    f"set {macro} to a glob such as '/data/*.jsonl.zst' (.txt, .jsonl, .json, "
+    '.parquet; JSON also as .gz or .zst)'
   )
   if not pattern:
     raise FileNotFoundError(f'the corpus of fnet_text_* is not set: {remedy}')

@@ -1,9 +1,9 @@
 """BART's denoising: text infilling and sentence permutation.
 
-Lewis et al. 2019 (arXiv 1910.13461, section 2.2): 30 % of the tokens are hidden
-in spans whose lengths are Poisson(3), and every span, empty ones too, becomes
-one mask token; the sentences of the inputs are put in a random order; the
-targets are the whole text as it was. Draws are stateless.
+Lewis et al. 2019 (arXiv 1910.13461, section 2.2): 30 % of the tokens are masked
+in spans of Poisson(3) length, and every span, including empty ones, becomes one
+mask token; the sentences of the inputs are permuted; the targets are the
+original text. Random draws are stateless.
 """
 
 import math
@@ -18,7 +18,7 @@ from fnet_t5x.tasks import chunking, objectives, sentences, sentinels
 
 
 def _poisson_cdf(mean: float) -> np.ndarray:
-  """Probability of at most k, for k from 0 on till next to nothing is left."""
+  """Returns P(at most k) for k = 0, 1, ..., up to a negligible tail."""
   k = np.arange(int(mean + 12 * math.sqrt(mean)) + 20)
   log_factorial = np.array([math.lgamma(i + 1) for i in k])
   return np.cumsum(np.exp(k * math.log(mean) - mean - log_factorial))
@@ -27,7 +27,7 @@ def _poisson_cdf(mean: float) -> np.ndarray:
 def poisson_span_lengths(
   total: tf.Tensor, poisson_lambda: float, seed: tf.Tensor
 ) -> tf.Tensor:
-  """Poisson lengths until they add up to `total`; the last is cut to fit.
+  """Draws Poisson lengths until they add up to `total`; truncates the last.
 
   Args:
     total: int32 scalar, at least 1.
@@ -35,18 +35,18 @@ def poisson_span_lengths(
     seed: int [2].
 
   Returns:
-    int32 [spans], zeros among them; the last is above zero.
+    int32 [spans], possibly with zeros; the last one is positive.
   """
-  # Twice as many as needed, and some: the sum of the draws is Poisson with mean
-  # 2 total + 64, less than `total` once in more than 1e15 times. The last span
-  # would then be longer.
+  # More than twice as many as needed: their sum is Poisson with mean 2 total +
+  # 64, and below `total` with probability under 1e-15. In that case the last
+  # span is longer.
   draws = tf.cast(
     tf.math.ceil(
       (2.0 * tf.cast(total, tf.float32) + 64.0) / float(poisson_lambda)
     ),
     tf.int32,
   )
-  # Several times as fast as `tf.random.stateless_poisson`.
+  # Several times faster than `tf.random.stateless_poisson`.
   drawn = tf.searchsorted(
     tf.constant(_poisson_cdf(poisson_lambda), tf.float32),
     tf.random.stateless_uniform([draws], seed=seed),
@@ -65,20 +65,20 @@ def fill_in(
   mask_id: int,
   seeds: tf.Tensor,
 ) -> tf.Tensor:
-  """Replaces random spans by one mask each.
+  """Replaces random spans by one mask token each.
 
-  round(length * noise_density) tokens are hidden, at least one. Spans do not
-  overlap; all ways to put them between the tokens that stay are equally likely.
+  round(length * noise_density) tokens are masked, at least one. Spans do not
+  overlap; all their arrangements between the kept tokens are equally likely.
 
   Args:
     tokens: int32 [length], length at least 1.
-    noise_density: share of the tokens that are hidden.
+    noise_density: share of the tokens that are masked.
     poisson_lambda: mean length of a span.
-    mask_id: what stands for a span.
+    mask_id: id of the mask token.
     seeds: int [2, 2].
 
   Returns:
-    int32 [length - hidden + spans].
+    int32 [length - masked + spans].
   """
   length = tf.size(tokens)
   hidden = tf.clip_by_value(
@@ -87,14 +87,14 @@ def fill_in(
     length,
   )
   spans = poisson_span_lengths(hidden, poisson_lambda, seeds[0])
-  # The result is kept tokens and masks in any order: draw the masks' places.
+  # The result is kept tokens and masks interleaved: draw the masks' indices.
   size = length - hidden + tf.size(spans)
   order = tf.argsort(tf.random.stateless_uniform([size], seed=seeds[1]))
   places = order[: tf.size(spans)]
   is_mask = tf.scatter_nd(
     places[:, None], tf.ones_like(places, tf.bool), [size]
   )
-  # What a mask stands for is left out between its neighbours.
+  # After a mask, the source index skips the tokens that it replaces.
   skipped = tf.scatter_nd(places[:, None], spans, [size])
   source = tf.cumsum(tf.where(is_mask, skipped, 1), exclusive=True)
   return tf.where(
@@ -114,22 +114,21 @@ def text_infilling(
   permute_sentences: bool = True,
   mask_id: int | None = None,
 ) -> tf.data.Dataset:
-  """BART's objective: write the whole text out, from its ruins.
+  """Makes BART's examples: reconstruct a text from its corrupted form.
 
-  Documents are cut into segments that fill the targets (less EOS), or the
-  inputs if those are shorter; no token is lost. A sentence ends with a piece
-  that ends in a full stop, `!` or `?`; its order among the others is random in
-  the inputs.
+  Documents are split into segments that fill the targets (less EOS), or the
+  inputs if those are shorter; no token is lost. Sentences end with a piece that
+  ends in '.', '!' or '?'; their order in the inputs is random.
 
   Args:
     dataset: examples with tokenized `targets`.
-    sequence_length: length by feature, EOS included. The inputs come out about
-      a fifth shorter than the targets.
+    sequence_length: length by feature, EOS included. The inputs turn out about
+      20 % shorter than the targets.
     output_features: the task's features.
-    noise_density: share of the tokens that are hidden.
-    poisson_lambda: mean length of a hidden span.
-    permute_sentences: whether to put the sentences in a random order.
-    mask_id: the mask token; by default the first sentinel.
+    noise_density: share of the tokens that are masked.
+    poisson_lambda: mean length of a masked span.
+    permute_sentences: whether to permute the sentences.
+    mask_id: id of the mask token; by default the first sentinel.
 
   Raises:
     ValueError: a length is below 1, a parameter is out of range, or the

@@ -1,7 +1,7 @@
 """Metric functions of tasks whose answers are text.
 
-Names and definitions are T5's (Raffel et al. 2020, arXiv 1910.10683, section
-2.3 and appendix D; package t5 0.9.4), and so is the scale, percent.
+Names, definitions and the scale, percent, are T5's (Raffel et al. 2020, arXiv
+1910.10683, section 2.3 and appendix D; package t5 0.9.4).
 """
 
 import collections
@@ -17,7 +17,10 @@ from fnet_t5x.tasks import label_metrics
 
 
 def normalize_answer(text: str) -> str:
-  """SQuAD's: lower case, no ASCII punctuation, no articles, single spaces."""
+  """Normalizes as SQuAD does.
+
+  Lower case, no ASCII punctuation, no articles, single spaces.
+  """
   kept = text.lower().translate(str.maketrans('', '', string.punctuation))
   return ' '.join(re.sub(r'\b(?:a|an|the)\b', ' ', kept).split())
 
@@ -25,7 +28,7 @@ def normalize_answer(text: str) -> str:
 def _token_f1(answer: str, output: str) -> float:
   answer_words, output_words = answer.split(), output.split()
   shared = collections.Counter(answer_words) & collections.Counter(output_words)
-  # Words in neither count as nothing shared, as in SQuAD v1.1's script.
+  # 0 if both are empty, as in SQuAD v1.1's script.
   total = len(answer_words) + len(output_words)
   return 2 * shared.total() / total if shared else 0.0
 
@@ -33,11 +36,11 @@ def _token_f1(answer: str, output: str) -> float:
 def squad(
   targets: Sequence[Sequence[str]], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """SQuAD v1.1's metrics, in percent: the best over all answers to a question.
+  """Returns SQuAD v1.1's metrics, in percent: the best over all answers.
 
   Args:
-    targets: the answers to each question; none where it has no answer, which
-      an empty output tells (SQuAD v2's rule).
+    targets: the answers to each question; empty for an unanswerable question,
+      to which an empty output is right (SQuAD v2's rule).
     predictions: outputs.
 
   Returns:
@@ -59,11 +62,11 @@ def squad(
 def rouge(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """ROUGE-1, -2 and summary-level -L, by rouge-score; mean F, in percent.
+  """Returns ROUGE-1, -2 and summary-level -L: mean F-measures, in percent.
 
-  T5's settings: no stemming; sentences for rougeLsum are lines, and ' . ' ends
-  one. T5 reports the median of a bootstrap over these means, which differs from
-  run to run; this is the mean itself.
+  Package rouge-score with T5's settings: no stemming; for rougeLsum, sentences
+  are lines, and ' . ' ends one. T5 reports the median of a bootstrap over these
+  means, which varies between runs; this is the mean itself.
   """
   from rouge_score import rouge_scorer
 
@@ -80,9 +83,10 @@ def rouge(
 def bleu(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Corpus BLEU by sacreBLEU, T5's settings: `intl` tokens, case, `exp`.
+  """Returns corpus BLEU.
 
-  The log has sacreBLEU's signature, which names version and settings.
+  Package sacreBLEU with T5's settings: `intl` tokenization, case-sensitive,
+  `exp` smoothing. Logs sacreBLEU's signature, which has version and settings.
   """
   import sacrebleu
 
@@ -95,12 +99,12 @@ def bleu(
 def record(
   targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """ReCoRD: `squad` over the queries, each counted once.
+  """Returns ReCoRD's metrics: `squad` over the queries, each counted once.
 
-  A query with several answers is several examples, of the same inputs.
+  A query with several answers has several examples with the same inputs.
 
   Args:
-    targets: all answers under `value` and the query under `group`.
+    targets: all answers in `value`, the query in `group`.
     predictions: outputs.
   """
   firsts = [

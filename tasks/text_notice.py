@@ -1,4 +1,4 @@
-"""What a training run tells of your own text before its first step."""
+"""Summary of your own text, printed before a training run's first step."""
 
 from collections.abc import Iterator, Mapping
 
@@ -22,18 +22,18 @@ def lines(
   batch_size: int,
   steps: int,
 ) -> Iterator[str]:
-  """Yields lines about a run's text; none where the task reads another source.
+  """Yields lines on a run's text; none if the task reads another source.
 
   Args:
-    task_name: the task or mixture that the run trains on.
+    task_name: task or mixture that the run trains on.
     feature_lengths: tokens per example, by feature.
     batch_size: examples per step.
-    steps: of the run.
+    steps: number of training steps.
 
   Raises:
-    DocumentError: a bad document, unless such are skipped.
+    DocumentError: a bad document, unless these are skipped.
     FileNotFoundError: there are no files.
-    ValueError: one of the splits is empty.
+    ValueError: a split is empty.
   """
   task = catalog.get(task_name)
   if not _reads_text(task):
@@ -66,7 +66,7 @@ def lines(
   yield from _vocabulary(found)
   if text.skipped:
     yield (
-      f'left out: {_count(text.skipped, "bad document")} '
+      f'skipped: {_count(text.skipped, "bad document")} '
       '(SKIP_BAD_DOCUMENTS=False names the first)'
     )
   taken = steps * batch_size * sum(feature_lengths.values())
@@ -93,24 +93,24 @@ def _vocabulary(found: spelling.Spelling) -> Iterator[str]:
 
 
 def _check(text: text_survey.Survey, held_out: text_survey.Survey) -> None:
-  """Refuses a run that would have nothing to train or to evaluate on.
+  """Checks that there is text to train on and to evaluate on.
 
-  A survey of a part of the files can't tell.
+  Partial surveys pass, since they may have missed it.
   """
   if text.whole and not text.num_bytes:
     raise ValueError(
-      f'TEXT_FILES: no text in {_count(text.files, "file")}; name others'
+      f'TEXT_FILES: no text in {_count(text.files, "file")}; name other files'
     )
   if held_out.whole and not held_out.held_out_bytes:
     raise ValueError(
       f'{_count(held_out.documents, "document")} of '
-      f'{_bytes(held_out.num_bytes)}, and none is held out for validation: '
-      'raise HELD_OUT_SHARE, set it to None, or name TEXT_VALIDATION_FILES'
+      f'{_bytes(held_out.num_bytes)}, none of them held out for validation: '
+      'raise HELD_OUT_SHARE, set it to None, or set TEXT_VALIDATION_FILES'
     )
   if text is held_out and text.whole and text.held_out_bytes == text.num_bytes:
     raise ValueError(
       'all documents are held out for validation: lower HELD_OUT_SHARE, set it '
-      'to None, or name TEXT_VALIDATION_FILES'
+      'to None, or set TEXT_VALIDATION_FILES'
     )
 
 
@@ -127,5 +127,5 @@ def _bytes(number: int) -> str:
 
 
 def _round(number: float) -> int:
-  """Rounds to two digits: an estimate."""
+  """Rounds an estimate to two significant digits."""
   return int(float(f'{number:.2g}'))

@@ -1,7 +1,7 @@
-"""A survey of a corpus of one's own, made before a run starts.
+"""Survey of your own corpus, made before a run starts.
 
-It counts documents, chooses what is held out for validation, and keeps a
-sample of the text. The same files give the same survey, on every host.
+Counts documents, chooses the share to hold out for validation, and keeps a
+sample of the text. The same files give the same survey on every host.
 """
 
 import collections
@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from fnet_t5x.tasks import document_files, document_source, passages
 
-# Text that a survey reads at most: enough to tell what a larger corpus is.
+# Maximum text that a survey reads: enough to characterize a larger corpus.
 MAX_BYTES = 1 << 26
-# A document that is more of the text than this is cut into passages: it could
-# neither be held out nor trained on alone.
+# A document above this share of the text is split into passages: as a whole, it
+# is too large to be held out, or to be trained on alone.
 _LARGE_SHARE = 0.01
 _PASSAGE_BYTES = (1 << 10, 1 << 14)
-# Held out: 1 %, or more of a small corpus, for a loss that means something.
+# Held out: 1 %, or more of a small corpus, for a meaningful validation loss.
 _SHARE = 0.01
 _SMALL_SHARE = 0.05
 _ENOUGH_BYTES = 1 << 17
@@ -31,21 +31,20 @@ _SAMPLE_PIECE = 1 << 13
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-  """What is known of a corpus.
+  """Result of a survey.
 
   Attributes:
-    files: how many there are.
-    documents: those that were read.
-    num_bytes: of their texts, UTF-8.
-    skipped: bad documents left out of what was read.
-    whole: whether all files were read; a larger corpus is read in part.
-    estimated_bytes: of the texts of the whole corpus.
-    passage_bytes: most bytes of what is held out or trained on as one; None
-      for whole documents.
-    share: what lies below this place is held out.
-    held_out: how many documents, or passages, that are.
-    held_out_bytes: of their texts.
-    sample: pieces of text from all over what was read.
+    files: number of files.
+    documents: number of documents read.
+    num_bytes: UTF-8 bytes of their texts.
+    skipped: number of bad documents skipped.
+    whole: whether all files were read; a large corpus is read in part.
+    estimated_bytes: estimated UTF-8 bytes of the whole corpus.
+    passage_bytes: maximum bytes per passage if documents are split; else None.
+    share: share of documents to hold out: those whose hash is below it.
+    held_out: number of held-out documents or passages among those read.
+    held_out_bytes: UTF-8 bytes of their texts.
+    sample: pieces of text spread over everything read.
   """
 
   files: int
@@ -69,13 +68,13 @@ def survey(
   """Surveys a corpus, once per process.
 
   Args:
-    paths: of its files.
-    options: how they are read.
-    share: the share of the documents that is held out, in [0, 1]; None
-      chooses one, and cuts large documents into passages.
+    paths: paths of its files.
+    options: options for reading them.
+    share: share of the documents to hold out, in [0, 1]; None chooses one, and
+      splits large documents into passages.
 
   Raises:
-    DocumentError: a bad document, unless such are skipped.
+    DocumentError: a bad document, unless these are skipped.
   """
   return _survey(tuple(paths), options, share)
 
@@ -90,7 +89,7 @@ def _survey(
   num_bytes = sum(map(len, texts))
   estimated = num_bytes
   if read < len(paths):
-    # A file that was cut short counts as read: rather too low than too high.
+    # A partly read file counts as read: better to underestimate.
     estimated = round(
       num_bytes * _disk_bytes(paths) / _disk_bytes(paths[:read])
     )
@@ -123,7 +122,7 @@ def _survey(
 def _read(
   paths: Sequence[str], options: document_files.ReadOptions
 ) -> tuple[list[bytes], int, int, bool]:
-  """Returns texts, files read, documents skipped, whether those are all."""
+  """Returns texts, files read, documents skipped, and whether all was read."""
   texts, num_bytes, skipped = [], 0, 0
 
   def left_out(error: document_files.DocumentError) -> None:
@@ -147,26 +146,26 @@ def _cut(texts: Sequence[bytes], size: int) -> list[bytes]:
 
 
 def _disk_bytes(paths: Sequence[str]) -> int:
-  """Bytes of files, those of many by a sample: remote ones answer slowly."""
+  """Returns the size of files; of many, by sampling: remote calls are slow."""
   sampled = paths[:: -(-len(paths) // _SIZED_FILES)]
   sizes = [tf.io.gfile.stat(path).length for path in sampled]
   return max(1, round(sum(sizes) * len(paths) / len(sampled)))
 
 
 def _chosen_share(places: Sequence[tuple[float, int]]) -> float:
-  """The least share that holds out as much as is wanted, and not everything.
+  """Returns the minimum share that holds out enough text, but not all of it.
 
   Args:
-    places: place and bytes of each document or passage.
+    places: hash in [0, 1) and bytes of each document or passage.
   """
   if not places:
     return _SHARE
   total = sum(size for _, size in places)
   if _SHARE * total > _ENOUGH_BYTES:
-    # Of so much text a fixed share: it stays as it is when text is added.
+    # A fixed share for a large corpus, so that adding text does not change it.
     return _SHARE
   wanted = min(_SMALL_SHARE * total, _ENOUGH_BYTES)
-  # Copies share a place: they are held out together.
+  # Copies have the same hash, and are held out together.
   sizes = collections.Counter()
   for place, size in places:
     sizes[place] += size
@@ -175,5 +174,5 @@ def _chosen_share(places: Sequence[tuple[float, int]]) -> float:
     taken += sizes[place]
     if taken >= wanted:
       return (place + above) / 2
-  # All but the last; of one text alone, none.
+  # All but the last; if there is only one text, none.
   return max(sizes)

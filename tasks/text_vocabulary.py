@@ -1,11 +1,11 @@
-"""Trains a vocabulary on your own text files.
+"""Training of a vocabulary on your own text files.
 
   python -m fnet_t5x.tasks.text_vocabulary --text_files='~/notes/*.txt' \\
     --output=notes.model
 
-Text of any kind comes back out of it as it went in: line ends, tabs, runs of
-blanks. A run uses the file with --gin_file=gin/vocabularies/file.gin; or it
-trains a vocabulary itself, with --gin_file=gin/vocabularies/own.gin.
+The vocabulary is lossless: it keeps line breaks, tabs and runs of spaces. To
+use the file in a run, pass --gin_file=gin/vocabularies/file.gin; to have the
+run train its own vocabulary, pass --gin_file=gin/vocabularies/own.gin.
 """
 
 import os
@@ -21,22 +21,22 @@ if __name__ == '__main__':
       'text_files',
       [],
       'File or glob of .txt, .jsonl, .json (both also .gz or .zst) or .parquet;'
-      ' repeat it for several.',
+      ' may be repeated.',
     )
     flags.DEFINE_string('output', None, 'The model file to write.')
     flags.DEFINE_integer(
-      'pieces', 8000, 'Pieces, if the text has so many.', lower_bound=300
+      'pieces', 8000, 'Maximum number of pieces.', lower_bound=300
     )
     flags.DEFINE_boolean(
       'byte_fallback',
       True,
-      'Spell byte by byte what no piece spells; without, it becomes unknown.',
+      'Encode characters without a piece as bytes instead of as unknown.',
     )
     flags.DEFINE_string(
       'text_key', 'text', 'The field or column that holds the text.'
     )
     flags.DEFINE_boolean(
-      'skip_bad_documents', False, 'Leave out what is no document.'
+      'skip_bad_documents', False, 'Skip bad documents instead of stopping.'
     )
     command_line.read(sys.argv, __doc__)
     if not flags.FLAGS.text_files:
@@ -45,10 +45,10 @@ if __name__ == '__main__':
       )
     if not flags.FLAGS.output:
       raise ValueError('no --output given, such as --output=notes.model')
-    # A checkpoint may need the vocabulary that is there.
+    # A checkpoint may need the existing vocabulary.
     if os.path.exists(os.path.expanduser(flags.FLAGS.output)):
       raise ValueError(
-        f'--output={flags.FLAGS.output} is there already; name another file, or'
+        f'--output={flags.FLAGS.output} already exists; name another file, or'
         ' remove it'
       )
   command_line.import_tensorflow()
@@ -77,28 +77,29 @@ from fnet_t5x.tasks import (
 )
 
 DEFAULT_PIECES = 8000
-# Pieces of their own: to SentencePiece they are no part of a line.
+# User-defined pieces, since SentencePiece does not train on them.
 _SYMBOLS = ('\n', '\r\n', '\r', '\t')
-# Pieces for characters and words, at least.
-_FEWEST = 32
-# Text that is trained on at most: so much per piece, within bounds.
-# SentencePiece takes about 4 s per megabyte on two cores.
+# Minimum number of pieces for characters and words.
+_MIN_TEXT_PIECES = 32
+# Size of the training sample: proportional to the number of pieces, within
+# bounds. SentencePiece takes about 4 s per megabyte on two cores.
 _BYTES_PER_PIECE = 1 << 10
 _SAMPLE_BYTES = (1 << 22, 1 << 25)
-# Text and files that are read for it at most.
+# Maximum text and number of files read for the sample.
 _READ_BYTES = 1 << 26
 _READ_FILES = 1 << 10
 _PASSAGE_BYTES = 1 << 12
-# Characters that are spelled by pieces, with byte fallback: the rest is rare.
+# Share of characters that get pieces, with byte fallback for the rare rest.
 _COVERAGE = 0.9995
-# SentencePiece writes a blank as U+2581, and reads both as a blank. A U+2581
-# in a text is therefore written as a character that stands in no text: Unicode
-# keeps U+FDD0 for uses within a program.
+# SentencePiece encodes a space as U+2581 and decodes both to a space. A U+2581
+# in a text is therefore mapped to U+FDD0, a Unicode noncharacter that is
+# reserved for internal use.
 _NORMALIZATION = '2581\tFDD0\n'
 _DENORMALIZATION = 'FDD0\t2581\n'
-# Scores are multiples of this, so that their sums are exact: three blanks and
-# six are as likely as six and three, and where rounding decides between them,
-# TensorFlow's encoding, for training, differs from Python's, for a prompt.
+# Scores are multiples of this, so that their sums are exact: a run of nine
+# spaces is equally likely as three and six or six and three, and if rounding
+# broke the tie, TensorFlow's encoding, used in training, and Python's, used for
+# prompts, would differ.
 _SCORE_STEP = 1 / 16
 
 
@@ -108,19 +109,19 @@ def sample(
   options: document_files.ReadOptions,
   size: int,
 ) -> list[bytes]:
-  """Returns passages from all over text files, to train a vocabulary on.
+  """Samples passages of text files, to train a vocabulary on.
 
-  A hash of their text chooses them and is their order: names and order of
+  Passages are chosen and sorted by a hash of their text: names and order of
   files do not matter, and copies count once.
 
   Args:
-    paths: of the files.
-    part: what part of their documents is taken.
-    options: how they are read.
-    size: bytes of text, at most.
+    paths: paths of the files.
+    part: part of their documents to sample from.
+    options: options for reading them.
+    size: maximum bytes of text.
 
   Raises:
-    DocumentError: a bad document, unless such are skipped.
+    DocumentError: a bad document, unless these are skipped.
   """
   kept: dict[bytes, bytes] = {}
   kept_bytes = 0
@@ -138,7 +139,7 @@ def sample(
 def _first(
   kept: Mapping[bytes, bytes], size: int
 ) -> tuple[dict[bytes, bytes], int]:
-  """Returns what comes first, and how many bytes it has."""
+  """Returns the passages with the lowest hashes, and their total bytes."""
   first, total = {}, 0
   for digest in sorted(kept):
     if total + len(kept[digest]) > size:
@@ -153,7 +154,7 @@ def _texts(
   part: document_source.Part,
   options: document_files.ReadOptions,
 ) -> Iterator[bytes]:
-  """Yields texts of a part: of every file the beginning, if there is much."""
+  """Yields texts of a part; in a large corpus, the beginning of each file."""
   ordered = sorted(paths)
   ordered = ordered[:: max(1, -(-len(ordered) // _READ_FILES))]
   for path in ordered:
@@ -173,38 +174,37 @@ def trained_model_file(
   pieces: int = DEFAULT_PIECES,
   byte_fallback: bool = True,
 ) -> pathlib.Path:
-  """Path of a model trained on text files; trains and caches it if need be.
+  """Returns the path of a model trained on text files; trains it if missing.
 
   The same text and arguments give the same model, wherever the files are.
 
   Args:
-    paths: of the text files.
-    part: what part of their documents is trained on.
-    options: how they are read.
-    pieces: number of pieces, special ids among them, sentinels not. A text
-      that is too short for so many gives fewer.
-    byte_fallback: whether characters without a piece are spelled by their
-      bytes, instead of becoming unknown.
+    paths: paths of the text files.
+    part: part of their documents to train on.
+    options: options for reading them.
+    pieces: maximum number of pieces, including special ids, excluding
+      sentinels; a short text yields fewer.
+    byte_fallback: whether to encode characters without a piece as bytes
+      instead of as unknown.
 
   Raises:
     FileNotFoundError: there are no files.
-    ValueError: there is no text, the number of pieces fits no text, or the
-      cache cannot be written.
-    DocumentError: a bad document, unless such are skipped.
+    ValueError: there is no text, too few pieces, or the cache is not writable.
+    DocumentError: a bad document, unless these are skipped.
   """
-  fewest = _fixed_pieces(byte_fallback) + _FEWEST
-  if pieces < fewest:
+  min_pieces = _fixed_pieces(byte_fallback) + _MIN_TEXT_PIECES
+  if pieces < min_pieces:
     kind = 'with' if byte_fallback else 'without'
     raise ValueError(
-      f'a vocabulary of {pieces} pieces: {kind} byte fallback it takes at least'
-      f' {fewest}; raise VOCABULARY_PIECES'
+      f'a vocabulary of {pieces} pieces: {kind} byte fallback it needs at least'
+      f' {min_pieces}; raise VOCABULARY_PIECES'
     )
   least, most = _SAMPLE_BYTES
   size = min(max(pieces * _BYTES_PER_PIECE, least), most)
   chosen = sample(paths, part, options, size)
   if not chosen:
     raise ValueError(
-      f'{len(paths)} text files hold no text to train a vocabulary on; add some'
+      f'no text to train a vocabulary on in {len(paths)} text files; add some'
     )
   lines = _lines(chosen, pieces, byte_fallback)
   text = '\n'.join((*lines, _NORMALIZATION, str(_SCORE_STEP)))
@@ -212,12 +212,12 @@ def trained_model_file(
     pieces,
     byte_fallback=byte_fallback,
     user_defined_symbols=list(_SYMBOLS),
-    # The blank, even if the text has none.
+    # The space, even if the text has none.
     required_chars='\u2581',
     remove_extra_whitespaces=False,
     allow_whitespace_only_pieces=True,
-    # The first word of a text has the piece that it has as the first of a
-    # line; and pieces of text decoded one by one are those of the whole.
+    # So that the first word of a text is encoded like the first of a line, and
+    # decoding token by token gives the same text as decoding all at once.
     add_dummy_prefix=False,
     hard_vocab_limit=False,
   )
@@ -232,14 +232,14 @@ def trained_model_file(
 
 
 def _fixed_pieces(byte_fallback: bool) -> int:
-  """Padding, end and unknown, the symbols, and a piece per byte."""
+  """Returns the number of special ids, symbols, and byte pieces."""
   return 3 + len(_SYMBOLS) + (256 if byte_fallback else 0)
 
 
 def _lines(
   texts: Iterable[bytes], pieces: int, byte_fallback: bool
 ) -> list[str]:
-  """Returns lines to train on: characters without a piece end a word there."""
+  """Returns training lines; characters without a piece become word breaks."""
   decoded = [text.decode() for text in texts]
   counts = collections.Counter()
   for text in decoded:
@@ -247,8 +247,8 @@ def _lines(
   for symbol in _SYMBOLS:
     counts.pop(symbol, None)
   by_count = sorted(counts, key=lambda c: (-counts[c], c))
-  # Half of the pieces at most: those of a text of many different characters,
-  # such as a Chinese one, would leave none for words.
+  # At most half of the pieces: otherwise the characters of a Chinese text, for
+  # one, would leave no pieces for words.
   most = (pieces - _fixed_pieces(byte_fallback)) // 2
   if byte_fallback:
     reached = itertools.accumulate(counts[c] for c in by_count)
@@ -278,7 +278,8 @@ def _train(lines: Iterable[str], args: Mapping[str, Any], text: str) -> bytes:
     )
   for piece in model.pieces:
     piece.score = round(piece.score / _SCORE_STEP) * _SCORE_STEP
-  # The rules are in the model; where they came from is not the same twice.
+  # The model includes the rules; the names of temporary files would make every
+  # model different.
   model.normalizer_spec.ClearField('normalization_rule_tsv')
   model.denormalizer_spec.ClearField('normalization_rule_tsv')
   return model.SerializeToString(deterministic=True)
@@ -286,10 +287,9 @@ def _train(lines: Iterable[str], args: Mapping[str, Any], text: str) -> bytes:
 
 @gin.configurable(module='text_vocabulary')
 def model_file(pieces: int = DEFAULT_PIECES, byte_fallback: bool = True) -> str:
-  """Path of the model trained on what `fnet_text_*` are trained on.
+  """Returns the path of a model trained on the training split of `fnet_text_*`.
 
-  What is held out is not trained on. The vocabulary of a process stays as it
-  is, whatever becomes of the files.
+  A process keeps its vocabulary, even if the files change.
 
   Args:
     pieces, byte_fallback: see `trained_model_file`.
@@ -298,8 +298,8 @@ def model_file(pieces: int = DEFAULT_PIECES, byte_fallback: bool = True) -> str:
     FileNotFoundError, ValueError: see `text_files.corpus` and
       `trained_model_file`.
   """
-  # A vocabulary is asked for at every use: to look for the files each time
-  # would take longer than to decode.
+  # Cached, since every use of the vocabulary calls this: searching for the
+  # files each time would take longer than decoding.
   return _model_file(
     pieces,
     byte_fallback,
@@ -319,13 +319,13 @@ def _model_file(
   options: document_files.ReadOptions,
   folder: pathlib.Path,
 ) -> str:
-  del corpus, variable, folder  # What the answer depends on.
+  del corpus, variable, folder  # Only part of the cache key.
   paths, part = text_files.corpus('train')
   return str(trained_model_file(paths, part, options, pieces, byte_fallback))
 
 
 def main() -> None:
-  """Trains the vocabulary that the flags describe, and says what it is like."""
+  """Trains the vocabulary that the flags describe, and prints a summary."""
   given = flags.FLAGS
   gin.bind_parameter('ReadOptions.text_key', given.text_key)
   gin.bind_parameter('ReadOptions.skip_bad_documents', given.skip_bad_documents)
@@ -336,14 +336,14 @@ def main() -> None:
   )
   output = pathlib.Path(given.output).expanduser()
   sentencepiece_training.write_atomically(
-    output, cached.read_bytes(), 'name an --output that can be written'
+    output, cached.read_bytes(), 'name a writable --output'
   )
   texts = sample(paths, part, options, 1 << 18)
   found = spelling.spelling(vocabularies.from_file(output), texts)
   print(found.summary())
   for line in spelling.remedies(found):
     print(line)
-  print('\nuse it in a run:')
+  print('\nTo use it in a run:')
   print('  --gin_file=gin/vocabularies/file.gin \\')
   print(f'  --gin.VOCABULARY_FILE="\'{given.output}\'"')
 

@@ -1,8 +1,8 @@
-"""TFDS datasets as sources of tasks: read where they are, or refused clearly.
+"""TFDS datasets as task sources, with clear errors for missing ones.
 
-The data of a dataset prepared by TFDS is in `DATA_DIR/name[/config]/version`.
-DATA_DIR, local or remote (gs://), is what --tfds_data_dir names, else
-$TFDS_DATA_DIR, else ~/tensorflow_datasets.
+A dataset prepared by TFDS is in `DATA_DIR/name[/config]/version`. DATA_DIR,
+local or remote (gs://), is --tfds_data_dir, else $TFDS_DATA_DIR, else
+~/tensorflow_datasets.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _INFO_FILE = 'dataset_info.json'
 
 @dataclasses.dataclass(frozen=True)
 class TfdsOptions:
-  """How datasets are looked for; see `tfds_options`."""
+  """Options of TFDS sources; see `tfds_options`."""
 
   versions: Mapping[str, str]
   download: bool
@@ -29,18 +29,17 @@ class TfdsOptions:
 def tfds_options(
   versions: Mapping[str, str] | None = None, download: bool = False
 ) -> TfdsOptions:
-  """Options of every TFDS source, for gin.
+  """Returns the options of all TFDS sources, for gin.
 
-  They count when a dataset is read, not when its task is registered.
+  They take effect when a dataset is read, not when its task is registered.
 
   Args:
-    versions: versions to read instead of those that the tasks name, by name and
-      config: {'c4/en': '3.0.1', 'cnn_dailymail': '3.3.0'}.
-    download: whether TFDS may download and prepare what is not there. Without
-      it nothing is downloaded.
+    versions: versions that override the tasks', by dataset and config:
+      {'c4/en': '3.0.1', 'cnn_dailymail': '3.3.0'}.
+    download: whether TFDS may download and prepare missing datasets.
 
   Raises:
-    ValueError: a value of another type, such as 'False'.
+    ValueError: a value of the wrong type, such as 'False'.
   """
   if not isinstance(download, bool):
     raise ValueError(
@@ -48,20 +47,20 @@ def tfds_options(
     )
   if versions is not None and not isinstance(versions, Mapping):
     raise ValueError(
-      f'tfds_options.versions is {versions!r}; it must be versions by name, '
-      "such as {'c4/en': '3.0.1'}"
+      f'tfds_options.versions is {versions!r}; it must be a dict of versions '
+      "by name, such as {'c4/en': '3.0.1'}"
     )
   for name, version in (versions or {}).items():
     if not isinstance(version, str):
       raise ValueError(
-        f'tfds_options.versions[{name!r}] is {version!r}; it must be a text, '
+        f'tfds_options.versions[{name!r}] is {version!r}; it must be a string, '
         "such as '3.0.1'"
       )
   return TfdsOptions(versions or {}, download)
 
 
 class _Loader(seqio.LazyTfdsLoader):
-  """Asks gin and --tfds_data_dir at each use; seqio's asks only once."""
+  """Reads gin and --tfds_data_dir at each use; SeqIO's reads them only once."""
 
   @property
   def name(self) -> str:
@@ -78,10 +77,10 @@ class _Loader(seqio.LazyTfdsLoader):
 
 
 class TfdsSource(seqio.TfdsDataSource):
-  """SeqIO's TFDS source; it downloads nothing unasked, and says what is amiss.
+  """SeqIO's TFDS source, without implicit downloads and with clear errors.
 
-  Nothing is read before the first use. What a dataset's folder must be is
-  decided then: by `name`, `tfds_options` and --tfds_data_dir.
+  Nothing is read before the first use. At that point `name`, `tfds_options` and
+  --tfds_data_dir determine the dataset's folder.
   """
 
   def __init__(
@@ -94,9 +93,9 @@ class TfdsSource(seqio.TfdsDataSource):
 
     Args:
       name: dataset, config and version: 'c4/en:3.1.0'.
-      splits: the splits to offer, or TFDS's splits and slices by the names to
-        offer them under ({'validation': 'train[:1%]'}); None offers all.
-      caching_permitted: whether SeqIO's caching job may write them.
+      splits: the splits to offer, or a mapping from split name to TFDS's split
+        or slice ({'validation': 'train[:1%]'}); None offers all.
+      caching_permitted: whether SeqIO's caching job may cache it.
     """
     if splits is not None and not isinstance(splits, Mapping):
       splits = {split: split for split in splits}
@@ -114,7 +113,7 @@ class TfdsSource(seqio.TfdsDataSource):
     """See `seqio.TfdsDataSource.get_dataset`.
 
     Raises:
-      FileNotFoundError: the dataset is not there, or not in this version.
+      FileNotFoundError: the dataset, or this version of it, is missing.
       ValueError: it has no such split.
     """
     self._check_split(split or 'train')
@@ -146,10 +145,10 @@ class TfdsSource(seqio.TfdsDataSource):
     )
 
   def _find(self) -> None:
-    """Makes sure of the folder; downloads the dataset if it may.
+    """Checks that the dataset exists; downloads it if allowed.
 
     Raises:
-      FileNotFoundError: the folder is not there, in words that help.
+      FileNotFoundError: it does not exist; the message has the remedy.
     """
     loader = self._tfds_dataset
     dataset, _, version = loader.name.partition(':')
@@ -164,14 +163,14 @@ class TfdsSource(seqio.TfdsDataSource):
     where = ' or '.join(str(d) for d in data_dirs)
     if found:
       raise FileNotFoundError(
-        f'{where} holds {dataset} in version {", ".join(map(str, found))}, not'
+        f'{where} has {dataset} in version {", ".join(map(str, found))}, not'
         f' {version}: set tfds_options.versions = {{{dataset!r}:'
         f" '{found[-1]}'}} in gin to read that, or --tfds_data_dir to a folder"
         f' that has {version}'
       )
     raise FileNotFoundError(
       f'no TFDS dataset {loader.name} in {where}{_beside(data_dirs, dataset)}:'
-      f' set --tfds_data_dir to the folder that holds {dataset}/{version}, or'
+      f' set --tfds_data_dir to the folder that has {dataset}/{version}, or'
       ' tfds_options.download = True in gin to have TFDS download it'
     )
 
@@ -190,15 +189,15 @@ def _versions(
 
 
 def _beside(data_dirs: Iterable[epath.PathLike], dataset: str) -> str:
-  """What there is of a dataset whose config is missing, or of any."""
+  """Returns a hint on what exists: missing folders, or other configs."""
   name = dataset.partition('/')[0]
   missing = [str(d) for d in data_dirs if not epath.Path(d).is_dir()]
   if missing:
-    return f' ({", ".join(missing)} is no folder)'
+    return f' ({", ".join(missing)} is not a folder)'
   for data_dir in data_dirs:
     if (folder := epath.Path(data_dir, name)).is_dir():
       return (
-        f' ({name} is there with'
+        f' ({name} exists with'
         f' {", ".join(sorted(p.name for p in folder.iterdir()))})'
       )
   return ''

@@ -1,7 +1,7 @@
-"""WMT translation out of English, judged by sacreBLEU.
+"""WMT translation from English, evaluated with sacreBLEU.
 
-`fnet_wmt_en_de` (newstest2013 to validate, newstest2014 to test),
-`fnet_wmt_en_fr` (WMT 2014) and `fnet_wmt_en_ro` (WMT 2016): T5's three pairs.
+T5's three language pairs: `fnet_wmt_en_de` (validated on newstest2013, tested
+on newstest2014), `fnet_wmt_en_fr` (WMT 2014) and `fnet_wmt_en_ro` (WMT 2016).
 """
 
 import functools
@@ -24,7 +24,7 @@ _LANGUAGES = {
 def translate(
   x: Mapping[str, tf.Tensor], source: str, target: str
 ) -> dict[str, tf.Tensor]:
-  """'translate English to German: <text>', and the translation.
+  """Formats 'translate English to German: <text>', and the translation.
 
   Args:
     x: the text by language code.
@@ -45,7 +45,7 @@ def _register(target: str, tfds_name: str):
     ('train', 'validation', 'test'),
     functools.partial(translate, source='en', target=target),
     [text_metrics.bleu],
-    f'translation of English to {_LANGUAGES[target]}: BLEU',
+    f'translation from English to {_LANGUAGES[target]}: BLEU',
     {'inputs': 256, 'targets': 256},
   )
 

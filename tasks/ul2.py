@@ -1,11 +1,11 @@
-"""UL2's denoisers: span corruptions and a prefix-LM, told apart by mode tokens.
+"""UL2's denoisers: span corruption and prefix LM, marked by mode tokens.
 
-Tay et al. 2022 (arXiv 2205.05131, section 3.1 and table 1): R-denoisers hide
-15 % in short spans, as T5 does; X-denoisers hide half of the text, or long
-spans; the S-denoiser hides the last quarter, on average. Each has a mode token,
-[R], [X] or [S], before its inputs. Span corruption and prefix-LM are T5's, with
-one token of the inputs set aside for the mode, as in the paper's own code
-(appendix 9.2).
+Tay et al. 2022 (arXiv 2205.05131, section 3.1 and table 1): R-denoisers mask
+15 % in short spans, as T5 does; X-denoisers mask half of the text, or long
+spans; the S-denoiser masks the last quarter, on average. Each puts a mode
+token, [R], [X] or [S], before its inputs. Span corruption and prefix LM are
+T5's, with one token of the inputs reserved for the mode, as in the paper's own
+code (appendix 9.2).
 """
 
 from collections.abc import Mapping
@@ -27,24 +27,24 @@ def mode_ids(
   s_id: int | None = None,
   x_id: int | None = None,
 ) -> dict[str, int]:
-  """The mode tokens' ids.
+  """Returns the ids of the mode tokens.
 
   Args:
-    vocabulary: the task's.
-    r_id: id of [R]; by default the last sentinel, the lowest id of them.
-    s_id: id of [S]; by default the last sentinel but one.
-    x_id: id of [X]; by default the last sentinel but two.
+    vocabulary: vocabulary of the task.
+    r_id: id of [R]; by default the last sentinel, the one with the lowest id.
+    s_id: id of [S]; by default the second to last sentinel.
+    x_id: id of [X]; by default the third to last sentinel.
 
   Returns:
     Id by mode, 'R', 'S' and 'X'.
 
   Raises:
-    ValueError: the vocabulary has fewer than four sentinels, one to corrupt
-      with, or ids are no ids, or equal.
+    ValueError: the vocabulary has fewer than four sentinels (three modes and
+      one span), or ids are invalid or equal.
   """
   if vocabulary.extra_ids < len(_MODES) + 1:
     raise ValueError(
-      f'UL2 needs {len(_MODES) + 1} sentinels, one of them for spans, the'
+      f'UL2 needs {len(_MODES) + 1} sentinels, including one for spans, the'
       f' vocabulary has {vocabulary.extra_ids}: raise its extra_ids'
     )
   lowest = vocabulary.vocab_size - vocabulary.extra_ids
@@ -75,12 +75,14 @@ def _reserved(
   mean_noise_span_length: float,
   spans: int,
 ) -> int:
-  """Tokens of the inputs to leave free: the mode's, and for want of sentinels.
+  """Returns by how many tokens to shorten the inputs.
+
+  By one for the mode token, and by more if there are too few sentinels.
 
   Args:
     inputs_length: length of the inputs, EOS included.
     noise_density: share of the tokens that are noise.
-    mean_noise_span_length: tokens in a noise span, on average.
+    mean_noise_span_length: mean length of a noise span, in tokens.
     spans: number of sentinels that spans may use.
   """
   for reserved in range(1, inputs_length):
@@ -102,22 +104,22 @@ def span_denoiser(
   mean_noise_span_length: float = 3.0,
   noise_density: float = 0.15,
 ) -> tf.data.Dataset:
-  """UL2's R- and X-denoisers: T5's span corruption after a mode token.
+  """Makes R- and X-denoiser examples: a mode token, then span corruption.
 
-  The mode tokens take three sentinels. Where the others are too few for the
-  spans of a full text, texts are cut shorter (packing fills the rows): with
-  T5's 100 sentinels this is so for spans of 3 at 50 % and inputs above 392.
+  Three sentinels serve as mode tokens. If the others are too few for the spans
+  of a full text, texts are shorter (packing fills the rows): with T5's 100
+  sentinels, this happens for spans of 3 at 50 % and inputs longer than 392.
 
   Args:
     dataset: examples with tokenized `targets`.
     sequence_length: length by feature, EOS and mode token included.
     output_features: the task's features.
     mode: 'R' or 'X'.
-    mean_noise_span_length: tokens in a missing span, on average.
+    mean_noise_span_length: mean length of a missing span, in tokens.
     noise_density: share of the tokens that are missing.
 
   Raises:
-    ValueError: a length is below 2, the targets do not fit theirs, or the
+    ValueError: a length is below 2, the targets exceed their length, or the
       vocabulary has too few sentinels.
   """
   objectives.check_feature_lengths(sequence_length, ['inputs', 'targets'])
@@ -126,15 +128,15 @@ def span_denoiser(
   vocabulary = output_features['inputs'].vocabulary
   ids = mode_ids(vocabulary)
   lowest = vocabulary.vocab_size - vocabulary.extra_ids
-  # Spans take sentinels from the top, down to the first that is a mode's.
+  # Spans use the sentinels from the top down to the first mode token.
   highest_mode = max(
     [i for i in ids.values() if i >= lowest], default=lowest - 1
   )
   spans = vocabulary.vocab_size - 1 - highest_mode
   if spans < 1:
     raise ValueError(
-      f'the mode tokens {ids} leave spans no sentinel: set mode_ids.r_id, s_id'
-      f' and x_id below {vocabulary.vocab_size - 1}'
+      f'the mode tokens {ids} leave no sentinel for spans: set mode_ids.r_id,'
+      f' s_id and x_id below {vocabulary.vocab_size - 1}'
     )
   reserved = _reserved(
     sequence_length['inputs'], noise_density, mean_noise_span_length, spans
@@ -143,7 +145,7 @@ def span_denoiser(
     logging.warning(
       'UL2 [%s] with noise_density=%s and mean_noise_span_length=%s: inputs of'
       ' %d tokens need more sentinels than the %d that the vocabulary has for'
-      ' spans; they are made %d shorter',
+      ' spans; shortened by %d tokens',
       mode,
       noise_density,
       mean_noise_span_length,
@@ -169,7 +171,7 @@ def prefix_denoiser(
   output_features: Mapping[str, seqio.Feature],
   noise_density: float = 0.25,
 ) -> tf.data.Dataset:
-  """UL2's S-denoiser: T5's prefix-LM after a mode token.
+  """Makes S-denoiser examples: a mode token, then T5's prefix LM.
 
   Args:
     dataset: examples with tokenized `targets`.

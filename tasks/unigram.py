@@ -1,6 +1,6 @@
-"""The loss of a model that knows word frequencies and nothing else.
+"""Loss of a unigram model, which knows only token frequencies.
 
-A network that has learnt anything from context is below it.
+A network that uses context has a lower loss.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,11 +23,11 @@ def _targets(
 def unigram_loss(
   name: str, feature_lengths: Mapping[str, int], seed: int = 0
 ) -> float:
-  """Validation loss of token frequencies counted on the training targets.
+  """Returns the validation loss of a unigram model of the training targets.
 
   p(token) = (count + 1) / (tokens + vocabulary size), counted over one epoch of
-  the training split, as the task makes it with these lengths. Weighted as the
-  validation loss is: every target token counts once, EOS included, padding not.
+  the task's training split with these lengths. Weighted like the validation
+  loss: every target token counts once, EOS included, padding excluded.
 
   Args:
     name: task or mixture.
@@ -38,7 +38,7 @@ def unigram_loss(
     Nats per target token.
 
   Raises:
-    ValueError: unknown task, impossible lengths, or no target in a split.
+    ValueError: unknown task, invalid lengths, or a split without targets.
   """
   catalog.check_feature_lengths(name, feature_lengths)
   task = catalog.get(name)
@@ -48,9 +48,9 @@ def unigram_loss(
     counts = np.zeros(vocab_size, np.int64)
     for targets in _targets(task, feature_lengths, split, seed):
       counts += np.bincount(targets, minlength=vocab_size)
-    counts[0] = 0  # Padding is no target.
+    counts[0] = 0  # Padding.
     if not counts.any():
-      raise ValueError(f"task '{name}' has no target in split '{split}'")
+      raise ValueError(f"task '{name}' has no targets in split '{split}'")
     return counts
 
   seen = count('train') + 1

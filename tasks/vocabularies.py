@@ -1,8 +1,8 @@
 """SentencePiece vocabularies with T5's ids: pad 0, eos 1, unk 2, no bos.
 
-The sentinels are the `extra_ids` at the top, counting down: the last id is
-`<extra_id_0>`. The default vocabulary is trained on first use, on the training
-split of the shipped corpus, and cached.
+The sentinels are the last `extra_ids` ids, counted from the top: the last id is
+`<extra_id_0>`. The default vocabulary is trained on the training split of the
+shipped corpus at first use, and cached.
 """
 
 import functools
@@ -16,22 +16,22 @@ from google.protobuf import message
 
 from fnet_t5x.tasks import corpus, sentencepiece_training
 
-# The network's embedding rounds the 8,100 ids up to 8,192, a multiple of 128.
+# The embedding table rounds these 8,100 ids up to 8,192, a multiple of 128.
 DEFAULT_VOCAB_SIZE = 8000
 DEFAULT_EXTRA_IDS = 100
 _CORPUS = 'the shipped corpus'
 
 
 def trained_model_file(vocab_size: int = DEFAULT_VOCAB_SIZE) -> pathlib.Path:
-  """Path of the shipped corpus's model; trains and caches it if there is none.
+  """Returns the path of the shipped corpus's model; trains it if missing.
 
   Args:
-    vocab_size: number of pieces, special ids among them, sentinels not.
+    vocab_size: number of pieces, including special ids, excluding sentinels.
 
   Raises:
     FileNotFoundError: the corpus is not installed.
-    ValueError: the corpus is empty, the size does not fit the corpus, or the
-      cache cannot be written.
+    ValueError: the corpus is empty or too small for so many pieces, or the
+      cache is not writable.
   """
   args = sentencepiece_training.trainer_args(vocab_size)
   lines = (
@@ -52,15 +52,15 @@ def trained_model_file(vocab_size: int = DEFAULT_VOCAB_SIZE) -> pathlib.Path:
 def from_file(
   sentencepiece_model_file: str, extra_ids: int = DEFAULT_EXTRA_IDS
 ) -> seqio.SentencePieceVocabulary:
-  """The vocabulary in a SentencePiece model file, local or remote (gs://).
+  """Loads a vocabulary from a SentencePiece model file.
 
   Args:
-    sentencepiece_model_file: path of the model, without sentinels.
-    extra_ids: number of sentinels to put on top of its pieces.
+    sentencepiece_model_file: path of the model, local or gs://.
+    extra_ids: number of sentinels to add to its pieces.
 
   Raises:
     FileNotFoundError: no such file.
-    ValueError: no path, not a SentencePiece model, or not one with T5's
+    ValueError: no path, not a SentencePiece model, or a model without T5's
       special ids.
   """
   path = os.path.expanduser(sentencepiece_model_file)
@@ -80,8 +80,8 @@ def from_file(
     vocabulary.load_model()
   except (message.DecodeError, RuntimeError) as e:
     raise ValueError(
-      f'{path} is not a SentencePiece model ({e}): delete it if it is a cached'
-      ' one, or name another'
+      f'{path} is not a SentencePiece model ({e}): delete it if it is from the'
+      ' cache, or name another'
     ) from e
   tokenizer = vocabulary.tokenizer
   special = (tokenizer.pad_id(), tokenizer.eos_id(), tokenizer.unk_id())
@@ -93,13 +93,13 @@ def from_file(
   return vocabulary
 
 
-# A vocabulary is asked for at every use, an evaluation's every output: to look
-# at the corpus's files each time would take longer than to decode.
+# Cached, since every use of the vocabulary calls this: looking at the corpus's
+# files for every decoded output would take longer than decoding.
 @functools.lru_cache(maxsize=32)
 def _known_model_file(
   vocab_size: int, speeches_dir: pathlib.Path, folder: pathlib.Path
 ) -> pathlib.Path:
-  del speeches_dir, folder  # What the answer depends on.
+  del speeches_dir, folder  # Only part of the cache key.
   return trained_model_file(vocab_size)
 
 
@@ -109,12 +109,12 @@ def default_vocabulary(
   vocab_size: int = DEFAULT_VOCAB_SIZE,
   extra_ids: int = DEFAULT_EXTRA_IDS,
 ) -> seqio.SentencePieceVocabulary:
-  """The vocabulary of our tasks, and of the models trained on them.
+  """Returns the vocabulary of our tasks, and of models trained on them.
 
   Args:
-    sentencepiece_model_file: a model of your own instead of the trained one.
-    vocab_size: number of pieces of the trained one, sentinels not among them.
-    extra_ids: number of sentinels on top.
+    sentencepiece_model_file: model file; by default one is trained.
+    vocab_size: number of pieces of the trained model, excluding sentinels.
+    extra_ids: number of sentinels.
 
   Raises:
     FileNotFoundError, ValueError: see `from_file` and `trained_model_file`.
@@ -131,15 +131,15 @@ def default_vocabulary(
 def embedding_size(
   pieces: int | None = None, extra_ids: int = DEFAULT_EXTRA_IDS
 ) -> int:
-  """Rows of a network's embedding: a vocabulary's ids, rounded up.
+  """Returns the rows of an embedding table: the vocabulary size, rounded up.
 
   Args:
-    pieces: most pieces that the vocabulary may have, special ids among them;
-      None takes the ids that `default_vocabulary()` has, and loads it.
-    extra_ids: number of sentinels on top of `pieces`.
+    pieces: maximum number of pieces, including special ids; None loads
+      `default_vocabulary()` and takes its size.
+    extra_ids: number of sentinels to add to `pieces`.
 
   Returns:
-    A multiple of 128, for the hardware.
+    A multiple of 128, as accelerators prefer.
 
   Raises:
     FileNotFoundError, ValueError: see `default_vocabulary`.
@@ -151,12 +151,12 @@ def embedding_size(
 
 
 class DefaultVocabulary(seqio.SentencePieceVocabulary):
-  """What `default_vocabulary()` returns, asked at each use.
+  """Lazy proxy of `default_vocabulary()`, evaluated at each use.
 
-  Tasks are registered at import, before gin is parsed and perhaps before any
-  vocabulary was trained: this stands in their features. Nothing is read or
-  trained before the first use, and gin's bindings for `default_vocabulary`
-  count whenever they come.
+  Tasks are registered at import, before gin is parsed and possibly before a
+  vocabulary is trained; their features hold this proxy. Nothing is read or
+  trained before the first use, and gin bindings of `default_vocabulary` take
+  effect whenever they are made.
 
   Equal to every SentencePiece vocabulary with the same pieces and sentinels,
   wherever its file is.
@@ -174,7 +174,7 @@ class DefaultVocabulary(seqio.SentencePieceVocabulary):
     return default_vocabulary().extra_ids
 
   def _model_context(self):
-    # seqio's own cache, by file and number of sentinels, makes this cheap.
+    # Cheap: SeqIO caches models by file and number of sentinels.
     return default_vocabulary()._model_context()
 
   def __eq__(self, other):

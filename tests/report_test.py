@@ -105,4 +105,4 @@ def test_bad_input_is_one_line(tmp_path, run):
       report(tmp_path, run, f'--output={output}')
     )
   (run / 'metrics.jsonl').write_text('')
-  assert 'no row in it' in error_of(report(tmp_path, run))
+  assert 'no rows' in error_of(report(tmp_path, run))

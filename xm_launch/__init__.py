@@ -1,1 +1,1 @@
-"""Launching runs on TPU pods: Vertex AI by XManager, and plain TPU VMs."""
+"""Launchers for TPU pods: Vertex AI through XManager, and plain TPU VMs."""

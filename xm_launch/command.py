@@ -1,6 +1,6 @@
-"""The command that every host of a pod runs, built from settings.
+"""Settings of a launch, and the command line that every host of a pod runs.
 
-Pure functions: nothing here starts anything, or imports a cloud's library.
+Pure functions: nothing here starts a process or imports a cloud library.
 """
 
 import dataclasses
@@ -11,58 +11,59 @@ from typing import Any
 
 from fnet_t5x.xm_launch import tpu_types
 
-# The commits that README names, checked together with this package's pins.
+# The commits named in README, tested with this package's version pins.
 T5X_COMMIT = 'cc342d419ec3e3e9c4bf1df33c82330cafdc1e16'
 AIRIO_COMMIT = '69897df7d9a427b947a9f7bb4164c7782b43e601'
 
-# Our commands, with T5X as their engine: those of T5X for evaluation and
-# inference have no flag for cached tasks, nor one that joins the hosts, and its
-# `t5x.train` ends in a traceback where SIGTERM stopped and saved the run.
+# Our commands, with T5X as engine: T5X's own for evaluation and inference have
+# no flags for cached tasks or for multi-host initialization, and `t5x.train`
+# ends in a traceback after SIGTERM has stopped and saved the run.
 MODULES = {
   'train': 'fnet_t5x.train',
   'eval': 'fnet_t5x.eval',
   'infer': 'fnet_t5x.infer',
 }
-# The macro that says where a run writes, and the folder in the model's.
+# The macro of a run's output folder, and its default within model_dir.
 OUTPUT_MACROS = {
   'train': ('MODEL_DIR', ''),
   'eval': ('EVAL_OUTPUT_DIR', '/eval'),
   'infer': ('INFER_OUTPUT_DIR', '/infer'),
 }
-# What of the environment every host needs: a pod is T5X's, never the embedded
-# runtime's, and a missing T5X is then an error.
+# Environment of every host: pods always use T5X, so a missing T5X is an error
+# instead of a fallback to the embedded runtime.
 ENVIRONMENT = {'FNET_T5X_ENGINE': 't5x'}
-# The flags that settings come from, where their names differ.
+# Names of the flags of settings, where they differ.
 FLAGS = {
   'gin_files': 'gin_file',
   'seqio_cache_dirs': 'seqio_additional_cache_dirs',
 }
-# A shell's words; where gin files are is known on the host alone.
+# Shell syntax, since only the host knows where its gin files are.
 GIN_ROOT = '$(python -m fnet_t5x.gin_root)'
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """A run, and where it is to run.
+  """A run, and the TPU slice to run it on.
 
   Attributes:
     run_mode: `train`, `eval` or `infer`.
-    gin_files: gin files, by the path that starts with `gin/`; later ones
-      override earlier ones.
-    model_dir: the run's folder, `gs://...`. Evaluation writes to its `eval`,
-      inference to its `infer`, unless a binding says otherwise.
-    gin_bindings: `NAME=VALUE`, gin's own syntax.
+    gin_files: paths of gin files, starting with `gin/`; later ones override
+      earlier ones.
+    model_dir: folder of the run, `gs://...`. Evaluation writes to its subfolder
+      `eval`, inference to `infer`, unless a binding overrides it.
+    gin_bindings: `NAME=VALUE`, in gin's syntax.
     gin_search_paths: folders on the hosts, searched before the package's.
-    checkpoint_step: of `model_dir`, for evaluation and inference.
-    tfds_data_dir: where TFDS's datasets are.
-    seqio_cache_dirs: where cached tasks are.
-    tpu_type: a slice, `v3-32`.
-    project: of Google Cloud.
-    zone: of Google Cloud, `europe-west4-a`.
-    bucket: of Google Cloud, for what a launch uploads, without `gs://`.
-    name: of the experiment, or of the TPU.
+    checkpoint_step: step of the checkpoint in `model_dir`, for evaluation and
+      inference.
+    tfds_data_dir: folder of TFDS datasets.
+    seqio_cache_dirs: folders of cached tasks.
+    tpu_type: TPU slice, `v3-32`.
+    project: Google Cloud project.
+    zone: Google Cloud zone, `europe-west4-a`.
+    bucket: Google Cloud bucket for uploads, without `gs://`.
+    name: name of the experiment, or of the TPU.
     t5x_commit: the commit of T5X that hosts install.
-    airio_commit: of airio, T5X's import.
+    airio_commit: the commit of airio, a dependency of T5X.
   """
 
   run_mode: str
@@ -88,27 +89,27 @@ class Settings:
 
 
 def check_text(flag: str, value: Any) -> None:
-  """Refuses text that ends a line: a printed script would be another one.
+  """Refuses control characters: a line break could alter a printed script.
 
   Raises:
     ValueError: names the flag.
   """
   if isinstance(value, str) and re.search(r'[\x00-\x1f\x7f]', value):
     raise ValueError(
-      f'--{flag}={value!r}: a line break or another control character in it; '
-      'remove it'
+      f'--{flag}={value!r}: contains a line break or another control character;'
+      ' remove it'
     )
 
 
 def check(settings: Settings, needs: Sequence[str] = ()) -> None:
-  """Refuses settings that cannot run, before anything is started.
+  """Checks settings, before anything is started.
 
   Args:
-    settings: what the user gave.
-    needs: attributes that may not be missing.
+    settings: settings of the launch.
+    needs: names of required attributes.
 
   Raises:
-    ValueError: one line that names the flag and what to give it.
+    ValueError: one line that names the flag and a valid value.
   """
   for field in dataclasses.fields(settings):
     value = getattr(settings, field.name)
@@ -124,15 +125,16 @@ def check(settings: Settings, needs: Sequence[str] = ()) -> None:
       'no --gin_file given; for example '
       '--gin_file=gin/models/fnet_t5_large.gin (README: Train)'
     )
-  # A bucket alone would mix the run's files with everything else there.
+  # The root of a bucket would mix the run's files with everything else.
   if not re.fullmatch(r'gs://[a-z0-9][\w.-]+/.*[^/]', settings.model_dir):
     raise ValueError(
-      f'--model_dir={settings.model_dir}: every host writes to it; give '
+      f'--model_dir={settings.model_dir}: every host writes to it; use '
       'gs://BUCKET/FOLDER'
     )
   if not re.fullmatch(r'[a-z]([a-z0-9-]{0,61}[a-z0-9])?', settings.name):
     raise ValueError(
-      f'--name={settings.name}: use small letters, digits and -, a letter first'
+      f'--name={settings.name}: use lower-case letters, digits and -, starting '
+      'with a letter'
     )
   examples = {
     'project': '--project=my-project (or GOOGLE_CLOUD_PROJECT)',
@@ -145,39 +147,42 @@ def check(settings: Settings, needs: Sequence[str] = ()) -> None:
   if settings.zone and not re.fullmatch(
     r'[a-z]+-[a-z]+\d+-[a-z]', settings.zone
   ):
-    raise ValueError(f'--zone={settings.zone}: no zone; {examples["zone"]}')
-  # It becomes part of an image's name, in a printed script too.
+    raise ValueError(f'--zone={settings.zone}: not a zone; {examples["zone"]}')
+  # Becomes part of an image's name, including in a printed script.
   if settings.project and not re.fullmatch(
     r'[a-z0-9][a-z0-9.:-]*', settings.project
   ):
     raise ValueError(
-      f"--project={settings.project}: no project's id; {examples['project']}"
+      f'--project={settings.project}: not a project id; {examples["project"]}'
     )
   if settings.bucket and not re.fullmatch(r'[a-z0-9][\w.-]+', settings.bucket):
     raise ValueError(
-      f"--bucket={settings.bucket}: a bucket's name alone; {examples['bucket']}"
+      f'--bucket={settings.bucket}: not the name of a bucket; '
+      f'{examples["bucket"]}'
     )
   for commit in (settings.t5x_commit, settings.airio_commit):
     if not re.fullmatch(r'[0-9a-f]{7,40}', commit):
-      raise ValueError(f'{commit}: no commit; give its hexadecimal digits')
+      raise ValueError(f'{commit}: not a commit; use its hexadecimal digits')
   for folder in (*settings.seqio_cache_dirs, *settings.gin_search_paths):
-    # Both are lists with commas in T5X's flags.
+    # T5X's flags take both as comma-separated lists.
     if ',' in folder:
-      raise ValueError(f'{folder}: a folder with a comma in its name')
+      raise ValueError(
+        f'{folder}: the name of the folder contains a comma; rename it'
+      )
 
 
 def bindings(settings: Settings) -> list[str]:
-  """Returns the run's gin bindings: the user's, and those of `model_dir`.
+  """Returns the gin bindings: those from `model_dir`, then the user's.
 
-  The user's come last, so that they win.
+  The user's come last, so they take precedence.
   """
   macro, folder = OUTPUT_MACROS[settings.run_mode]
   made = [f'{macro}={settings.model_dir + folder!r}']
   if settings.checkpoint_step is not None:
     if settings.run_mode == 'train':
       raise ValueError(
-        '--checkpoint_step is for eval and infer; training goes on from the '
-        'last checkpoint of --model_dir by itself'
+        '--checkpoint_step is for eval and infer; training resumes from the '
+        'latest checkpoint in --model_dir automatically'
       )
     path = f'{settings.model_dir}/checkpoint_{settings.checkpoint_step}'
     made.append(f'CHECKPOINT_PATH={path!r}')
@@ -185,9 +190,9 @@ def bindings(settings: Settings) -> list[str]:
 
 
 def arguments(settings: Settings) -> list[str]:
-  """Returns the command's arguments after the module and its search paths.
+  """Returns the command's arguments, unquoted.
 
-  Words as a program receives them: nothing is quoted.
+  Without the module and the search paths, which `start` has.
   """
   words = [f'--gin_file={name}' for name in settings.gin_files]
   words += [f'--gin.{binding}' for binding in bindings(settings)]
@@ -200,11 +205,11 @@ def arguments(settings: Settings) -> list[str]:
 
 
 def start(settings: Settings) -> str:
-  """Returns the command up to its arguments, for a shell on a host.
+  """Returns the command without its arguments, for a shell on a host.
 
-  `--multiprocess_gpu` is T5X's name for a call of jax.distributed.initialize,
-  which finds a TPU pod's hosts by itself; without it the hosts cannot wait for
-  one another while a checkpoint is written.
+  `--multiprocess_gpu` is T5X's flag to call jax.distributed.initialize, which
+  detects the hosts of a TPU pod automatically; without it, hosts cannot
+  synchronize while writing a checkpoint.
   """
   own = [*map(shlex.quote, settings.gin_search_paths)]
   paths = ','.join([*own, f'"{GIN_ROOT}"'])
@@ -215,7 +220,7 @@ def start(settings: Settings) -> str:
 
 
 def shell_line(settings: Settings) -> str:
-  """Returns the whole command as one line for a POSIX shell."""
+  """Returns the complete command as one line for a POSIX shell."""
   exports = [f'{k}={shlex.quote(v)}' for k, v in ENVIRONMENT.items()]
   return ' '.join(
     ['env', *exports, start(settings), shlex.join(arguments(settings))]

@@ -1,4 +1,4 @@
-"""The container image that Vertex AI's hosts run: what it is built from."""
+"""Build context of the container image that hosts on Vertex AI run."""
 
 import pathlib
 
@@ -6,13 +6,13 @@ from fnet_t5x.xm_launch import command
 
 T5X_REPOSITORY = 'https://github.com/google-research/t5x'
 AIRIO_REPOSITORY = 'https://github.com/google/airio'
-# With git, which pip fetches T5X by, and a compiler.
+# Has git, with which pip fetches T5X, and a compiler.
 BASE_IMAGE = 'python:3.11'
 EXTRAS = 't5x,tpu'
 
 
 def install_variables(settings: command.Settings) -> dict[str, str]:
-  """Returns the environment of install.sh: where T5X and airio come from."""
+  """Returns install.sh's environment variables: sources of T5X and airio."""
   return {
     'T5X_SOURCE': f'git+{T5X_REPOSITORY}@{settings.t5x_commit}',
     'AIRIO_SOURCE': f'git+{AIRIO_REPOSITORY}@{settings.airio_commit}',
@@ -20,15 +20,15 @@ def install_variables(settings: command.Settings) -> dict[str, str]:
 
 
 def dockerfile(settings: command.Settings) -> str:
-  """Returns the Dockerfile of a context that `write_context` made."""
+  """Returns the Dockerfile for a context written by `write_context`."""
   exports = ' '.join(f'{k}={v}' for k, v in install_variables(settings).items())
   lines = [
     f'FROM {BASE_IMAGE}',
     'ENV PIP_NO_CACHE_DIR=1 ' + _pairs(command.ENVIRONMENT),
     'COPY source /source',
     f'RUN {exports} bash /source/xm_launch/install.sh /source {EXTRAS}',
-    # The run's words are the container's arguments, so that one image serves
-    # every run of a commit.
+    # The run's arguments are the container's, so one image serves all runs of a
+    # commit.
     'COPY entrypoint.sh /entrypoint.sh',
     'ENTRYPOINT ["bash", "/entrypoint.sh"]',
   ]
@@ -36,18 +36,18 @@ def dockerfile(settings: command.Settings) -> str:
 
 
 def entrypoint(settings: command.Settings) -> str:
-  """Returns the script that a container starts, with the run's arguments."""
+  """Returns the script that a container runs, with the run's arguments."""
   return f'exec {command.start(settings)} "$@"\n'
 
 
 def write_context(
   settings: command.Settings, files: pathlib.Path, context: pathlib.Path
 ) -> None:
-  """Writes what `docker build` reads.
+  """Writes the build context for `docker build`.
 
   Args:
-    settings: the run's.
-    files: the repository's files at the commit; they are moved.
+    settings: settings of the launch.
+    files: folder of the repository's files at the commit; it is moved.
     context: an empty folder.
   """
   files.rename(context / 'source')

@@ -1,11 +1,11 @@
-"""Launches a run on Vertex AI, by XManager.
+"""Launcher of runs on Vertex AI, through XManager.
 
   python -m fnet_t5x.xm_launch.launch --run_mode=train --tpu_type=v3-32 \\
     --gin_file=... --model_dir=gs://bucket/run --project=my-project \\
     --bucket=my-bucket --zone=europe-west4-a
 
-The image installs this repository at a commit, and T5X at its own. With
---dry_run it prints what would run, and needs neither XManager nor credentials.
+The image has this repository and T5X, each at a given commit. With --dry_run
+the launcher prints the plan, and needs neither XManager nor credentials.
 """
 
 import asyncio
@@ -26,23 +26,23 @@ NEEDS = ('project', 'bucket', 'zone')
 
 
 def image_tag(settings: command.Settings, packed: source.Source) -> str:
-  """Returns the name that the image is pushed under: one for each content."""
+  """Returns the image's name, which is unique to its contents."""
   content = image.dockerfile(settings) + image.entrypoint(settings)
   digest = hashlib.sha256(content.encode()).hexdigest()
   return f'gcr.io/{settings.project}/fnet_t5x:{packed.commit[:12]}-{digest[:8]}'
 
 
 def check_tpu(settings: command.Settings) -> None:
-  """Refuses slices that XManager's Vertex AI executor has no machine for.
+  """Checks that XManager's Vertex AI executor supports the slice.
 
   Raises:
-    ValueError: names those that it has, and the other launcher.
+    ValueError: it does not; names supported ones and the other launcher.
   """
   if not _tpu(settings).generation.vertex:
     known = [g.prefix for g in tpu_types.GENERATIONS if g.vertex]
     raise ValueError(
-      f'--tpu_type={settings.tpu_type}: XManager runs {" and ".join(known)} on '
-      'Vertex AI; for others use python -m fnet_t5x.xm_launch.tpu_vm'
+      f'--tpu_type={settings.tpu_type}: XManager supports {" and ".join(known)}'
+      ' on Vertex AI; for others use python -m fnet_t5x.xm_launch.tpu_vm'
     )
 
 
@@ -51,7 +51,7 @@ def _tpu(settings: command.Settings) -> tpu_types.TpuType:
 
 
 def packageable(context: pathlib.Path, tag: str):
-  """Returns what XManager builds and pushes, an `xm.Packageable`."""
+  """Returns the image for XManager to build and push, an `xm.Packageable`."""
   from xmanager import xm, xm_local
 
   return xm.dockerfile_container(
@@ -60,7 +60,7 @@ def packageable(context: pathlib.Path, tag: str):
 
 
 def executor(settings: command.Settings):
-  """Returns where the job runs, an `xm_local.Vertex` with the slice."""
+  """Returns the executor of the job, an `xm_local.Vertex` with the slice."""
   from xmanager import xm, xm_local
 
   tpu = _tpu(settings)
@@ -81,7 +81,7 @@ def job(settings: command.Settings, executable):
 
 
 def plan(settings: command.Settings, packed: source.Source) -> str:
-  """Returns what a launch runs, for a reader and for a shell."""
+  """Returns the steps of a launch, as a readable shell script."""
   tpu, tag = _tpu(settings), image_tag(settings, packed)
   archive = shlex.join(packed.archive_command())
   arguments = command.arguments(settings)
@@ -101,7 +101,7 @@ def plan(settings: command.Settings, packed: source.Source) -> str:
   }
   return '\n'.join(
     [
-      '# The image, by docker here, or by Cloud Build where there is no docker',
+      '# The image, built by docker here, or by Cloud Build without docker',
       f'{archive} >source.tar.gz',
       'mkdir -p context/source',
       'tar -xzf source.tar.gz -C context/source',
@@ -116,7 +116,7 @@ def plan(settings: command.Settings, packed: source.Source) -> str:
       f'gs://{settings.bucket}',
       json.dumps(spec, indent=2),
       '',
-      '# What every host runs then',
+      '# The command that every host then runs',
       command.shell_line(settings),
     ]
   )
@@ -136,10 +136,10 @@ def launch(settings: command.Settings, packed: source.Source) -> None:
   """Builds and pushes the image, and starts the job.
 
   Raises:
-    ValueError: XManager is not installed, or Google Cloud knows no
+    ValueError: XManager is not installed, or there are no Google Cloud
       credentials.
   """
-  # What XManager reads: its API takes neither.
+  # XManager reads these from the environment; its API takes neither.
   os.environ['GOOGLE_CLOUD_PROJECT'] = settings.project
   os.environ['GOOGLE_CLOUD_BUCKET_NAME'] = settings.bucket
   try:
@@ -159,13 +159,13 @@ def launch(settings: command.Settings, packed: source.Source) -> None:
       asyncio.run(_launch(settings, context, image_tag(settings, packed)))
     except exceptions.DefaultCredentialsError as error:
       raise ValueError(
-        'Google Cloud knows no credentials: run '
+        'no Google Cloud credentials: run '
         '`gcloud auth application-default login`'
       ) from error
 
 
 def main(argv: list[str]) -> None:
-  """Launches what the command line says."""
+  """Launches the run given on the command line."""
   flags.DEFINE_string(
     'bucket',
     os.environ.get('GOOGLE_CLOUD_BUCKET_NAME'),

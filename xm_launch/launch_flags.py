@@ -1,4 +1,4 @@
-"""Command-line flags shared by the launchers, and the settings they make."""
+"""Command-line flags shared by the launchers."""
 
 import os
 import sys
@@ -16,12 +16,12 @@ def define() -> None:
   """Defines the flags of a run and of Google Cloud."""
   flags.DEFINE_string('run_mode', 'train', 'train, eval or infer.')
   flags.DEFINE_string(
-    'model_dir', None, "The run's folder, gs://bucket/folder."
+    'model_dir', None, 'Folder of the run, gs://bucket/folder.'
   )
   flags.DEFINE_integer(
-    'checkpoint_step', None, 'For eval and infer: a step of model_dir.'
+    'checkpoint_step', None, 'For eval and infer: step of the checkpoint.'
   )
-  flags.DEFINE_string('tpu_type', 'v3-32', 'A slice: v3-32, v4-256, ...')
+  flags.DEFINE_string('tpu_type', 'v3-32', 'TPU slice: v3-32, v4-256, ...')
   flags.DEFINE_string(
     'project', os.environ.get('GOOGLE_CLOUD_PROJECT'), 'Google Cloud project.'
   )
@@ -36,7 +36,7 @@ def define() -> None:
     't5x_commit', command.T5X_COMMIT, 'The commit of T5X that hosts install.'
   )
   flags.DEFINE_boolean(
-    'dry_run', False, 'Print what would run, and run nothing.'
+    'dry_run', False, 'Print what would run, without running it.'
   )
 
 
@@ -45,11 +45,11 @@ def parse(argv: Sequence[str], description: str) -> None:
 
   Args:
     argv: the command line.
-    description: for --help.
+    description: description, for --help.
 
   Raises:
-    flags.Error: a flag that there is not, or a value that it cannot take.
-    ValueError: an argument that is no flag.
+    flags.Error: an unknown flag, or an invalid value.
+    ValueError: an argument that is not a flag.
   """
   command_line.define_flags()
   define()
@@ -57,14 +57,14 @@ def parse(argv: Sequence[str], description: str) -> None:
 
 
 def settings(needs: Sequence[str], **more) -> command.Settings:
-  """Returns the settings that the flags make, checked.
+  """Makes settings from the flags, and checks them.
 
   Args:
-    needs: attributes of the settings that may not be missing.
-    **more: attributes that are a launcher's own.
+    needs: names of required attributes of the settings.
+    **more: attributes from a launcher's own flags.
 
   Raises:
-    ValueError: a flag is missing, or what it says cannot run.
+    ValueError: a flag is missing or invalid.
   """
   given = flags.FLAGS
   if not given.model_dir:
@@ -96,11 +96,11 @@ def settings(needs: Sequence[str], **more) -> command.Settings:
 
 
 def checked_source(made: command.Settings) -> source.Source:
-  """Returns the commit that hosts install, its gin files checked.
+  """Returns the commit that hosts install, after checking its gin files.
 
   Raises:
-    ValueError: no such commit, or gin that no host could start with.
-    FileNotFoundError: the commit holds no such gin file.
+    ValueError: no such commit, or invalid gin.
+    FileNotFoundError: the commit does not have a gin file.
   """
   packed = source.Source(flags.FLAGS.commit)
   with packed.files() as folder:
@@ -119,8 +119,8 @@ def checked_source(made: command.Settings) -> source.Source:
     t5x = name.startswith(f'{gin_check.T5X}/')
     why = ' (T5X is not importable)' if t5x else ''
     sys.stderr.write(
-      f'note: {name} cannot be read here{why}: its macros are checked on the '
-      'hosts alone\n'
+      f'note: {name} cannot be read here{why}: its macros are checked only on '
+      'the hosts\n'
     )
   uncommitted = packed.uncommitted()
   if uncommitted:

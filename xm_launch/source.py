@@ -1,4 +1,4 @@
-"""This repository at a commit, packed for the hosts that install it."""
+"""Archive of this repository at a commit, for hosts to install."""
 
 import contextlib
 import pathlib
@@ -16,7 +16,7 @@ class Source:
   Attributes:
     root: the checkout.
     commit: the commit's 40 hexadecimal digits.
-    tag: a short name of it.
+    tag: short name of the commit.
   """
 
   def __init__(self, commit: str = 'HEAD'):
@@ -28,8 +28,8 @@ class Source:
     self.root = pathlib.Path(gin_root())
     if not (self.root / 'setup.py').is_file():
       raise ValueError(
-        f'{self.root} is an installation, and hosts install a checkout: launch '
-        'from a clone of the repository'
+        f'{self.root} is not a git checkout, which hosts install: launch from '
+        'a clone of the repository'
       )
     self.commit = self._git(
       'rev-parse', '--verify', '--quiet', f'{commit}^{{commit}}'
@@ -49,7 +49,7 @@ class Source:
     return done.stdout.strip()
 
   def uncommitted(self) -> list[str]:
-    """Returns files whose changes no commit holds: hosts will not have them."""
+    """Returns files with uncommitted changes, which hosts will not have."""
     changed = self._git('status', '--porcelain', '--untracked-files=all')
     return [line[3:] for line in changed.splitlines()]
 
@@ -64,7 +64,7 @@ class Source:
       subprocess.run(self.archive_command(), stdout=f, check=True)
 
   def extract(self, folder: pathlib.Path) -> None:
-    """Writes the commit's files below a folder."""
+    """Extracts the commit's files into a folder."""
     with tempfile.TemporaryDirectory() as scratch:
       path = pathlib.Path(scratch) / 'source.tar.gz'
       self.archive(path)
@@ -73,7 +73,7 @@ class Source:
 
   @contextlib.contextmanager
   def files(self) -> Iterator[pathlib.Path]:
-    """Gives a folder with the commit's files: what a host will see."""
+    """Yields a temporary folder with the commit's files, as hosts see them."""
     with tempfile.TemporaryDirectory() as folder:
       self.extract(pathlib.Path(folder))
       yield pathlib.Path(folder)

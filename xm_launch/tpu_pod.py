@@ -1,6 +1,6 @@
-"""A TPU VM or pod: the command lines of what is done to it.
+"""Command lines that manage a TPU VM or pod.
 
-Pure but for `write_folder`: nothing here calls Google Cloud.
+Pure except for `write_folder`: nothing here calls Google Cloud.
 """
 
 import dataclasses
@@ -9,22 +9,22 @@ import shlex
 
 from fnet_t5x.xm_launch import command, image, source, tpu_types
 
-# Of a worker, in its home folder; worker.sh keeps all it has there.
+# Folder of worker.sh and all its files, in a worker's home folder.
 HOME = 'fnet_t5x_pod'
 WORKER_SCRIPT = pathlib.Path(__file__).with_name('worker.sh')
 
 
 @dataclasses.dataclass
 class Pod:
-  """A TPU and what is done to it.
+  """A TPU slice and the commands that manage it.
 
   Attributes:
-    settings: the run's.
-    tag: the name of the packed source, without `.tar.gz`.
-    spot: whether the TPU is one that may be preempted.
-    runtime_version: its software image; the generation's where None.
-    poll_seconds: between two looks at it.
-    restarts: how often a run that fails by itself is started again.
+    settings: settings of the launch.
+    tag: name of the packed source, without `.tar.gz`.
+    spot: whether to use a spot TPU, which may be preempted.
+    runtime_version: software image; by default the generation's.
+    poll_seconds: seconds between polls.
+    restarts: maximum number of restarts of a run that fails.
   """
 
   settings: command.Settings
@@ -35,7 +35,7 @@ class Pod:
   restarts: int = 3
 
   def gcloud(self, verb: str, *words: str) -> list[str]:
-    """Returns the command line of a verb of `gcloud compute tpus tpu-vm`."""
+    """Returns a command line of `gcloud compute tpus tpu-vm`."""
     return [
       *('gcloud', 'compute', 'tpus', 'tpu-vm', verb, *words),
       f'--project={self.settings.project}',
@@ -58,7 +58,7 @@ class Pod:
     return self.gcloud('delete', self.settings.name)
 
   def on_workers(self, line: str) -> list[str]:
-    """Returns the command that runs a shell's line on every worker."""
+    """Returns the command that runs a shell command on every worker."""
     return self.gcloud(
       'ssh', self.settings.name, '--worker=all', f'--command={line}'
     )
@@ -71,7 +71,7 @@ class Pod:
     """Returns the commands that install everything on every worker.
 
     Args:
-      folder: of this machine, with `worker.sh`, `run.sh` and the source.
+      folder: local folder with `worker.sh`, `run.sh` and the source.
     """
     variables = image.install_variables(self.settings)
     exports = ' '.join(f'{k}={shlex.quote(v)}' for k, v in variables.items())
@@ -94,31 +94,31 @@ class Pod:
 
 
 def run_script(settings: command.Settings) -> str:
-  """Returns run.sh: what a worker starts."""
+  """Returns the contents of run.sh, which workers run."""
   return f'exec {command.shell_line(settings)}\n'
 
 
 def write_folder(pod: Pod, packed: source.Source, folder: pathlib.Path) -> None:
-  """Writes what `Pod.set_up` copies to the workers."""
+  """Writes the files that `Pod.set_up` copies to the workers."""
   (folder / 'worker.sh').write_text(WORKER_SCRIPT.read_text())
   (folder / 'run.sh').write_text(run_script(pod.settings))
   packed.archive(folder / f'{pod.tag}.tar.gz')
 
 
 def plan(pod: Pod, packed: source.Source) -> str:
-  """Returns what a launch runs, for a reader and for a shell."""
+  """Returns the steps of a launch, as a readable shell script."""
   folder = 'launch'
   archive = shlex.join(packed.archive_command())
   return '\n'.join(
     [
-      '# What every worker gets',
+      '# The files for every worker',
       f'mkdir -p {folder}',
       f'{archive} >{folder}/{pod.tag}.tar.gz',
       f'cp {shlex.quote(str(WORKER_SCRIPT))} {folder}/worker.sh',
       f'cat >{folder}/run.sh <<"EOF"',
       f'{run_script(pod.settings)}EOF',
       '',
-      '# The TPU; where it is PREEMPTED or TERMINATED: delete it first',
+      '# The TPU; if it is PREEMPTED or TERMINATED, delete it first',
       shlex.join(pod.describe()),
       shlex.join(pod.delete()),
       shlex.join(pod.create()),
@@ -127,8 +127,8 @@ def plan(pod: Pod, packed: source.Source) -> str:
       *map(shlex.join, pod.set_up(folder)),
       shlex.join(pod.start()),
       '',
-      f'# Every {pod.poll_seconds:g} s, until every worker says done; failed: '
-      f'stop and start, {pod.restarts} times',
+      f'# Every {pod.poll_seconds:g} s, until all workers are done; if one has '
+      f'failed: stop and start, at most {pod.restarts} times',
       shlex.join(pod.describe()),
       shlex.join(pod.worker('status')),
     ]

@@ -1,7 +1,7 @@
-"""TPU slices by the names that Google Cloud gives them, `v3-32`.
+"""Table of TPU slices by Google Cloud's names, such as `v3-32`.
 
-The number counts TensorCores up to v5p and chips from then on, as the
-documentation of Cloud TPU does (Cloud TPU, "TPU versions").
+The number counts TensorCores up to v5p and chips for later generations, as in
+Cloud TPU's documentation ("TPU versions").
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ class Generation:
   """A generation of TPUs.
 
   Attributes:
-    prefix: what a slice's name starts with.
+    prefix: prefix of its slices' names.
     resource: XManager's name of the chip (`xm.ResourceType`).
-    sizes: the sizes of its slices.
-    runtime_version: the software image of its TPU VMs.
-    vertex: whether XManager's Vertex AI executor has a machine for it.
+    sizes: sizes of its slices.
+    runtime_version: software image of its TPU VMs.
+    vertex: whether XManager's Vertex AI executor supports it.
   """
 
   prefix: str
@@ -65,15 +65,15 @@ class TpuType:
 
   @property
   def one_host(self) -> bool:
-    """Whether a single machine holds all of it."""
+    """Whether the slice has a single host."""
     return self.size <= 8
 
 
 def parse(name: str) -> TpuType:
-  """Returns the slice of a name such as `v3-32` or `v5litepod-16`.
+  """Parses the name of a slice, such as `v3-32` or `v5litepod-16`.
 
   Raises:
-    ValueError: there is no such slice; the message lists those that there are.
+    ValueError: no such slice; the message lists the existing ones.
   """
   prefix, _, size = name.rpartition('-')
   for generation in GENERATIONS:

@@ -1,14 +1,15 @@
-"""Runs on a plain TPU VM or pod, and goes on after the pod is preempted.
+"""Launcher of runs on plain TPU VMs and pods, which survives preemption.
 
   python -m fnet_t5x.xm_launch.tpu_vm --run_mode=train --tpu_type=v4-256 \\
     --gin_file=... --model_dir=gs://bucket/run --project=my-project \\
     --zone=us-central2-b --name=large --spot
 
-Creates the TPU where there is none, installs this repository and T5X on every
-worker, starts the run and watches it. A TPU that was preempted or deleted is
-created again, and the same command started: it goes on from the last
-checkpoint of --model_dir. Whoever stops watching may start again; what is done
-is not done twice. --dry_run prints the commands and runs nothing.
+Creates the TPU if there is none, installs this repository and T5X on every
+worker, starts the run and watches it. If the TPU is preempted or deleted, it is
+created again and the same command restarted, which resumes from the latest
+checkpoint in --model_dir. The launcher itself may be stopped and started again
+at any time: completed steps are not repeated. With --dry_run it only prints the
+commands.
 """
 
 import pathlib
@@ -25,22 +26,22 @@ from fnet_t5x import command_line
 from fnet_t5x.xm_launch import command, launch_flags, source, tpu_pod
 
 NEEDS = ('project', 'zone')
-# States of a TPU (Cloud TPU API, Node.State) that it does not come back from,
-# and those that are somebody's wish.
+# TPU states (Cloud TPU API, Node.State) that are final, and those that a user
+# has requested.
 GONE = ('PREEMPTED', 'TERMINATED')
 HELD = ('STOPPING', 'STOPPED', 'HIDING', 'HIDDEN', 'UNHIDING')
-# What workers say, `worker.sh status`.
+# Output of `worker.sh status`.
 WORDS = ('running', 'done', 'failed', 'idle')
-# Of gcloud's errors: those that waiting mends.
+# gcloud errors that are resolved by waiting.
 NO_CAPACITY = ('no more capacity', 'insufficient capacity', 'stockout')
-# A run that went on for so long did not fail at its start.
+# After this long, a failure resets the count of failures.
 STEADY_SECONDS = 3600.0
-# Seconds for what takes moments: a worker that is gone may not even refuse.
+# Timeout of quick commands: a preempted worker may never answer.
 SHORT_SECONDS = 300.0
 
 
 class GcloudError(RuntimeError):
-  """gcloud failed; the message is the end of what it said."""
+  """gcloud failed; the message is the end of its output."""
 
 
 def call(words: Sequence[str], timeout: float | None = None) -> str:
@@ -71,18 +72,17 @@ class Watch:
     self.answered = False
 
   def run(self) -> None:
-    """Returns when the run is done.
+    """Watches the run until it is done.
 
     Raises:
-      GcloudError: gcloud refuses what waiting does not mend.
-      RuntimeError: the run fails by itself, again and again, or somebody
-        stopped the TPU.
+      GcloudError: gcloud failed with a permanent error.
+      RuntimeError: the run keeps failing, or a user stopped the TPU.
     """
     while not self.step():
       time.sleep(self.pod.poll_seconds)
 
   def step(self) -> bool:
-    """Looks at the TPU and does what is next; returns whether all is done."""
+    """Polls the TPU and takes the next action; returns whether all is done."""
     state = self._state()
     if state in HELD:
       raise RuntimeError(
@@ -91,56 +91,56 @@ class Watch:
     if state != 'READY':
       self.started = None
     if state in GONE:
-      self._say(f'is {state}: deleting it')
+      self._print_line(f'is {state}: deleting it')
       call(self.pod.delete())
       state = None
     if state is None:
       self._create()
       return False
     if state != 'READY':
-      self._say(f'is {state}: waiting')
+      self._print_line(f'is {state}: waiting')
       return False
     if self.started is None:
       self._start()
       return False
-    return self._look()
+    return self._poll_workers()
 
   @property
   def _name(self) -> str:
     return self.pod.settings.name
 
-  def _say(self, text: str) -> None:
+  def _print_line(self, text: str) -> None:
     print(f'{time.strftime("%H:%M:%S")} {self._name} {text}', flush=True)
 
   def _state(self) -> str | None:
-    """Returns the TPU's state, None where there is no such TPU."""
+    """Returns the TPU's state, or None if there is no such TPU."""
     try:
       state = call(self.pod.describe(), SHORT_SECONDS).strip()
     except GcloudError as error:
       if 'not_found' in str(error).lower().replace(' ', '_'):
         self.answered = True
         return None
-      # A first answer tells that names and permissions are right; after it, an
-      # error is the network's.
+      # After a first answer, names and permissions are known to be right, and
+      # errors are taken for network problems.
       if not self.answered:
         raise
-      self._say(f'cannot be looked at: {error}')
+      self._print_line(f'cannot be reached: {error}')
       return 'UNKNOWN'
     self.answered = True
     return state
 
   def _create(self) -> None:
-    self._say(f'is missing: creating a {self.pod.settings.tpu_type}')
+    self._print_line(f'does not exist: creating a {self.pod.settings.tpu_type}')
     try:
       call(self.pod.create())
     except GcloudError as error:
       if not any(text in str(error).lower() for text in NO_CAPACITY):
         raise
-      self._say(f'has to wait: {error}')
+      self._print_line(f'is waiting for capacity: {error}')
 
   def _start(self) -> None:
-    """Sets every worker up and starts the run, or tries again later."""
-    self._say('is READY: setting its workers up')
+    """Sets up all workers and starts the run, or tries again later."""
+    self._print_line('is READY: setting up its workers')
     try:
       for words in self.pod.set_up(self.folder):
         call(words)
@@ -148,51 +148,51 @@ class Watch:
     except GcloudError as error:
       if 'another run' in str(error):
         raise
-      # Taken away meanwhile, or not up yet: its state will tell.
+      # Preempted in the meantime, or not up yet: check its state.
       self._fail(f'could not start: {error}')
       return
     self.started = time.monotonic()
-    self._say('started the run')
+    self._print_line('started the run')
 
-  def _look(self) -> bool:
+  def _poll_workers(self) -> bool:
     try:
       said = call(self.pod.worker('status'), SHORT_SECONDS).split()
     except GcloudError as error:
-      self._say(f'does not answer: {error}')
+      self._print_line(f'does not answer: {error}')
       return False
     words = [word for word in said if word in WORDS]
     if words and all(word == 'done' for word in words):
-      self._say('is done')
+      self._print_line('is done')
       return True
     if 'failed' in words or 'idle' in words:
       if time.monotonic() - self.started > STEADY_SECONDS:
         self.failures = 0
       self._fail('failed:\n' + self._log())
-      # The other workers wait for the one that failed.
+      # The other workers are waiting for the one that failed.
       self._stop()
       self.started = None
     return False
 
   def _fail(self, text: str) -> None:
-    """Counts a failure; a preempted TPU's are not the run's.
+    """Counts a failure, unless the TPU has been preempted.
 
-    Its workers fail while it still reads READY, or a moment before.
+    Workers of a preempted TPU may fail shortly before its state changes.
     """
-    self._say(text)
+    self._print_line(text)
     if self._state() != 'READY':
       return
     self.failures += 1
     if self.failures > self.pod.restarts:
       raise RuntimeError(
-        f'{self._name} failed {self.failures} times, see above; it is still '
-        f'there, and paid for: {shlex.join(self.pod.delete())}'
+        f'{self._name} failed {self.failures} times, see above; the TPU still '
+        f'incurs charges; to delete it: {shlex.join(self.pod.delete())}'
       )
 
   def _stop(self) -> None:
     try:
       call(self.pod.worker('stop'), SHORT_SECONDS)
     except GcloudError as error:
-      self._say(f'could not be stopped: {error}')
+      self._print_line(f'could not be stopped: {error}')
 
   def _log(self) -> str:
     try:
@@ -202,11 +202,11 @@ class Watch:
 
 
 def watch(pod: tpu_pod.Pod, packed: source.Source) -> None:
-  """Keeps the run going until it is done; says how the TPU is deleted.
+  """Keeps the run going until it is done; prints how to delete the TPU.
 
   Raises:
-    ValueError: gcloud is missing.
-    RuntimeError: as `Watch.run`.
+    ValueError: gcloud is not installed.
+    RuntimeError: see `Watch.run`.
   """
   with tempfile.TemporaryDirectory() as folder:
     tpu_pod.write_folder(pod, packed, pathlib.Path(folder))
@@ -216,15 +216,16 @@ def watch(pod: tpu_pod.Pod, packed: source.Source) -> None:
       raise ValueError(
         f'{error.filename} is not installed: install the Google Cloud CLI'
       ) from error
-  print(f'the TPU is still paid for; delete it: {shlex.join(pod.delete())}')
+  delete = shlex.join(pod.delete())
+  print(f'the TPU still incurs charges; to delete it: {delete}')
 
 
 def main(argv: list[str]) -> None:
-  """Runs what the command line says."""
-  flags.DEFINE_boolean('spot', False, 'A TPU that may be preempted.')
-  flags.DEFINE_string('runtime_version', None, "The TPU VM's software image.")
-  flags.DEFINE_float('poll_seconds', 60.0, 'Seconds between two looks at it.')
-  flags.DEFINE_integer('restarts', 3, 'How often a run that fails is repeated.')
+  """Launches and watches the run given on the command line."""
+  flags.DEFINE_boolean('spot', False, 'Use a spot TPU, which may be preempted.')
+  flags.DEFINE_string('runtime_version', None, 'Software image of the TPU VM.')
+  flags.DEFINE_float('poll_seconds', 60.0, 'Seconds between polls.')
+  flags.DEFINE_integer('restarts', 3, 'Maximum restarts of a run that fails.')
   launch_flags.parse(argv, __doc__)
   given = flags.FLAGS
   settings = launch_flags.settings(NEEDS)

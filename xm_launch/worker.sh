@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# What a TPU VM's workers do: every worker runs the same.
+# Commands on a TPU VM's worker; all workers run the same.
 #
-#   worker.sh setup TAG    installs TAG.tar.gz, once a TAG
-#   worker.sh start        starts run.sh, and leaves it running
-#   worker.sh status       one word a worker: running, done, failed, idle
-#   worker.sh log [LINES]  the end of the run's log
-#   worker.sh stop         ends the run
+#   worker.sh setup TAG    installs TAG.tar.gz, once per TAG
+#   worker.sh start        starts run.sh in the background
+#   worker.sh status       prints running, done, failed or idle
+#   worker.sh log [LINES]  prints the end of the run's log
+#   worker.sh stop         stops the run
 #
-# All it reads and keeps is in ~/fnet_t5x_pod (FNET_T5X_HOME). `setup` and
-# `start` may be repeated: a worker that has the TAG, and a run that goes on or
-# is done, are left alone.
+# All its files are in ~/fnet_t5x_pod (FNET_T5X_HOME). `setup` and `start` may
+# be repeated: they do nothing if the TAG is installed, or if the run is in
+# progress or done.
 set -euo pipefail
 
 home=${FNET_T5X_HOME:-$HOME/fnet_t5x_pod}
 venv=$home/venv
 mkdir -p "$home"
-# After a reboot a process's number may be another's.
+# After a reboot, the process id may belong to another process.
 boot=$(cat /proc/sys/kernel/random/boot_id)
 
-# The process that `start` left; its group holds all that it started.
+# Whether the process that `start` left is alive; its group has all children.
 alive() {
   local pid booted
   [[ -f $home/pid ]] || return 1
@@ -33,14 +33,14 @@ setup() {
     return
   fi
   if alive; then
-    echo 'another run goes on here, with another commit: worker.sh stop' >&2
+    echo 'another run is in progress here (other commit): worker.sh stop' >&2
     return 1
   fi
   rm -rf "$home/installed" "$home/source"
   mkdir "$home/source"
   tar -xzf "$home/$tag.tar.gz" -C "$home/source"
   if [[ ! -x $venv/bin/python ]]; then
-    # The workers' own Python is older than the package asks for.
+    # The workers' system Python is too old for this package.
     python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --seed --python 3.11 "$venv"
   fi
@@ -55,20 +55,20 @@ start() {
   cmp --silent "$home/run.sh" "$home/started.sh" && same=yes
   if alive; then
     if [[ $same == no ]]; then
-      echo 'another run goes on here: worker.sh stop' >&2
+      echo 'another run is in progress here: worker.sh stop' >&2
       return 1
     fi
-    echo 'the run goes on'
+    echo 'the run is in progress'
     return
   fi
   if [[ $same == yes && $(status) == 'done' ]]; then
-    echo 'the run was done before'
+    echo 'the run is already done'
     return
   fi
   rm -f "$home/code"
   cp "$home/run.sh" "$home/started.sh"
-  # A session of its own: it outlives the connection that started it. Its shell
-  # catches SIGTERM, which the run gets too, and waits for the run to save.
+  # In its own session, to outlive the connection that started it. Its shell
+  # catches SIGTERM, which the run receives too, and waits for the run to save.
   # shellcheck disable=SC2016  # for the inner bash to expand
   PATH=$venv/bin:$PATH setsid bash -c \
     'trap : TERM; cd "$1"; bash started.sh; echo $? >code.part
@@ -84,7 +84,7 @@ status() {
   elif alive; then
     echo running
   elif [[ -f $home/pid ]]; then
-    # Killed, or the machine was started anew.
+    # Killed, or the machine rebooted.
     echo failed
   else
     echo idle
@@ -96,7 +96,7 @@ stop() {
   if alive; then
     read -r pid _ <"$home/pid"
     kill -TERM -- "-$pid" 2>/dev/null || true
-    # A minute, to end the step under way and to save a checkpoint.
+    # Up to a minute to finish the current step and save a checkpoint.
     for _ in $(seq 300); do
       alive || break
       sleep 0.2

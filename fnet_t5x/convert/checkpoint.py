@@ -1,4 +1,4 @@
-"""Checkpoints written anew, their layers scanned or not."""
+"""Conversion of checkpoints between scanned and unscanned layers."""
 
 import contextlib
 import math
@@ -22,9 +22,10 @@ from fnet_t5x.runtime import (
   model_directory,
 )
 
-# Zeros take next to nothing; parameters are none.
-_MOST_COMPRESSED = 1000
-_SMALL = 1 << 30
+# Limits on the size of arrays relative to that of their files: zeros compress
+# to almost nothing, parameters hardly at all.
+_MAX_COMPRESSION = 1000
+_ALWAYS_ALLOWED_BYTES = 1 << 30
 LAYOUTS = ('scanned', 'unscanned')
 
 
@@ -33,25 +34,25 @@ def convert(
   output: str | os.PathLike,
   to: str | None = None,
 ) -> epath.Path:
-  """Writes a checkpoint anew in the other layout, whole or not at all.
+  """Converts a checkpoint to the other layout, atomically.
 
-  The configuration and the vocabulary saved beside it come along: the
-  configuration says the new layout, so that `output` is a model directory too.
+  Also copies the configuration and the vocabulary next to it, if any, and sets
+  the new layout in the configuration, so `output` is a model directory too.
 
   Args:
     checkpoint: `.../checkpoint_<step>`, or a folder of them.
     output: the folder to write `checkpoint_<step>` to.
-    to: 'scanned' or 'unscanned'; None for the one that it is not in.
+    to: 'scanned' or 'unscanned'; by default the other layout.
 
   Returns:
-    What was written.
+    Path of the converted checkpoint.
 
   Raises:
-    DamagedError: it is damaged.
+    DamagedError: the checkpoint is damaged.
     FileNotFoundError: there is no such checkpoint.
-    FileExistsError: there is one where this would be written, or the
-      configuration or vocabulary of another run.
-    ValueError: it is no checkpoint of T5 or FNet-T5, or is in `to` already.
+    FileExistsError: `output` already has this checkpoint, or the configuration
+      or vocabulary of another run.
+    ValueError: not a checkpoint of T5 or FNet-T5, or already in layout `to`.
   """
   directory, step = checkpoints.locate(
     checkpoints.RestoreCheckpointConfig(path=str(checkpoint), mode='latest')
@@ -65,7 +66,7 @@ def convert(
     scanned = scanned_layers.is_scanned(leaves)
     to = to or LAYOUTS[scanned]
     if to == LAYOUTS[not scanned]:
-      raise ValueError(f'its layers are {to} already')
+      raise ValueError(f'its layers are already {to}')
     convert_leaves = (
       scanned_layers.to_unscanned if scanned else scanned_layers.to_scanned
     )
@@ -85,13 +86,13 @@ def convert(
   console.say(f'{target}: {to}; {says} SCAN_LAYERS = {to == "scanned"}')
   if result.own_biases:
     console.say(
-      f'position biases differ from layer to layer; {says} '
+      f'position biases differ between layers; {says} '
       'RELPOS_BIAS_PER_LAYER = True'
     )
   if result.refactored:
     console.say(
       f"Adafactor's second moments of {result.refactored} parameters are "
-      'factored on one side only: averaged, or estimated of their averages'
+      'factored in only one layout: averaged, or estimated from averages'
     )
   return target
 
@@ -99,15 +100,15 @@ def convert(
 def _beside(
   source: epath.Path, target: epath.Path, macros: dict[str, bool]
 ) -> dict[epath.Path, bytes]:
-  """Returns what a model directory has beside its checkpoints, to be written.
+  """Returns the contents of a model directory's other files by new path.
 
   Args:
     source: the model directory.
-    target: the folder that it is to be written to.
-    macros: values that its configuration is to give.
+    target: the folder to write the files to.
+    macros: values to set in the configuration.
 
   Raises:
-    FileExistsError: `target` holds other contents.
+    FileExistsError: `target` has such a file with different contents.
   """
   contents = {}
   for name in (model_directory.CONFIG_FILE, model_directory.VOCABULARY_FILE):
@@ -122,7 +123,7 @@ def _beside(
   for path, content in contents.items():
     if path.exists() and path.read_bytes() != content:
       raise FileExistsError(
-        f"{path} exists and is another run's; choose another --output"
+        f'{path} exists and belongs to another run; choose another --output'
       )
   return contents
 
@@ -135,7 +136,7 @@ def _read(
     reading = damaged_checkpoints.reading(source, steps)
   state = source / checkpoints.STATE
   if not state.is_dir():
-    raise ValueError(f'{source} holds no {checkpoints.STATE!r} of Orbax')
+    raise ValueError(f'{source} has no Orbax {checkpoints.STATE!r}')
   with reading, ocp.PyTreeCheckpointer() as reader:
     tree = reader.metadata(state).item_metadata.tree
     as_numpy = traverse_util.flatten_dict(tree, sep='/')
@@ -150,13 +151,13 @@ def _read(
 def _check_size(
   source: epath.Path, state: epath.Path, arrays: Iterable[Any]
 ) -> None:
-  """Refuses arrays of a size that such files cannot be meant to have.
+  """Refuses arrays that are implausibly large for the size of their files.
 
-  Nothing else here knows how large they ought to be.
+  The expected sizes are not known here: there is no network to compare with.
   """
   claimed = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays)
   stored = sum((state / name).stat().length for name in checksums.names(state))
-  if claimed > _MOST_COMPRESSED * stored + _SMALL:
+  if claimed > _MAX_COMPRESSION * stored + _ALWAYS_ALLOWED_BYTES:
     raise damaged_checkpoints.DamagedError(
       f'{source} claims arrays of {claimed:,} bytes in files of {stored:,}',
       'restore it from a copy',
@@ -164,7 +165,7 @@ def _check_size(
 
 
 class _State:
-  """A state as `CheckpointManager.save` takes it."""
+  """Adapter from leaves to the state that `CheckpointManager.save` takes."""
 
   def __init__(self, step: int, leaves: dict[str, np.ndarray]):
     self.step = step
@@ -175,7 +176,7 @@ class _State:
 
 
 class _SavedPosition:
-  """A position in the data that is copied, and not read."""
+  """Position in the training data, copied without being read."""
 
   def __init__(self, folder: epath.Path):
     self._folder = folder

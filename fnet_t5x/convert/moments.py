@@ -1,14 +1,14 @@
-"""Adafactor's second moments of scanned layers, and of layers one by one.
+"""Adafactor's second moments, converted between scanned and unscanned layers.
 
-With T5X's factor rules a scanned layer's kernel is always factored, its rows
-being embed; an unscanned kernel, of rank 2, only where both sides reach 128,
-its rows being the shorter side (`runtime/adafactor.py`). Where both are
-factored the numbers are the same, and so they are where neither is. Else:
+With T5X's factor rules, a scanned kernel is always factored, with embed as
+rows; an unscanned kernel, of rank 2, only if both sides are at least 128, with
+the shorter side as rows (`runtime/adafactor.py`). If both or neither are
+factored, the numbers are the same. Otherwise:
 
-- a moment V is factored by its row and column means: what Adafactor would have
-  kept, since means commute with its moving average;
-- row and column means r and c stand for V = r c^T / mean(r), which is what
-  Adafactor divides the next gradient by.
+- a moment V is factored into its row and column means, which are what Adafactor
+  would have kept, since means commute with its moving average;
+- row and column means r and c expand to V = r c^T / mean(r), by whose root
+  Adafactor divides the next gradient.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 
 
 def unused() -> np.ndarray:
-  """What stands in the place of a moment that is not kept."""
+  """Returns the placeholder of a moment that is not kept."""
   return np.zeros((1,), np.float32)
 
 
@@ -37,8 +37,8 @@ def stack(
 
   Args:
     stacked: the parameter.
-    layers: each layer's moments.
-    shape: of a layer's parameter, not scanned.
+    layers: moments of each layer.
+    shape: shape of one layer's unscanned parameter.
     factored: whether Adafactor factors.
   """
   result = {'m': unused()} | dict.fromkeys(('v_row', 'v_col', 'v'), unused())
@@ -51,7 +51,7 @@ def stack(
   embed, other = (0, 1) if stacked.rows_first else (1, 0)
   for name, axis in (('v_row', embed), ('v_col', other)):
     parts = [x[axis] for x in by_axis]
-    # The layers come after the kernel's first axis, where that is kept.
+    # The layers axis comes after the kernel's first axis, if that is kept.
     place = 1 if axis == 0 else 0
     if axis == other and _is_split(stacked):
       parts = [x.reshape(stacked.heads, -1) for x in parts]
@@ -66,8 +66,8 @@ def unstack(
 
   Args:
     stacked: the parameter.
-    moments: of the scanned parameter.
-    shape: of a layer's parameter, not scanned.
+    moments: moments of the scanned parameter.
+    shape: shape of one layer's unscanned parameter.
     factored: whether Adafactor factors.
   """
   count = len(stacked.layers)
@@ -90,7 +90,7 @@ def unstack(
 
 
 def is_factored(shape: Shape) -> bool:
-  """Whether Adafactor factors an unscanned parameter."""
+  """Returns whether Adafactor factors an unscanned parameter."""
   return len(shape) == 2 and min(shape) >= MIN_SIZE
 
 
@@ -108,7 +108,7 @@ def _row_axis(shape):
 
 
 def _means(moments, shape):
-  """Returns a layer's second moment averaged down to each of its axes."""
+  """Returns the means of a layer's second moment along each axis."""
   if 'v_row' in moments and moments['v_row'].shape != (1,):
     row = _row_axis(shape)
     return {row: moments['v_row'], 1 - row: moments['v_col']}

@@ -1,14 +1,13 @@
-"""Converts a checkpoint between scanned layers and layers one by one.
+"""Conversion of a checkpoint between scanned and unscanned layers.
 
   python -m fnet_t5x.convert.scan \\
     --checkpoint=/data/runs/xl/checkpoint_10000 --output=/data/runs/xl_unscanned
 
-writes `<output>/checkpoint_10000`: the parameters, the optimizer's state, the
-step and the position in the training data. Runs of both engines go on from it.
-`config.gin` and `vocabulary.model` come along, if they are beside it: eval,
-infer and generate take <output> as their --model_dir.
-Scanned layers compile faster; public T5 1.1 checkpoints are of layers one by
-one.
+writes `<output>/checkpoint_10000`: parameters, optimizer state, step and
+position in the training data. Runs of either engine can resume from it. Copies
+`config.gin` and `vocabulary.model`, if present, so eval, infer and generate
+accept <output> as --model_dir. Scanned layers compile faster; public T5 1.1
+checkpoints are unscanned.
 """
 
 import sys
@@ -24,21 +23,21 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'checkpoint',
     None,
-    'A checkpoint_<step>, or a folder of them, whose last one is taken.',
+    'A checkpoint_<step>, or a folder of them (the latest is converted).',
   )
   flags.DEFINE_string('output', None, 'Folder to write checkpoint_<step> to.')
   flags.DEFINE_enum(
     'to',
     None,
     ['scanned', 'unscanned'],
-    'By default the one that it is not in.',
+    'Layout to convert to; by default the other one.',
   )
   flags.mark_flag_as_required('checkpoint')
   flags.mark_flag_as_required('output')
 
 
 def main(argv: Sequence[str]) -> None:
-  """Converts the checkpoint that the flags name."""
+  """Converts the checkpoint given by the flags."""
   define_flags()
   command_line.read(argv, __doc__)
   absent_tpu.hide_library()

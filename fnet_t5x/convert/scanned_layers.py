@@ -1,6 +1,6 @@
-"""A train state of scanned layers as one of layers one by one, and back.
+"""Conversion of a train state between scanned and unscanned layers.
 
-A state is what checkpoints hold, flat: arrays by name, `target/...` for
+A state is a checkpoint's content, flattened: arrays by name, `target/...` for
 parameters, `state/...` for the optimizer.
 """
 
@@ -16,7 +16,7 @@ from fnet_t5x.convert import stacks
 Leaves = Mapping[str, np.ndarray]
 
 TARGET = 'target'
-# A tree shaped like the parameters: they, a momentum, Adafactor's states.
+# Trees with the parameters' structure: parameters, momentum, Adafactor states.
 _IN_TREE = re.compile(r'(?:(.*?)/)?((?:encoder|decoder)/.+)')
 
 
@@ -24,10 +24,10 @@ class Conversion(NamedTuple):
   """A converted state.
 
   Attributes:
-    leaves: its arrays.
-    refactored: Adafactor's states that one side factors and the other does
-      not: they were averaged, or are estimates.
-    own_biases: whether its layers, unscanned, need `relpos_bias_per_layer`.
+    leaves: arrays by name.
+    refactored: number of Adafactor states that are factored in only one of the
+      layouts, and were averaged or estimated.
+    own_biases: whether the unscanned layers need `relpos_bias_per_layer`.
   """
 
   leaves: dict[str, np.ndarray]
@@ -36,10 +36,10 @@ class Conversion(NamedTuple):
 
 
 def is_scanned(leaves: Mapping[str, Any]) -> bool:
-  """Whether a state is of scanned layers.
+  """Returns whether a state has scanned layers.
 
   Raises:
-    ValueError: it is no state of a network of ours.
+    ValueError: not a state of one of our networks.
   """
   prefix = f'{TARGET}/'
   return stacks.are_scanned(
@@ -48,7 +48,7 @@ def is_scanned(leaves: Mapping[str, Any]) -> bool:
 
 
 def to_scanned(leaves: Leaves) -> Conversion:
-  """Returns the state of the same network with its layers scanned."""
+  """Converts a state to scanned layers."""
   trees, rest = _trees(leaves)
   shapes = {name: x.shape for name, x in trees[TARGET].items()}
   factored = all(
@@ -74,10 +74,10 @@ def to_scanned(leaves: Leaves) -> Conversion:
 
 
 def to_unscanned(leaves: Leaves) -> Conversion:
-  """Returns the state of the same network with its layers one by one.
+  """Converts a state to unscanned layers.
 
-  Layers share one table of position biases, as T5's, where those of the encoder
-  and those of the decoder are equal; else each keeps its own.
+  Layers share one table of position biases, as T5's do, if those of the encoder
+  and those of the decoder are all equal; otherwise each layer keeps its own.
   """
   trees, rest = _trees(leaves)
   shapes = {name: x.shape for name, x in trees[TARGET].items()}
@@ -108,7 +108,7 @@ def to_unscanned(leaves: Leaves) -> Conversion:
 
 
 def _trees(leaves):
-  """Splits a state into its trees, by prefix, and what is in none."""
+  """Splits a state into trees by prefix, and the remaining leaves."""
   trees: dict[str, dict[str, Any]] = {}
   rest = {}
   for name, value in leaves.items():
@@ -138,7 +138,7 @@ def _flat(trees, rest):
 
 
 def _arrays(tree):
-  """Yields what a tree holds for each parameter, moments one by one."""
+  """Yields the arrays of a tree by parameter, for each kind of moment."""
   yield {n: x for n, x in tree.items() if not isinstance(x, Mapping)}
   states = {n: x for n, x in tree.items() if isinstance(x, Mapping)}
   for kept in ('v', 'm'):

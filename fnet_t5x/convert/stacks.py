@@ -1,6 +1,6 @@
-"""Which parameters of scanned layers hold which of layers one by one.
+"""Correspondence between parameters of scanned and of unscanned layers.
 
-The names and shapes of both are those of `networks/layer_stack.py`.
+Names and shapes are those of `networks/layer_stack.py`.
 """
 
 import dataclasses
@@ -21,13 +21,14 @@ _BIAS = 'relpos_bias/rel_embedding'
 
 @dataclasses.dataclass(frozen=True)
 class Stacked:
-  """One parameter of scanned layers, and where it is when they are not.
+  """A parameter of scanned layers, and its unscanned counterparts.
 
   Attributes:
-    scanned: its name.
-    layers: its names, one a layer. All the same for position biases that the
-      layers share.
-    heads: size of the axis that scanned attention kernels keep apart.
+    scanned: name of the scanned parameter.
+    layers: names of the unscanned parameters, one per layer; all equal for
+      position biases that the layers share.
+    heads: number of attention heads; scanned attention kernels have a separate
+      heads axis.
   """
 
   scanned: str
@@ -36,9 +37,9 @@ class Stacked:
 
   @property
   def rows_first(self) -> bool | None:
-    """Whether embed is a kernel's first axis; None if it is no kernel.
+    """Whether embed is a kernel's first axis; None if not a kernel.
 
-    Adafactor factors a scanned layer's kernel between embed and the rest.
+    Adafactor factors scanned kernels into embed and the rest.
     """
     parent, _, leaf = self.scanned.rpartition('/')
     if leaf != 'kernel':
@@ -46,7 +47,7 @@ class Stacked:
     return parent.rpartition('/')[2] not in ('out', 'wo')
 
   def split(self, matrix: np.ndarray) -> np.ndarray:
-    """Returns a layer's parameter with heads and kv apart."""
+    """Returns a layer's parameter with separate heads and kv axes."""
     owner = self.scanned.split('/')[-2]
     if owner in ('query', 'key', 'value'):
       return matrix.reshape(matrix.shape[0], self.heads, -1)
@@ -55,7 +56,7 @@ class Stacked:
     return matrix
 
   def join(self, kernel: np.ndarray) -> np.ndarray:
-    """Returns a scanned layer's parameter with heads and kv as one axis."""
+    """Returns a layer's parameter with heads and kv joined."""
     if kernel.ndim < 3:
       return kernel
     if self.rows_first:
@@ -63,37 +64,37 @@ class Stacked:
     return kernel.reshape(-1, kernel.shape[-1])
 
   def stack(self, layers: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the scanned parameter."""
+    """Stacks the layers' parameters to the scanned one."""
     return np.stack([self.split(x) for x in layers], SCAN_AXIS)
 
   def unstack(self, stacked: np.ndarray) -> list[np.ndarray]:
-    """Returns each layer's parameter."""
+    """Splits the scanned parameter into the layers' ones."""
     return [self.join(x) for x in np.moveaxis(stacked, SCAN_AXIS, 0)]
 
 
 def are_scanned(names: Sequence[str]) -> bool:
-  """Whether a network's parameters are those of scanned layers.
+  """Returns whether a network's parameters are those of scanned layers.
 
   Raises:
-    ValueError: they are those of neither.
+    ValueError: they are neither scanned nor unscanned ones.
   """
   scanned = any(map(_STACKED.fullmatch, names))
   if scanned == any(map(_LAYER.fullmatch, names)):
     raise ValueError(
       'its parameters are not those of T5 or FNet-T5: expected '
-      'decoder/layers_0/... or, scanned, decoder/decoder/...'
+      'decoder/layers_0/... (unscanned) or decoder/decoder/... (scanned)'
     )
   return scanned
 
 
 def find_stacks(shapes: Shapes) -> list[Stacked]:
-  """Returns what scanning makes of a network's layers.
+  """Returns the scanned parameters that correspond to unscanned ones.
 
   Args:
-    shapes: of all its parameters, which are not scanned.
+    shapes: shapes of all unscanned parameters, by name.
 
   Raises:
-    ValueError: a layer's number is missing.
+    ValueError: layer numbers have gaps.
   """
   heads = _heads(shapes)
   found = []
@@ -103,7 +104,7 @@ def find_stacks(shapes: Shapes) -> list[Stacked]:
       if (match := _LAYER.fullmatch(name)) and match[1] == side:
         layers.setdefault(int(match[2]), set()).add(match[3])
     if sorted(layers) != list(range(len(layers))):
-      raise ValueError(f'its {side} has the layers {sorted(layers)} only')
+      raise ValueError(f'its {side} has only the layers {sorted(layers)}')
     first = 0
     kinds = [
       frozenset((name, shapes[f'{side}/layers_{i}/{name}']) for name in names)
@@ -129,10 +130,10 @@ def find_stacks(shapes: Shapes) -> list[Stacked]:
 
 
 def find_layers(shapes: Shapes, share_biases: bool) -> list[Stacked]:
-  """Returns what scanned layers are one by one.
+  """Returns the unscanned parameters that correspond to scanned ones.
 
   Args:
-    shapes: of all parameters, which are scanned.
+    shapes: shapes of all scanned parameters, by name.
     share_biases: whether the layers of a side are to share position biases.
   """
   heads = _heads(shapes)
@@ -157,11 +158,11 @@ def find_layers(shapes: Shapes, share_biases: bool) -> list[Stacked]:
 
 
 def have_equal_biases(arrays: Mapping[str, np.ndarray]) -> bool:
-  """Whether the layers of each side have bitwise the same position biases.
+  """Returns whether all layers of a side have bitwise equal position biases.
 
   Args:
-    arrays: scanned parameters, or what belongs to them, by name; those that are
-      no position biases are not looked at.
+    arrays: scanned parameters, or their moments, by name; those other than
+      position biases are ignored.
   """
   for side in _SIDES:
     layers = [
@@ -176,11 +177,11 @@ def have_equal_biases(arrays: Mapping[str, np.ndarray]) -> bool:
 
 
 def _heads(shapes: Shapes) -> int:
-  """The number of attention heads, which no joined kernel tells."""
+  """Returns the number of heads, which joined kernels do not reveal."""
   for name, shape in shapes.items():
     if name.endswith(_BIAS):
       return shape[0]
   raise ValueError(
-    'its parameters are not those of T5 or FNet-T5: no relpos_bias tells the '
-    'number of heads'
+    'its parameters are not those of T5 or FNet-T5: there is no relpos_bias, '
+    'which has the number of heads'
   )

@@ -1,1 +1,1 @@
-"""The picture and the page that `python -m fnet_t5x.report` makes of runs."""
+"""Figure and HTML page of training runs, for `python -m fnet_t5x.report`."""

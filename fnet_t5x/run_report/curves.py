@@ -1,7 +1,7 @@
-"""What a run's folder tells: its curves, its results, its macros.
+"""Curves, results and macros of a run, read from its folder.
 
-The folder may come from anybody. What is no number is left out and counted,
-and no name in it is trusted to be printable.
+The folder is not trusted: values that are not numbers are skipped and counted,
+and names may be unprintable.
 """
 
 import bisect
@@ -15,13 +15,13 @@ from typing import Any
 
 from fnet_t5x import gin_check, run_metrics
 
-# Larger ones are a mistake, and overflow where axes are laid out.
-_LARGEST = 1e30
+# Larger values are a mistake, and overflow in matplotlib's axes.
+_MAX_NUMBER = 1e30
 _MAX_TASKS = 6
 _MAX_NAME = 40
 _MAX_VALUE = 120
 _MAX_CONFIG_BYTES = 2**20
-# T5X's name; a run without it has the loss by another normalization.
+# T5X's name first; runs without it may normalize the loss differently.
 LOSSES = ('cross_ent_per_target_token', 'loss')
 LEARNING_RATES = ('learning_rate/current', 'learning_rate')
 SPEED = 'timing/target_tokens_per_second'
@@ -30,12 +30,12 @@ STEP_RATE = 'timing/steps_per_second'
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """A metric's values, by growing step.
+  """Values of a metric, by increasing step.
 
   Attributes:
-    steps: taken until then.
-    seconds: of training until then; evaluation and compiling not counted.
-    values: finite numbers.
+    steps: number of steps taken so far.
+    seconds: training time so far, without evaluation and compilation.
+    values: finite values.
   """
 
   steps: Sequence[int] = ()
@@ -44,7 +44,7 @@ class Curve:
 
   @property
   def best(self) -> tuple[int, float] | None:
-    """The step of the smallest value, and that value; None without values."""
+    """Step and value of the minimum; None if there are no values."""
     if not self.values:
       return None
     value = min(self.values)
@@ -53,22 +53,22 @@ class Curve:
 
 @dataclasses.dataclass
 class Run:
-  """A run.
+  """A training run.
 
   Attributes:
-    name: to tell it from the others; printable.
-    step: the last one in its rows.
-    seconds: of training.
-    training: the loss, in nats per target token where the rows say so.
-    validation: the loss by task, likewise.
-    bits_per_byte: the last by task, where the rows have it.
-    learning_rate: as its name.
-    speed: target tokens per second, padding counted, as T5X counts them.
-    steps_per_second: the median over rows; None where no row has it.
-    predictions: the last metrics of tasks evaluated by predictions, and their
-      step.
-    macros: of `config.gin`, values as text; empty where it cannot be read.
-    notes: what was left out, a sentence each.
+    name: printable name, distinct from those of the other runs.
+    step: last step in its rows.
+    seconds: training time.
+    training: training loss, in nats per target token if the rows have that.
+    validation: validation loss by task, likewise.
+    bits_per_byte: last value by task, if the rows have it.
+    learning_rate: learning rate.
+    speed: target tokens per second, including padding, as T5X counts them.
+    steps_per_second: median over the rows; None if no row has it.
+    predictions: by task evaluated on predictions, the last step and metrics.
+    macros: values of the macros in `config.gin`, as text; empty if it cannot be
+      read.
+    notes: one sentence for each kind of data that was skipped.
   """
 
   name: str
@@ -88,14 +88,14 @@ class Run:
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
-  """Reads runs, each under the shortest name that tells it from the others.
+  """Reads runs, and gives each the shortest name that is unique.
 
   A folder that is named twice counts once.
 
   Raises:
     FileNotFoundError: no such folder, or no `metrics.jsonl` in it.
-    ValueError: no row in it.
-    OSError: it cannot be read.
+    ValueError: `metrics.jsonl` has no rows.
+    OSError: `metrics.jsonl` cannot be read.
   """
   chosen = list(
     {os.path.realpath(folder): folder for folder in folders}.values()
@@ -105,19 +105,19 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def read_run(folder: str, name: str) -> Run:
-  """Reads one run; raises as `read_runs`."""
+  """Reads one run; raises the same errors as `read_runs`."""
   path = pathlib.Path(folder) / run_metrics.FILE
   _check_run(folder, path)
   rows, skipped = run_metrics.read(path)
   if not rows:
-    beside = f' ({_lines(skipped)} skipped)' if skipped else ''
+    also = f' ({_lines(skipped)} skipped)' if skipped else ''
     raise ValueError(
-      f'{printable(str(path))}: no row in it{beside}; the first comes after '
+      f'{printable(str(path))}: no rows{also}; the first is written after '
       'STATS_PERIOD steps'
     )
   run = run_of_rows(name, rows)
   if skipped:
-    run.notes.insert(0, f'{_lines(skipped)} skipped: no row of a run')
+    run.notes.insert(0, f'{_lines(skipped)} skipped: not a row of metrics')
   run.macros, note = _macros(pathlib.Path(folder) / 'config.gin')
   if note:
     run.notes.append(note)
@@ -125,12 +125,12 @@ def read_run(folder: str, name: str) -> Run:
 
 
 def run_of_rows(name: str, rows: Iterable[dict[str, Any]]) -> Run:
-  """Returns the run that rows tell of.
+  """Makes a run from rows of metrics.
 
   Args:
-    name: of the run.
-    rows: as `run_metrics.parse` returns them. Of those of one step and
-      collection the last counts; their order does not matter otherwise.
+    name: name of the run.
+    rows: as returned by `run_metrics.parse`. Of several rows for the same step
+      and collection, the last counts; otherwise their order does not matter.
   """
   run = Run(name)
   by_collection: dict[str, dict[int, dict]] = collections.defaultdict(dict)
@@ -140,7 +140,9 @@ def run_of_rows(name: str, rows: Iterable[dict[str, Any]]) -> Run:
     repeated += row['step'] in of_step
     of_step[row['step']] = row
   if repeated:
-    run.notes.append(f'{_rows(repeated)} replaced by later ones of their steps')
+    run.notes.append(
+      f'{_rows(repeated)} replaced by later rows of the same step'
+    )
   known = {
     key: [of_step[step] for step in sorted(of_step)]
     for key, of_step in by_collection.items()
@@ -151,7 +153,7 @@ def run_of_rows(name: str, rows: Iterable[dict[str, Any]]) -> Run:
   run.seconds = clock.at(run.step)
   if clock.missing:
     run.notes.append(
-      f'{_rows(clock.missing)} without a time: training time leaves them out'
+      f'{_rows(clock.missing)} without a duration: not in the training time'
     )
   unusable = 0
 
@@ -179,20 +181,20 @@ def run_of_rows(name: str, rows: Iterable[dict[str, Any]]) -> Run:
   losses = [*training, *(row for rows in evaluations for row in rows)]
   if losses and not any(LOSSES[0] in row for row in losses):
     run.notes.append(
-      f'no {LOSSES[0]} in its rows: its loss is as LOSS_NORMALIZING_FACTOR says'
+      f'no {LOSSES[0]} in its rows: the loss shown is normalized by '
+      'LOSS_NORMALIZING_FACTOR'
     )
   if unusable:
     run.notes.append(
-      f'{unusable} value{"s" * (unusable != 1)} left out: no finite number'
+      f'{unusable} value{"s" * (unusable != 1)} skipped: not a finite number'
     )
   return run
 
 
 class _Clock:
-  """Seconds of training up to a step, summed over the training rows.
+  """Training time up to a step, summed over the training rows.
 
-  A run that was stopped and went on has the rows of both parts, and no row of
-  the time between.
+  A resumed run has the rows of both parts, and none for the time in between.
   """
 
   def __init__(self, rows: Sequence[dict]):
@@ -215,7 +217,7 @@ class _Clock:
 
 
 def _first_known(rows, metrics):
-  """Returns the first of the metrics that any row has."""
+  """Returns the first metric that occurs in the rows."""
   for metric in metrics:
     if any(metric in row for row in rows):
       return metric
@@ -225,7 +227,7 @@ def _first_known(rows, metrics):
 def _curve(
   rows: Sequence[dict], metric: str, seconds_at: Callable[[int], float]
 ) -> tuple[Curve, int]:
-  """Returns a metric's curve, and how many rows have it as no number."""
+  """Returns a metric's curve, and the number of rows with invalid values."""
   has = [row for row in rows if metric in row]
   good = [row for row in has if _is_number(row[metric])]
   steps = [row['step'] for row in good]
@@ -237,12 +239,12 @@ def _curve(
 
 
 def _by_task(known, prefix, notes):
-  """Returns (task, rows) pairs of a kind of evaluation, sorted by task."""
+  """Returns (task, rows) pairs for a kind of evaluation, sorted by task."""
   tasks = sorted(key for key in known if key.startswith(prefix))
   if len(tasks) > _MAX_TASKS:
     notes.append(
-      f'{len(tasks) - _MAX_TASKS} tasks of {prefix.rstrip("/")} left out: '
-      f'the first {_MAX_TASKS} are shown'
+      f'{len(tasks) - _MAX_TASKS} tasks of {prefix.rstrip("/")} not shown, '
+      f'only the first {_MAX_TASKS}'
     )
   return [
     (shortened(printable(key.removeprefix(prefix))), known[key])
@@ -251,21 +253,21 @@ def _by_task(known, prefix, notes):
 
 
 def _is_number(value: object) -> bool:
-  # A Boolean is an int to Python, and a mistake here.
+  # A Boolean is an int in Python, but a mistake here.
   return (
     isinstance(value, int | float)
     and not isinstance(value, bool)
-    and -_LARGEST <= value <= _LARGEST
+    and -_MAX_NUMBER <= value <= _MAX_NUMBER
   )
 
 
 def _check_run(folder: str, path: pathlib.Path) -> None:
-  """Raises FileNotFoundError where there is no run to read."""
+  """Raises FileNotFoundError if there is no run in the folder."""
   shown = printable(folder)
   if '://' in folder:
     raise FileNotFoundError(
-      f'{shown}: no folder of this machine; copy its {path.name} and '
-      'config.gin here'
+      f'{shown}: not a local folder; copy its {path.name} and config.gin to '
+      'this machine'
     )
   if not os.path.isdir(folder):
     raise FileNotFoundError(f'{shown}: no such folder; name a MODEL_DIR')
@@ -276,21 +278,21 @@ def _check_run(folder: str, path: pathlib.Path) -> None:
     named = ' '.join(printable(str(each.parent)) for each in inside[:3])
     remedy = f'did you mean {named}{" ..." * (len(inside) > 3)}?'
   else:
-    remedy = 'name the MODEL_DIR of a run by the embedded runtime'
+    remedy = 'name the MODEL_DIR of a run of the embedded runtime'
   raise FileNotFoundError(f'{shown}: no {path.name} in it; {remedy}')
 
 
 def _macros(path: pathlib.Path) -> tuple[dict[str, str], str | None]:
-  """Returns the macros of a configuration, and what is wrong with it."""
+  """Returns the macros of a configuration, and a note if it is unreadable."""
   if not path.is_file():
-    return {}, f'no {path.name}: its macros are not known'
+    return {}, f'no {path.name}: its macros are unknown'
   try:
     with path.open('rb') as f:
       text = f.read(_MAX_CONFIG_BYTES).decode()
     values = gin_check.macros_of(text)
-  # Memory is what Python's parser lacks for brackets within brackets.
+  # MemoryError: Python's parser on deeply nested brackets.
   except (OSError, ValueError, MemoryError):
-    return {}, f'{path.name} is no gin: its macros are not known'
+    return {}, f'{path.name} is not valid gin: its macros are unknown'
   return {
     printable(name): shortened(printable(repr(value)), _MAX_VALUE)
     for name, value in values.items()
@@ -298,11 +300,10 @@ def _macros(path: pathlib.Path) -> tuple[dict[str, str], str | None]:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-  """Returns names of paths: their last folders, as many as tell them apart.
+  """Returns unique names of paths: as many trailing folders as needed.
 
-  Folders at the end that all paths have are left out: of `a/model` and
-  `b/model` the names are `a` and `b`. Long names are cut in their middle, and
-  numbered where that makes them equal.
+  A common suffix is dropped: `a/model` and `b/model` become `a` and `b`. Long
+  names are shortened in the middle, and numbered if that makes them equal.
   """
   parts = [list(pathlib.PurePath(path).parts) for path in paths]
   while len(parts) > 1 and all(
@@ -332,12 +333,12 @@ def _any_ends(paths, end):
 
 
 def printable(text: str) -> str:
-  """Returns a text of one line that any font, file and terminal takes."""
+  """Returns a text as one printable line, for any file or terminal."""
   return ''.join(c if c.isprintable() else '?' for c in text)
 
 
 def shortened(text: str, length: int = _MAX_NAME) -> str:
-  """Returns a text of at most `length` characters, cut in the middle."""
+  """Shortens a text in the middle to at most `length` characters."""
   if len(text) <= length:
     return text
   end = (length - 1) // 2
@@ -345,12 +346,12 @@ def shortened(text: str, length: int = _MAX_NAME) -> str:
 
 
 def median(values: Sequence[float]) -> float | None:
-  """Returns the median; None of no values."""
+  """Returns the median; None if there are no values."""
   return statistics.median(values) if values else None
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
-  """Returns the seconds and the name of the unit to show a duration in."""
+  """Returns the unit to display a duration in: its seconds and its symbol."""
   if seconds < 120:
     return 1.0, 's'
   return (60.0, 'min') if seconds < 7200 else (3600.0, 'h')
@@ -365,6 +366,6 @@ def _lines(count: int) -> str:
 
 
 def is_log(values: Iterable[float]) -> bool:
-  """Whether values that are all above 0 spread too far for a linear axis."""
+  """Returns whether values need a logarithmic axis: all > 0, ratio above 50."""
   values = list(values)
   return bool(values) and min(values) > 0 and max(values) > 50 * min(values)

@@ -1,7 +1,7 @@
-"""The picture: losses by steps and by time, learning rate, speed.
+"""Figure of runs: losses by step and by training time, learning rate, speed.
 
-A run has a colour, and from the eighth on a dash pattern too; a task has a
-marker. Matplotlib is imported when the picture is drawn: it is an extra.
+Each run has a color, from the eighth on also a dash pattern; each task has a
+marker. Matplotlib, an optional dependency, is imported only for drawing.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from fnet_t5x.run_report import curves
 
-# Okabe and Ito's colours, which the colour-blind tell apart; without yellow,
-# too pale for a line on white.
+# Okabe and Ito's palette, which is safe for color-blind readers; without
+# yellow, which is too pale for lines on white.
 _COLORS = (
   '#0072B2',
   '#D55E00',
@@ -30,7 +30,7 @@ _MARKERS = 'osD^vP'
 _MISSING = "report needs matplotlib: pip install 'fnet_t5x[report]'"
 _GREY = '#555555'
 _WIDTH, _HEIGHT, _DPI = 12.0, 8.0, 120
-# Of the legend: characters on a line of the figure, beside a line's sample.
+# Legend: characters per row of the figure, and per line sample.
 _LEGEND_CHARACTERS, _SAMPLE_CHARACTERS = 150, 7
 
 
@@ -45,27 +45,27 @@ _SETTINGS = {
   'axes.titleweight': 'bold',
   'axes.titlesize': 11,
   'axes.formatter.useoffset': False,
-  # Names of folders and tasks are no formulas.
+  # Names of folders and tasks are not formulas.
   'text.parse_math': False,
   'text.usetex': False,
 }
 
 
 class Style(NamedTuple):
-  """How a run is drawn."""
+  """Line style of a run."""
 
   color: str
   dashes: Any
 
 
 def check_matplotlib() -> None:
-  """Raises ImportError where matplotlib is not installed."""
+  """Raises ImportError if matplotlib is not installed."""
   if importlib.util.find_spec('matplotlib') is None:
     raise ImportError(_MISSING)
 
 
 def styles(count: int) -> list[Style]:
-  """Returns as many styles; those of up to 28 runs all differ."""
+  """Returns `count` line styles; up to 28 are all different."""
   cycle = itertools.cycle(
     Style(color, dashes) for dashes in _DASHES for color in _COLORS
   )
@@ -73,7 +73,7 @@ def styles(count: int) -> list[Style]:
 
 
 def draw(runs: Sequence[curves.Run]) -> bytes:
-  """Returns the picture of runs, a PNG file's bytes.
+  """Returns the figure of runs, as the bytes of a PNG file.
 
   Raises:
     ImportError: matplotlib is not installed.
@@ -86,13 +86,13 @@ def draw(runs: Sequence[curves.Run]) -> bytes:
 
 
 def make(runs: Sequence[curves.Run]) -> Any:
-  """Returns the picture of runs, a `matplotlib.figure.Figure`.
+  """Returns the figure of runs, a `matplotlib.figure.Figure`.
 
   Raises:
     ImportError: matplotlib is not installed.
   """
   check_matplotlib()
-  # Not pyplot: it keeps figures, and looks for a screen.
+  # Not pyplot, which keeps figures and needs a display.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
@@ -108,14 +108,14 @@ def make(runs: Sequence[curves.Run]) -> Any:
 
 @contextlib.contextmanager
 def _settings() -> Iterator[None]:
-  """Sets matplotlib up, whatever the user's own settings are."""
+  """Applies our matplotlib settings, ignoring the user's own."""
   import matplotlib
 
   with (
     warnings.catch_warnings(),
     matplotlib.rc_context(matplotlib.rcParamsDefault),
   ):
-    # Of letters that no font of matplotlib has: they are shown as boxes.
+    # Warnings on missing glyphs, which are shown as boxes.
     warnings.simplefilter('ignore')
     matplotlib.rcParams.update(_SETTINGS)
     yield
@@ -147,10 +147,10 @@ def _fill(figure, runs, columns) -> None:
       curve = getattr(run, name)
       _line(axis, curve.steps, curve.values, style, linewidth=1.4)
   nats = 'nats per target token'
-  _finish(by_steps, 'Loss by steps', 'steps', nats)
+  _finish(by_steps, 'Loss by step', 'step', nats)
   _finish(by_time, 'Loss by training time', f'training time, {unit}', nats)
-  _finish(rates, 'Learning rate', 'steps', '')
-  _finish(speeds, 'Speed', 'steps', 'target tokens/s')
+  _finish(rates, 'Learning rate', 'step', '')
+  _finish(speeds, 'Speed', 'step', 'target tokens/s')
   for axis in (by_steps, by_time):
     _scale_losses(axis, runs)
   tops = [max(c.values) for run in runs if (c := run.learning_rate).values]
@@ -211,14 +211,14 @@ def _losses(axis, run, style: Style, x_of: Callable, tasks) -> None:
       linewidth=1.8,
       marker=_marker(tasks, task),
       markersize=4,
-      # A long run has more evaluations than markers that can be told apart.
+      # So that markers of long runs do not overlap.
       markevery=max(1, len(curve.values) // 25),
     )
 
 
 def _line(axis, x, y, style: Style, **options) -> None:
   if len(x) == 1:
-    # A line of one point has no length.
+    # A line of one point would be invisible.
     options.setdefault('marker', '.')
   axis.plot(x, y, color=style.color, linestyle=style.dashes, **options)
 
@@ -228,10 +228,10 @@ def _marker(tasks: Sequence[str], task: str) -> str:
 
 
 def _scale_losses(axis, runs: Iterable[curves.Run]) -> None:
-  """Gives the losses a logarithmic axis, or cuts their first fall off.
+  """Makes the loss axis logarithmic, or clips the initial drop.
 
-  Cut off is what lies above all losses of the last nine tenths of each run: on
-  an axis that holds the first fall, runs cannot be told apart at their ends.
+  Clips everything above the losses of the last 90 % of each run: on an axis
+  that includes the initial drop, the runs' ends could not be distinguished.
   """
   drawn = [
     (run.step, curve)
@@ -254,7 +254,7 @@ def _scale_losses(axis, runs: Iterable[curves.Run]) -> None:
   if max(values) - min(values) > 1.5 * (max(late) - min(late)) > 0:
     axis.set_ylim(min(values) - margin, max(late) + margin)
     axis.set_title(
-      f'above {max(late) + margin:.3g}: cut off',
+      f'clipped above {max(late) + margin:.3g}',
       loc='right',
       fontsize=9,
       color=_GREY,

@@ -1,6 +1,6 @@
-"""The page: the picture, what the runs came to, and how they were set up.
+"""HTML page of runs: the figure, results, and configuration.
 
-One file without links or scripts, to send on. All texts in it are escaped.
+A single file without links or scripts, for sharing. All texts are escaped.
 """
 
 import base64
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from fnet_t5x.run_report import curves
 
-# What a reader asks first of a run; macros that differ come before them.
+# The most important macros, shown after the ones that differ.
 MAIN_MACROS = (
   'MIXTURE_OR_TASK_NAME',
   'TASK_FEATURE_LENGTHS',
@@ -53,8 +53,8 @@ def make(runs: Sequence[curves.Run], picture: bytes) -> str:
   """Returns the page.
 
   Args:
-    runs: in the order of the table.
-    picture: a PNG file's bytes.
+    runs: runs, in the order of the table.
+    picture: the figure, as the bytes of a PNG file.
   """
   count = f'{len(runs)} training run{"s" * (len(runs) != 1)}'
   image = base64.b64encode(picture).decode()
@@ -64,13 +64,13 @@ def make(runs: Sequence[curves.Run], picture: bytes) -> str:
     '<meta name="viewport" content="width=device-width">\n'
     f'<title>{count}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
     f'<h1>{count}</h1>\n'
-    f'<img alt="Loss by steps and by training time, learning rate and speed"'
+    f'<img alt="Loss by step and by training time, learning rate and speed"'
     f' src="data:image/png;base64,{image}">\n'
     '<h2>Results</h2>\n',
     _table(*results(runs), texts=int(_several_tasks(runs))),
-    '<p class="note">Losses in nats per target token. Training time leaves '
-    'evaluation, compiling and pauses out; a run that went on after a stop '
-    'counts as one. Speeds are medians; target tokens count padding.</p>\n',
+    '<p class="note">Losses are in nats per target token. Training time '
+    'excludes evaluation, compilation and pauses; a resumed run counts as one. '
+    'Speeds are medians; target tokens include padding.</p>\n',
   ]
   predictions = _predictions(runs)
   if predictions:
@@ -79,17 +79,17 @@ def make(runs: Sequence[curves.Run], picture: bytes) -> str:
   parts += _macro_tables(runs)
   notes = [(run.name, note) for run in runs for note in run.notes]
   if notes:
-    parts += ['<h2>Left out</h2>\n', _table(['run', ''], notes, 2)]
+    parts += ['<h2>Notes</h2>\n', _table(['run', ''], notes, 2)]
   return ''.join(parts) + '</body>\n</html>\n'
 
 
 def results(
   runs: Sequence[curves.Run],
 ) -> tuple[list[str], list[tuple[str, ...]]]:
-  """Returns the heads and the rows of the table of results.
+  """Returns the header and the rows of the table of results.
 
-  A run has a row for each task that it was evaluated on; its first row has
-  what is the run's alone.
+  A run has one row per validation task; the first one also has the values that
+  do not depend on the task.
   """
   heads = [
     'run',
@@ -164,11 +164,11 @@ def _predictions(runs: Iterable[curves.Run]) -> list[tuple[str, ...]]:
 
 
 def _macro_tables(runs: Sequence[curves.Run]) -> list[str]:
-  """Returns the macros that differ, a column a run, and the others."""
+  """Returns a table of the macros that differ, and one of all others."""
   known = [run for run in runs if run.macros]
   names = sorted({name for run in known for name in run.macros})
   values = {name: [run.macros.get(name, '') for run in known] for name in names}
-  # Where a run writes to differs always, and says nothing.
+  # MODEL_DIR always differs, and is of no interest.
   differ = [
     name for name in names if name != 'MODEL_DIR' and len(set(values[name])) > 1
   ]
@@ -209,10 +209,10 @@ def _table(
   """Returns a table.
 
   Args:
-    heads: of the columns.
-    rows: of cells.
-    texts: how many columns after the first are text.
-    kind: class of the other columns' cells.
+    heads: column headings.
+    rows: rows of cells.
+    texts: number of text columns after the first one.
+    kind: CSS class of the cells of the other columns.
   """
 
   def cells(row, tag):

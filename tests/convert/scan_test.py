@@ -1,4 +1,4 @@
-"""Checkpoints converted between scanned layers and layers one by one."""
+"""Conversion of checkpoints between scanned and unscanned layers."""
 
 import pathlib
 import shutil
@@ -26,7 +26,7 @@ from fnet_t5x.runtime import (
 from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import train as train_lib
 
-# Sides of 128: Adafactor factors every kernel, whether scanned or not.
+# All sides are at least 128: Adafactor factors every kernel in both layouts.
 WIDE = {
   'emb_dim': 128,
   'head_dim': 16,
@@ -47,7 +47,7 @@ def make_trainer(sizes, **choices):
 
 
 def random_state(optimizer=None, **choices):
-  """A state's leaves, of any numbers: nothing is compiled."""
+  """Makes the leaves of a random state, without compiling anything."""
   model = small_runs.make_model(**NARROW, **choices)
   batch = small_runs.packed_batch(0)
   initializer = utils.TrainStateInitializer(
@@ -66,7 +66,7 @@ def random_state(optimizer=None, **choices):
 
 
 def step(trainer, seed):
-  """One step's loss and gradient norm."""
+  """Returns loss and gradient norm of one step."""
   batch = small_runs.packed_batch(seed)
   metrics = metrics_lib.scalars(trainer.train(iter([batch]), 1)[0])
   return [metrics['loss'], metrics['grad_norm']]
@@ -114,7 +114,7 @@ def unscanned(tmp_path_factory):
   return trainer, save(trainer, tmp_path_factory.mktemp('unscanned'))
 
 
-def test_round_trip_is_exact_and_training_goes_on(unscanned, tmp_path):
+def test_round_trip_is_exact_and_training_resumes(unscanned, tmp_path):
   trainer, path = unscanned
   scanned = checkpoint.convert(path, tmp_path / 'scanned')
   back = checkpoint.convert(scanned, tmp_path / 'back')
@@ -124,7 +124,7 @@ def test_round_trip_is_exact_and_training_goes_on(unscanned, tmp_path):
   goes_on = make_trainer(WIDE, scan_layers=True)
   restore(goes_on, scanned)
   before = trainer.train_state
-  # The second loss is after a step of Adafactor from the converted moments.
+  # The second loss follows a step of Adafactor with the converted moments.
   want = [*step(trainer, 2), *step(trainer, 3)]
   trainer.train_state = before
   got = [*step(goes_on, 2), *step(goes_on, 3)]
@@ -133,7 +133,7 @@ def test_round_trip_is_exact_and_training_goes_on(unscanned, tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-  """The model directory of a run of one step, and gin as it was before."""
+  """The model directory of a one-step run; gin is cleared again."""
   small_runs.register()
   gin_file = tmp_path / 'run.gin'
   gin_file.write_text(bad_input_test.RUN)
@@ -146,7 +146,7 @@ def run(tmp_path):
 
 
 def loss_of(model_dir):
-  """A packed batch's loss, by what is in the folder alone."""
+  """Returns a packed batch's loss, from the folder's contents only."""
   gin.clear_config()
   directory = model_directory.locate(model_dir)
   batch = small_runs.packed_batch(0)
@@ -158,7 +158,7 @@ def loss_of(model_dir):
 
 
 def test_converted_checkpoints_are_model_directories(run, tmp_path, capsys):
-  """Their configuration is the run's, with the layout that they have."""
+  """Their configuration is the run's, with the converted layout."""
   (run / 'vocabulary.model').write_bytes(b'any')
   checkpoint.convert(run, tmp_path / 'scanned')
   assert 'its config.gin sets SCAN_LAYERS = True' in capsys.readouterr().out
@@ -173,10 +173,10 @@ def test_converted_checkpoints_are_model_directories(run, tmp_path, capsys):
     assert (folder / 'config.gin').read_text() == config
     assert (folder / 'vocabulary.model').read_bytes() == b'any'
     assert loss_of(folder) == pytest.approx(loss_of(run), rel=1e-6)
-  # Another run's is not written over, and nothing is written beside it.
+  # Another run's configuration is kept, and nothing is written next to it.
   (tmp_path / 'other').mkdir()
   (tmp_path / 'other' / 'config.gin').write_text('A = 1')
-  with pytest.raises(FileExistsError, match=r'\.gin exists and is another'):
+  with pytest.raises(FileExistsError, match=r'\.gin exists .*another run'):
     checkpoint.convert(run, tmp_path / 'other')
   assert len(list((tmp_path / 'other').iterdir())) == 1
 
@@ -186,7 +186,7 @@ def shapes_of(leaves):
 
 
 def test_shared_position_biases():
-  """T5's one table is copied to the layers, and is one again if alike."""
+  """T5's shared table is copied to the layers, and merged back if equal."""
   plain = random_state()
   scanned = scanned_layers.to_scanned(plain)
   assert shapes_of(scanned.leaves) == shapes_of(random_state(scan_layers=True))
@@ -205,7 +205,7 @@ def test_shared_position_biases():
   )
 
 
-def test_layers_that_differ_keep_their_own_biases():
+def test_differing_layers_keep_their_own_biases():
   scanned = random_state(scan_layers=True)
   plain = scanned_layers.to_unscanned(scanned)
   assert plain.own_biases
@@ -218,8 +218,8 @@ def test_layers_that_differ_keep_their_own_biases():
   )
 
 
-def test_moments_factored_on_one_side_only():
-  """Averages of what one side keeps; and what the averages stand for."""
+def test_moments_factored_in_one_layout_only():
+  """Moments are averaged one way, and estimated from averages the other way."""
   plain = random_state(relpos_bias_per_layer=True)
   scanned = scanned_layers.to_scanned(plain)
   name = 'state/param_states/encoder/{}/mlp/wo/kernel/{}'
@@ -258,7 +258,7 @@ def test_what_cannot_be_converted(unscanned, tmp_path):
     checkpoint.convert(tmp_path, tmp_path / 'out')
   with pytest.raises(FileExistsError, match='choose another --output'):
     checkpoint.convert(path, path.parent)
-  with pytest.raises(ValueError, match='its layers are unscanned already'):
+  with pytest.raises(ValueError, match='its layers are already unscanned'):
     checkpoint.convert(path, tmp_path / 'out', to='unscanned')
   bigram = small_runs.make_trainer(
     small_runs.bigram_model(),
@@ -271,7 +271,7 @@ def test_what_cannot_be_converted(unscanned, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
-def test_the_command_says_one_line(tmp_path):
+def test_errors_of_the_command_are_one_line(tmp_path):
   done = subprocess.run(
     [
       sys.executable,
@@ -299,8 +299,8 @@ def test_a_damaged_checkpoint_is_not_converted(unscanned, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
-def test_arrays_that_files_cannot_hold_are_refused(unscanned):
-  """Their size is what a file says; it takes no memory to be refused."""
+def test_implausibly_large_arrays_are_refused(unscanned):
+  """Sizes come from metadata; refusing them allocates no memory."""
   source = epath.Path(unscanned[1])
   claimed = jax.ShapeDtypeStruct((10**6, 10**6), np.float32)
   with pytest.raises(ValueError, match='claims arrays of 4,000,000,000,000 by'):

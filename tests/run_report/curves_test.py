@@ -1,4 +1,4 @@
-"""What is drawn of a run, against numbers worked out by hand."""
+"""Curves of runs, against numbers computed by hand."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def write(folder, *rows):
   return str(folder)
 
 
-# Evaluated before step 1, stopped at 25, gone on: one part of ten steps and
+# Evaluated before step 1, stopped at 25, resumed: one part of ten steps and
 # one of five to step 30.
 ROWS = [
   evaluation(0, 9.0),
@@ -73,25 +73,25 @@ def test_last_row_of_a_step_counts():
   wrong = train(20, 100.0, cross_ent_per_target_token=99.0)
   run = curves.run_of_rows('a', [wrong, *ROWS])
   assert run.training == curves.run_of_rows('a', ROWS).training
-  assert run.notes == ['1 row replaced by later ones of their steps']
+  assert run.notes == ['1 row replaced by later rows of the same step']
 
 
 @pytest.mark.parametrize(
   'value', [None, 'low', True, [1], {}, float('nan'), float('inf'), 10**400]
 )
-def test_values_that_are_no_numbers_are_left_out_and_counted(value):
+def test_values_that_are_not_numbers_are_skipped_and_counted(value):
   rows = [*ROWS, train(40, 2.0, cross_ent_per_target_token=value)]
   run = curves.run_of_rows('a', rows)
   assert run.training.steps == [10, 20, 25, 30]
   assert run.seconds == 13.0
-  assert run.notes == ['1 value left out: no finite number']
+  assert run.notes == ['1 value skipped: not a finite number']
 
 
 @pytest.mark.parametrize('seconds', [None, 'long', -5.0])
-def test_rows_without_a_time_are_told_of(seconds):
+def test_rows_without_a_duration_are_noted(seconds):
   run = curves.run_of_rows('a', [train(1, seconds), train(2, 3.0)])
   assert run.seconds == 3.0
-  assert '1 row without a time: training time leaves them out' in run.notes
+  assert '1 row without a duration: not in the training time' in run.notes
 
 
 def test_other_names_of_metrics():
@@ -138,10 +138,10 @@ def test_more_tasks_than_can_be_shown():
   rows = [evaluation(1, 1.0, f'training_eval/t{n}') for n in range(9)]
   run = curves.run_of_rows('a', rows)
   assert list(run.validation) == [f't{n}' for n in range(6)]
-  assert run.notes[0].startswith('3 tasks of training_eval left out')
+  assert run.notes[0].startswith('3 tasks of training_eval not shown')
 
 
-def test_names_no_font_or_file_takes():
+def test_unprintable_and_long_names():
   row = evaluation(1, 1.0, 'training_eval/a\nb\ud800\x1b[2J' + 90 * 'x')
   (name,) = curves.run_of_rows('a', [row]).validation
   assert name.isprintable() and len(name) <= 40
@@ -162,7 +162,7 @@ def test_names_no_font_or_file_takes():
     ),
   ],
 )
-def test_shortest_names_that_tell_runs_apart(paths, names):
+def test_shortest_unique_names(paths, names):
   assert curves.short_names(paths) == names
 
 
@@ -172,15 +172,14 @@ def test_runs_of_folders(tmp_path):
   runs = curves.read_runs([one, two, one + '/'])
   assert [run.name for run in runs] == ['a', 'b']
   assert runs[0].training == curves.run_of_rows('a', ROWS).training
-  assert 'no config.gin: its macros are not known' in runs[0].notes
+  assert 'no config.gin: its macros are unknown' in runs[0].notes
   with open(one + '/metrics.jsonl', 'a') as f:
     f.write('{"step": 3, "coll')
-  assert (
-    curves.read_runs([one])[0].notes[0] == '1 line skipped: no row of a run'
-  )
+  notes = curves.read_runs([one])[0].notes
+  assert notes[0] == '1 line skipped: not a row of metrics'
 
 
-def test_macros_are_read_and_nothing_is_run(tmp_path):
+def test_macros_are_read_without_running_anything(tmp_path):
   write(tmp_path, *ROWS)
   secret = tmp_path / 'secret'
   secret.write_text("SECRET = 'told'\n")
@@ -201,18 +200,18 @@ def test_macros_are_read_and_nothing_is_run(tmp_path):
 @pytest.mark.parametrize(
   'content', [b'BATCH_SIZE = (', b'A = ' + 9999 * b'[', b'\xff', b'no gin !']
 )
-def test_configuration_that_is_no_gin(tmp_path, content):
+def test_configuration_that_is_not_gin(tmp_path, content):
   write(tmp_path, *ROWS)
   (tmp_path / 'config.gin').write_bytes(content)
   run = curves.read_run(str(tmp_path), 'a')
   assert run.macros == {}
-  assert run.notes == ['config.gin is no gin: its macros are not known']
+  assert run.notes == ['config.gin is not valid gin: its macros are unknown']
 
 
-def test_folders_that_hold_no_run(tmp_path):
+def test_folders_without_a_run(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere: no such folder'):
     curves.read_run(str(tmp_path / 'nowhere'), 'a')
-  with pytest.raises(FileNotFoundError, match='no folder of this machine'):
+  with pytest.raises(FileNotFoundError, match='not a local folder'):
     curves.read_run('gs://bucket/run', 'a')
   with pytest.raises(FileNotFoundError, match=r'no metrics.jsonl in it; name'):
     curves.read_run(str(tmp_path), 'a')
@@ -220,9 +219,9 @@ def test_folders_that_hold_no_run(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'did you mean .*/run\?'):
     curves.read_run(str(tmp_path), 'a')
   (tmp_path / 'run/metrics.jsonl').write_text('{"step\n\n[]\n')
-  with pytest.raises(ValueError, match=r'no row in it \(2 lines skipped\)'):
+  with pytest.raises(ValueError, match=r'no rows \(2 lines skipped\)'):
     curves.read_run(str(tmp_path / 'run'), 'a')
-  # A pipe would be waited for without end.
+  # Reading a pipe would block forever.
   os.remove(tmp_path / 'run/metrics.jsonl')
   os.mkfifo(tmp_path / 'run/metrics.jsonl')
   with pytest.raises(FileNotFoundError, match=r'no metrics.jsonl in it'):

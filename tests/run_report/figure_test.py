@@ -1,4 +1,4 @@
-"""The picture: everything is drawn, no two runs alike, nothing overlaps."""
+"""Figure: everything is drawn, styles are distinct, nothing overlaps."""
 
 import io
 
@@ -8,7 +8,7 @@ from fnet_t5x.run_report import curves, figure
 
 
 def luminance(color):
-  """Of sRGB, as WCAG 2 defines it."""
+  """Returns the relative luminance of an sRGB color (WCAG 2)."""
   parts = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
   parts = [
     part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
@@ -44,7 +44,7 @@ def test_styles_of_many_runs_differ_and_stand_out():
   styles = figure.styles(28)
   assert len(set(styles)) == 28
   for style in styles:
-    # Not too pale for a line on white.
+    # Enough contrast for a line on white.
     assert 1.05 / (luminance(style.color) + 0.05) > 2
 
 
@@ -107,20 +107,20 @@ def test_lines_are_the_curves():
   assert list(speeds.lines[0].get_ydata()) == [100, 100, 100]
 
 
-def test_names_are_no_formulas():
+def test_names_are_not_formulas():
   name = r'$\frac{1}{$ ^_{'
   shown, _ = drawn(run(name, task=name), run(r'$\nothing$'))
   texts = [text.get_text() for text in shown.legends[0].get_texts()]
   assert texts == [name, r'$\nothing$']
 
 
-def test_first_fall_is_cut_off_and_that_is_said():
+def test_initial_drop_is_clipped_with_a_note():
   steps = range(1, 101)
   shown, _ = drawn(run('a', steps))
   low, high = shown.axes[0].get_ylim()
   # At step 10, a tenth of the run, losses are 5.0 and 5.1; at step 1, 15.
   assert low < 4.1 and 5.1 < high < 5.3
-  assert 'cut off' in shown.axes[0].get_title(loc='right')
+  assert 'clipped' in shown.axes[0].get_title(loc='right')
 
 
 def test_losses_far_apart_have_a_logarithmic_axis():
@@ -147,6 +147,6 @@ def test_losses_far_apart_have_a_logarithmic_axis():
     ],
   ],
 )
-def test_strange_runs_are_drawn(rows):
+def test_unusual_runs_are_drawn(rows):
   shown, _ = drawn(curves.run_of_rows('a', rows))
   assert len(shown.axes) == 4

@@ -1,4 +1,4 @@
-"""The page: numbers where they belong, and nothing in it that runs."""
+"""HTML page: numbers in the right cells, and no active content."""
 
 import base64
 import html.parser
@@ -83,7 +83,7 @@ def test_results_of_a_run():
   assert base64.b64decode(data) == PICTURE
 
 
-def test_a_line_for_each_task():
+def test_one_row_per_task():
   rows = [
     {
       'step': 5,
@@ -120,7 +120,7 @@ def test_macros_that_differ_come_first():
   assert 'details' in read.tags
 
 
-def test_names_are_no_markup():
+def test_names_are_escaped():
   evil = '<script>alert(1)</script>"&\''
   rows = [
     {

@@ -1,4 +1,4 @@
-"""C4 through TFDS's format, and as AllenAI's JSON lines."""
+"""C4 in TFDS's format, and as AllenAI's JSON Lines."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ import tfds_folders
 from fnet_t5x.tasks import c4, catalog, corpus, vocabularies
 
 _LENGTHS = {'inputs': 64, 'targets': 64}
-# Real documents of C4, where this checkout has some beside it.
+# Real documents of C4, if this checkout has some next to it.
 _SAMPLE = pathlib.Path(__file__).parents[3] / 'shared' / 'data' / 'c4'
 
 
@@ -60,7 +60,7 @@ def _write_tfds(tmp_path, texts, version='3.1.0'):
 
 
 def _prefix_lm_tokens(task_name, split):
-  """All tokens of a task's examples, EOS left out."""
+  """Returns all tokens of a task's examples, without EOS."""
   dataset = catalog.get(task_name).get_dataset(
     _LENGTHS, split, shuffle=False, seed=0
   )
@@ -79,7 +79,7 @@ def test_offline_c4_through_tfds(tmp_path):
   encode = vocabularies.default_vocabulary().encode
   for split, part in (('train', texts[:-5]), ('validation', texts[-5:])):
     tokens = _prefix_lm_tokens('fnet_c4_prefix_lm', split)
-    # Shards are read in turns.
+    # Shards are interleaved.
     assert sorted(tokens) == sorted(t for text in part for t in encode(text))
 
 
@@ -91,7 +91,7 @@ def test_another_version_is_named_and_settable(tmp_path):
   assert _prefix_lm_tokens('fnet_c4_prefix_lm', 'train')
 
 
-def test_a_split_that_is_not_there(tmp_path):
+def test_missing_split_is_an_error(tmp_path):
   _write_tfds(tmp_path, _texts(10))
   with pytest.raises(ValueError, match=r"no split 'test'; .*train, validation"):
     c4.TFDS_SOURCE.get_dataset('test')

@@ -50,7 +50,7 @@ def _text(rng: random.Random) -> str:
 
 @pytest.fixture(scope='module')
 def pile(tmp_path_factory) -> tuple[pathlib.Path, dict[str, list[str]]]:
-  """A small Pile of the original layout: its folder, its texts by file."""
+  """A small Pile in the original layout: its folder, and its texts by file."""
   folder = tmp_path_factory.mktemp('pile')
   rng = random.Random(0)
   texts = {n: [_text(rng) for _ in range(k)] for n, k in _FILES.items()}
@@ -67,9 +67,9 @@ def pile(tmp_path_factory) -> tuple[pathlib.Path, dict[str, list[str]]]:
 
 @pytest.fixture(scope='module')
 def job_output(tmp_path_factory, pile, _small_model) -> pathlib.Path:
-  """What the caching job made of the tasks on the small Pile."""
+  """Output of the caching job for tasks on the small Pile."""
   folder = tmp_path_factory.mktemp('job')
-  # The job reads no gin file: a module of one's own binds what it needs.
+  # The job does not read gin files: a module binds what it needs.
   (folder / 'bound_tasks.py').write_text(
     'import gin\n'
     'from fnet_t5x.tasks import catalog\n'
@@ -131,7 +131,7 @@ def _batches(task, shuffle=False, use_cached=False, num_epochs=2):
 
 
 def _documents(task, use_cached, shuffle=False) -> list[tuple[int, ...]]:
-  """Tokens of each training document, as the objective gets them."""
+  """Returns the tokens of each training document, as passed to objectives."""
   source = task._get_cached_source('train') if use_cached else task.source
   dataset = source.get_dataset('train', shuffle=shuffle, seed=5)
   if not use_cached:
@@ -167,12 +167,12 @@ def test_every_document_is_in_the_cache_once(
 
 
 @pytest.mark.parametrize('shuffle', [False, True])
-def test_documents_of_both_ways_are_the_same(cache, shuffle):
+def test_cached_documents_equal_uncached_ones(cache, shuffle):
   task = catalog.get('fnet_pile_prefix_lm')
   cached = _documents(task, use_cached=True, shuffle=shuffle)
   uncached = _documents(task, use_cached=False, shuffle=shuffle)
   assert sorted(cached) == sorted(uncached)
-  # The job shuffles: the order is the one thing that differs.
+  # The job shuffles: only the order differs.
   assert cached != uncached
 
 
@@ -230,7 +230,7 @@ def test_reading_the_cache_tokenizes_nothing(cache, monkeypatch, objective):
   task = catalog.get(f'fnet_pile_{objective}')
   with pytest.raises(AssertionError, match='the tokenizer was called'):
     _batches(task)
-  # Nor is any text there to read.
+  # Nor is there any text to read.
   monkeypatch.delenv('FNET_T5X_PILE_DIR')
   assert len(list(_batches(task, use_cached=True))) > 15
 

@@ -1,4 +1,4 @@
-"""Looking tasks up by name."""
+"""Look-up of tasks by name."""
 
 import pytest
 

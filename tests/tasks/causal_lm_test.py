@@ -1,4 +1,4 @@
-"""Causal LM: every token once, EOS where documents end."""
+"""Causal LM: every token once, EOS at the end of documents."""
 
 import pytest
 import seqio
@@ -23,7 +23,7 @@ def test_documents_are_cut_to_length(add_eos):
   assert all(set(e) == {'targets'} for e in examples)
 
 
-def test_impossible_length_is_an_error():
+def test_invalid_length_is_an_error():
   with pytest.raises(
     ValueError, match=r"'targets' is 0 .*TASK_FEATURE_LENGTHS"
   ):

@@ -1,4 +1,4 @@
-"""Cutting documents: T5's golden examples are in objectives_test.py."""
+"""Splitting of documents; T5's golden examples are in objectives_test.py."""
 
 import gin
 import seqio

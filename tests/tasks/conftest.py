@@ -1,4 +1,4 @@
-"""A cache of the tests' own, and a corpus small enough to train on quickly."""
+"""A cache for the tests, and a corpus small enough to train on quickly."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 import seqio
 
-# Words are made of these: no test depends on what the real corpus says.
+# Made-up words: no test depends on the text of the real corpus.
 _SYLLABLES = (
   'fel low cit i zen sen ate house rep re sent a tive great sat is fac tion'
   ' meet gain con gress con sid er state un ion com merce trea sury peace war'
@@ -17,7 +17,7 @@ _SYLLABLES = (
 
 
 def address(seed: int, words: int) -> str:
-  """Text of so many made-up words, in paragraphs."""
+  """Returns paragraphs of made-up words."""
   rng = random.Random(seed)
   syllables = _SYLLABLES.split()
   text = []
@@ -39,7 +39,7 @@ def _clean_gin():
 def _session_cache(tmp_path_factory):
   folder = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:
-    # One for all workers: to train the vocabulary takes a while.
+    # Shared by all workers: training the vocabulary takes a while.
     folder = folder.parent
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('FNET_T5X_CACHE_DIR', str(folder / 'cache'))
@@ -56,7 +56,7 @@ def small_corpus(tmp_path, monkeypatch) -> pathlib.Path:
   )
   for i, year in enumerate(range(1900, 1930)):
     text = address(seed=i, words=150 + 20 * i)
-    if year % 20 == 4:  # Validation; the sign is in no other document.
+    if year % 20 == 4:  # Validation; no other document has this character.
       text += ' ☃'
     (speeches / f'{year}-Example-1.txt').write_text(text, encoding='utf-8')
   monkeypatch.syspath_prepend(str(tmp_path / 'site'))
@@ -79,7 +79,7 @@ def tfds_dir(tmp_path, monkeypatch) -> pathlib.Path:
 
 @pytest.fixture(scope='session')
 def _small_model(tmp_path_factory) -> pathlib.Path:
-  """A SentencePiece model of 200 pieces; to it, ☃ and ß are unknown."""
+  """A SentencePiece model of 200 pieces, for which ☃ and ß are unknown."""
   folder = tmp_path_factory.mktemp('vocabulary')
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=(address(seed=i, words=40) for i in range(40)),
@@ -99,7 +99,7 @@ def _small_model(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def small_vocabulary(_small_model) -> seqio.SentencePieceVocabulary:
   """Makes a small vocabulary the tasks' default, and returns it."""
-  # Makes the parameter known to gin.
+  # Registers the parameter with gin.
   import fnet_t5x.tasks.vocabularies  # noqa: F401
 
   gin.parse_config(

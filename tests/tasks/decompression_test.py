@@ -55,12 +55,12 @@ def test_zeros_may_follow_any_gzip_member(before_edge, zeros):
   assert _decompressed(data, 'gz') == text + b'after'
 
 
-def test_zeros_are_no_gzip_file():
+def test_zeros_alone_are_not_a_gzip_file():
   with pytest.raises(decompression.CompressedError, match='damaged'):
     _decompressed(b'\0' * 9, 'gz')
 
 
-def test_frames_of_zstd_that_are_skipped():
+def test_skippable_zstd_frames_are_skipped():
   skipped = b'\x50\x2a\x4d\x18' + (7).to_bytes(4, 'little') + b'skipped'
   data = skipped + zstandard.compress(b'a') + skipped + zstandard.compress(b'b')
   assert _decompressed(data, 'zst') == b'ab'
@@ -80,7 +80,7 @@ def test_frames_of_zstd_that_are_skipped():
 def test_damage_is_an_error(compression, damage):
   data = damage(_COMPRESS[compression](_TEXT))
   with pytest.raises(
-    decompression.CompressedError, match=r'^truncated or damaged .*; fetch it'
+    decompression.CompressedError, match=r'^truncated or damaged .*; download'
   ):
     _decompressed(data, compression)
 
@@ -89,7 +89,7 @@ def test_damage_is_an_error(compression, damage):
 def test_windows_of_zstd_are_bounded(log):
   parameters = zstandard.ZstdCompressionParameters(window_log=log)
   compressor = zstandard.ZstdCompressor(compression_params=parameters)
-  # A stream: of a known size the window would be no larger than that.
+  # As a stream: if the size were known, the window would be no larger.
   frame = compressor.compressobj()
   data = frame.compress(b'a' * 1000) + frame.flush()
   if log == 27:
@@ -102,7 +102,7 @@ def test_windows_of_zstd_are_bounded(log):
 
 
 _MEGABYTE = 1_000_000
-# Not ru_maxrss: a process inherits it from the one that starts it.
+# Not ru_maxrss, which a process inherits from its parent.
 _READ = """
 import re, sys
 from fnet_t5x.tasks import document_files
@@ -130,14 +130,14 @@ print(memory('VmHWM') - idle)
 @pytest.mark.parametrize('compression', ['gz', 'zst'])
 @pytest.mark.parametrize('content', [b'a', b'\n', b' \n', b'{"a": 1}\n'])
 def test_memory_does_not_grow_with_a_bomb(tmp_path, compression, content):
-  """A line without end, and lines without number; 300 MB of each."""
+  """An endless line, and endlessly many lines; 300 MB of each."""
   frame = {
     'gz': lambda: zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS),
     'zst': lambda: zstandard.ZstdCompressor(level=19).compressobj(),
   }[compression]()
   good = b'{"text": "a"}\n'
   bomb = content * (_MEGABYTE // len(content))
-  # Each of these is a line to parse.
+  # Each of these is a separate line.
   megabytes = 3 if b'{' in content else 300
   data = frame.compress(good)
   for _ in range(megabytes):

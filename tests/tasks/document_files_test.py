@@ -69,7 +69,7 @@ def test_lines_longer_than_a_chunk_and_blank_ones(tmp_path):
   path.write_text('\n'.join([lines[0], '', '  ', lines[1], lines[2]]))
   documents = _documents(path)
   assert [d.text.decode() for d in documents] == texts
-  # Lines are counted as an editor counts them.
+  # Lines are numbered as in an editor.
   assert [d.id for d in documents] == ['a.jsonl:1', 'a.jsonl:4', 'a.jsonl:5']
 
 
@@ -96,12 +96,12 @@ def test_a_document_of_50_megabytes(tmp_path):
     ('"\\udfff"', ''),
   ],
 )
-def test_fields_beside_the_text_cannot_harm(tmp_path, meta, component):
+def test_other_fields_do_no_harm(tmp_path, meta, component):
   path = tmp_path / 'a.jsonl'
   path.write_text(f'{{"text": "a", "meta": {meta}}}\n')
   (document,) = _documents(path)
   assert document.component == component
-  # TensorFlow takes it.
+  # TensorFlow accepts it.
   assert tf.constant(document.component).numpy() == component.encode()
 
 
@@ -120,9 +120,9 @@ def test_components_of_re_uploads(tmp_path, meta):
     (b'[1, 2]', r'a JSON list, not an object'),
     (b'{"txt": "a"}', r"the field 'text' is missing \(others: txt\)"),
     (b'{"text": null}', r"the field 'text' is null \(others: none\)"),
-    (b'{"text": 3}', r"the field 'text' is no text \(int\)"),
+    (b'{"text": 3}', r"the field 'text' is not text \(int\)"),
     (b'{"text": "a\xff"}', r'invalid UTF-8 at byte 11'),
-    (b'{"text": "\\ud800"}', r'half of a surrogate pair at character 0'),
+    (b'{"text": "\\ud800"}', r'unpaired surrogate at character 0'),
     (b'{"text": ""}', r'the document is empty'),
     (b'{"text": " \\n"}', r'the document is empty'),
     (b'{"text": "a", "n": ' + b'9' * 5000 + b'}', r'an integer of more than'),
@@ -149,7 +149,7 @@ def test_bad_line_is_named(tmp_path, line, message):
   path.write_bytes(_GOOD + line + b'\n' + _GOOD)
   with pytest.raises(document_files.DocumentError) as error:
     _documents(path)
-  # Of "an integer of more than" the line goes on.
+  # The message may be a prefix of the line's.
   assert error.match(rf'a\.jsonl, line 2: {message}.*; .*SKIP_BAD_DOCUMENTS')
   assert '\n' not in str(error.value)
   assert len(str(error.value)) < 300 + len(str(path))
@@ -161,7 +161,7 @@ def test_bad_line_is_named(tmp_path, line, message):
   )
   assert [d.id for d in documents] == ['a.jsonl:1', 'a.jsonl:3']
   assert [str(e) for e in left_out] == [str(error.value)]
-  # What an error was raised from holds the document.
+  # A cause or traceback would keep the document in memory.
   assert left_out[0].__cause__ is left_out[0].__traceback__ is None
 
 
@@ -174,7 +174,7 @@ def test_bad_row_is_named(tmp_path):
   ):
     _documents(path)
   with pytest.raises(
-    ValueError, match=r"no column 'body'; it has text; set TE"
+    ValueError, match=r"no column 'body'; columns: text; set TE"
   ):
     _documents(path, text_key='body')
 
@@ -187,7 +187,7 @@ def test_bad_row_is_named(tmp_path):
     ('a.jsonl.gz', b'no gzip', 'truncated or damaged'),
     ('a.jsonl.zst', b'no zstd', 'truncated or damaged'),
     ('a.parquet', b'no Parquet', 'not a Parquet file'),
-    ('a.csv', b'a', r'not a format of documents; .* \.parquet'),
+    ('a.csv', b'a', r'unknown document format; .* \.parquet'),
     ('none.jsonl', None, 'cannot be read: .*No such file'),
   ],
 )
@@ -202,10 +202,10 @@ def test_damaged_file_is_named(tmp_path, name, content, message):
 
 
 @pytest.mark.parametrize('suffix', ['gz', 'zst'])
-def test_what_is_before_the_damage_can_be_read(tmp_path, suffix):
+def test_documents_before_the_damage_can_be_read(tmp_path, suffix):
   compress = {'gz': gzip.compress, 'zst': zstandard.compress}[suffix]
   path = tmp_path / f'a.jsonl.{suffix}'
-  # A whole frame, then one that breaks off at once.
+  # A complete frame, then a truncated one.
   path.write_bytes(compress(_GOOD * 5) + compress(_GOOD * 5)[:15])
   records = document_files.records(str(path), document_files.ReadOptions())
   assert [next(records).number for _ in range(5)] == [1, 2, 3, 4, 5]
@@ -215,7 +215,7 @@ def test_what_is_before_the_damage_can_be_read(tmp_path, suffix):
 
 @pytest.mark.parametrize('text', ['a', '', 'ab\ncd', '\ufeff'])
 @pytest.mark.parametrize('suffix', ['jsonl', 'jsonl.gz', 'jsonl.zst', 'txt'])
-def test_mark_of_utf8_is_no_text(tmp_path, suffix, text):
+def test_byte_order_mark_is_dropped(tmp_path, suffix, text):
   path = tmp_path / f'a.{suffix}'
   content = text if suffix == 'txt' else json.dumps({'text': text})
   content = codecs.BOM_UTF8 + content.encode()
@@ -255,13 +255,13 @@ def test_other_encodings_are_named(tmp_path, suffix, encoding, order):
   ('kind', 'message'),
   [
     ('folder', 'a folder, not a file; name the files in it'),
-    ('pipe', 'not a regular file but a pipe or a device; copy'),
-    ('device', 'not a regular file but a pipe or a device; copy'),
+    ('pipe', 'a pipe or a device, not a regular file; copy'),
+    ('device', 'a pipe or a device, not a regular file; copy'),
     ('link to none', 'cannot be read: .*No such file'),
     ('circle of links', 'cannot be read: .*symbolic links'),
   ],
 )
-def test_what_is_no_file_is_named(tmp_path, suffix, kind, message):
+def test_anything_but_a_file_is_an_error(tmp_path, suffix, kind, message):
   path = tmp_path / f'a{suffix}'
   if kind == 'folder':
     path.mkdir()
@@ -285,12 +285,12 @@ def test_folder_of_any_name_is_named(tmp_path):
     document_files.suffix_of(str(tmp_path))
 
 
-def test_name_that_is_no_utf8_is_named(tmp_path):
+def test_name_that_is_not_utf8_is_an_error(tmp_path):
   path = os.fsencode(tmp_path) + b'/caf\xe9.jsonl'
   with open(path, 'wb') as f:
     f.write(_GOOD)
   with pytest.raises(
-    document_files.DocumentError, match=r'/caf\\xe9\.jsonl: the name is no UTF'
+    document_files.DocumentError, match=r'/caf\\xe9\.jsonl: the name is not UT'
   ):
     _documents(os.fsdecode(path))
 
@@ -304,10 +304,10 @@ def test_name_that_is_no_utf8_is_named(tmp_path):
     ({'text_key': None}, 'TEXT_KEY is None; it must be the name'),
     ({'text_key': ''}, "TEXT_KEY is ''; it must be the name"),
     ({'text_key': ['text']}, r"TEXT_KEY is \['text'\]; it must be the name"),
-    ({'max_document_bytes': '9'}, "max_document_bytes is '9'; it must be a wh"),
+    ({'max_document_bytes': '9'}, "max_document_bytes is '9'; it must be an i"),
     ({'max_document_bytes': 1e6}, r'max_document_bytes is 1000000\.0; it must'),
     ({'max_document_bytes': True}, 'max_document_bytes is True; it must be a'),
-    ({'max_document_bytes': 0}, 'max_document_bytes is 0; it must be a whole'),
+    ({'max_document_bytes': 0}, 'max_document_bytes is 0; it must be an int'),
     ({'max_document_bytes': None}, 'max_document_bytes is None; it must be a'),
   ],
 )

@@ -1,4 +1,4 @@
-"""The source of documents in files: none lost, none doubled, resumable."""
+"""Source of documents in files: none lost, none repeated, resumable."""
 
 import collections
 import itertools
@@ -26,7 +26,7 @@ def _no_counts():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-  """Blocks of a few documents, so that files have several."""
+  """Makes blocks small, so that files have several."""
   monkeypatch.setattr(document_source, '_BLOCK_BYTES', 500)
 
 
@@ -74,7 +74,7 @@ def test_documents_out_are_those_in(tmp_path, small_blocks, hosts, shuffle):
 
 
 def test_task_gives_every_document_to_one_of_two_hosts(tmp_path, small_blocks):
-  # Through SeqIO, also where there are fewer files than hosts.
+  # Through SeqIO, including when there are fewer files than hosts.
   for files, hosts in ((3, 2), (1, 2)):
     task = seqio.Task(
       f'documents_{files}',
@@ -129,7 +129,7 @@ def test_resumed_in_the_middle_of_an_epoch(tmp_path, small_blocks):
   rest = take(it, 29)
   again = iterator()
   again.restore(str(tmp_path / 'position'))
-  # Files that are open in between must not matter.
+  # Files left open must not matter.
   document_source._READERS.__init__()
   assert take(again, 29) == rest
   assert collections.Counter(seen + rest) == collections.Counter(
@@ -181,10 +181,10 @@ def test_bad_document_stops_in_one_line(tmp_path):
   assert line.endswith('set SKIP_BAD_DOCUMENTS = True to leave it out')
 
 
-def test_bad_documents_are_left_out_and_counted(tmp_path, caplog):
+def test_bad_documents_are_skipped_and_counted(tmp_path, caplog):
   gin.bind_parameter('ReadOptions.skip_bad_documents', True)
   seen = _numbers(_source(_bad_corpus(tmp_path)).get_dataset('train', False))
-  # A damaged frame is lost whole: zstd gives out nothing before it is checked.
+  # A damaged zstd frame is lost completely: it is checked before any output.
   assert set(seen) == {*range(20), *(n for n in seen if n >= 20)}
   assert len(seen) == len(set(seen))
   assert data_counters.counts() == {'skipped_documents': 3}
@@ -236,16 +236,18 @@ def test_pattern_without_a_file_is_named(tmp_path):
     FileNotFoundError, match=r'^corpus: no file matches \S*/\*\.x; set it$'
   ):
     _files_of_all(f'{tmp_path}/*.txt', f'{tmp_path}/*.x')
-  with pytest.raises(FileNotFoundError, match='corpus: it names no file; set'):
+  with pytest.raises(FileNotFoundError, match='corpus: no file is named; set'):
     _files_of_all()
 
 
 def test_unknown_format_is_an_error(tmp_path):
-  with pytest.raises(document_files.DocumentError, match='not a format'):
+  with pytest.raises(
+    document_files.DocumentError, match='unknown document format'
+  ):
     _source([str(tmp_path / 'a.csv')]).get_dataset('train')
 
 
-def test_names_that_are_no_utf8_are_named(tmp_path):
+def test_names_that_are_not_utf8_are_errors(tmp_path):
   (tmp_path / 'a.jsonl').touch()
   name = os.fsencode(tmp_path) + b'/caf\xe9.jsonl'
   with open(name, 'wb'):
@@ -253,18 +255,18 @@ def test_names_that_are_no_utf8_are_named(tmp_path):
   for pattern in (f'{tmp_path}/*.jsonl', os.fsdecode(name)):
     with pytest.raises(
       FileNotFoundError,
-      match=r'^corpus: the name .*/caf\\xe9\.jsonl is no UTF-8; rename it',
+      match=r'^corpus: the name .*/caf\\xe9\.jsonl is not UTF-8; rename it',
     ):
       _files_of_all(pattern)
     with pytest.raises(
-      FileNotFoundError, match=r'caf\\xe9\.jsonl is no UTF-8;'
+      FileNotFoundError, match=r'caf\\xe9\.jsonl is not UTF-8;'
     ):
       document_source.matching_files(pattern, 'corpus', 'set it')
 
 
 @pytest.mark.parametrize('skip', [False, True])
-def test_what_is_no_document_never_stops_tensorflow(tmp_path, skip, caplog):
-  """Every kind of bad line and file: left out, or one line that names it."""
+def test_bad_documents_never_crash_tensorflow(tmp_path, skip, caplog):
+  """Every kind of bad line and file is skipped, or named in one line."""
   lines = [
     b'{"text": "d1", "n": ' + b'9' * 5000 + b'}',
     b'{"a": ' * 99_999,
@@ -281,7 +283,7 @@ def test_what_is_no_document_never_stops_tensorflow(tmp_path, skip, caplog):
   if skip:
     paths = sorted(map(str, tmp_path.iterdir()))
     dataset = _source(paths).get_dataset('train', False)
-    # The last line's file begins as UTF-16 does: no line of it counts.
+    # The last file begins like UTF-16: all of it is skipped.
     assert _numbers(dataset) == [7] * 4
     assert data_counters.counts() == {'skipped_documents': 7}
     return
@@ -311,7 +313,7 @@ def test_text_that_spells_a_sentinel_is_counted(
   list(_source([str(path)]).get_dataset('train').as_numpy_iterator())
   vocabulary = vocabularies.default_vocabulary()
   first = vocabulary.vocab_size - vocabulary.extra_ids
-  # What is counted does become one.
+  # Counted if and only if the vocabulary encodes it as one.
   assert any(i >= first for i in vocabulary.encode_tf(text).numpy()) == counted
   assert data_counters.counts() == (
     {'documents_with_sentinels': 1} if counted else {}

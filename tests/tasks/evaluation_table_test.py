@@ -1,4 +1,4 @@
-"""The table of the evaluation tasks, and what importing it must not do."""
+"""Table of evaluation tasks; importing it has no side effects."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def test_every_task_is_registered_with_its_features():
       assert task.supports_caching
 
 
-# What imports the tasks, and nothing else.
+# Only imports the tasks.
 _PROGRAM = """
 import sys
 from fnet_t5x.tasks import evaluation_table
@@ -42,7 +42,7 @@ def test_import_reads_downloads_and_trains_nothing(tmp_path):
       'HOME': str(tmp_path),
       'FNET_T5X_CACHE_DIR': str(tmp_path / 'cache'),
       'TFDS_DATA_DIR': str(tmp_path / 'tfds'),
-      # matplotlib, which TFDS imports where it is installed, makes folders.
+      # matplotlib, which TFDS imports if installed, makes folders.
       'MPLCONFIGDIR': str(tmp_path / '.keras'),
     },
     stderr=subprocess.PIPE,
@@ -50,7 +50,7 @@ def test_import_reads_downloads_and_trains_nothing(tmp_path):
     check=False,
   )
   assert process.returncode == 0, process.stderr[-2000:]
-  # Keras, which TensorFlow imports, makes itself a folder.
+  # Keras, which TensorFlow imports, makes a folder.
   assert {path.name for path in tmp_path.iterdir()} <= {'.keras'}
 
 

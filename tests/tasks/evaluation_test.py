@@ -64,7 +64,7 @@ def configured_model(model=gin.REQUIRED):
 def run(small_vocabulary, tmp_path):
   """Parses the run's gin, and returns a function that evaluates a mixture.
 
-  It returns what `eval.jsonl` says of each task.
+  That function returns the metrics of each task in `eval.jsonl`.
   """
   (tmp_path / 'run.gin').write_text(RUN)
   output_dir = tmp_path / 'eval'
@@ -94,7 +94,7 @@ def run(small_vocabulary, tmp_path):
 
 @pytest.fixture
 def model(run, tmp_path):
-  """The run's model, and the parameters that its checkpoint holds."""
+  """Returns the run's model, and the parameters in its checkpoint."""
   gin.parse_config('evaluation_test.configured_model.model = %MODEL')
   model = configured_model()
   shapes = {
@@ -120,7 +120,7 @@ def _padded(rows, length):
 
 
 def _log_likelihoods(model, inputs, targets):
-  """Nats of each row of targets, by float64 from the network's logits."""
+  """Returns nats per row of targets, in float64 from the network's logits."""
   model, params = model
   encoder_tokens = _padded(inputs, LENGTHS['inputs'])
   decoder_tokens = _padded(targets, LENGTHS['targets'])
@@ -141,7 +141,7 @@ def _log_likelihoods(model, inputs, targets):
 
 
 def _outputs(model, vocabulary, texts):
-  """What the model writes to these inputs."""
+  """Returns the model's outputs for these inputs."""
   model, params = model
   inputs = _padded(
     [[*vocabulary.encode(t)[-LENGTHS['inputs'] + 1 :], 1] for t in texts],
@@ -166,7 +166,7 @@ def test_three_tasks(model, run, small_vocabulary, tfds_dir):
     small_vocabulary,
     [*contexts, *(f'question: {q} context: a sat ' for q in questions)],
   )
-  # One of two last words, and one of two answers, are what the model writes.
+  # The model predicts one of two last words, and one of two answers.
   words = [postprocessors.first_word(outputs[0]), 'gain']
   answer = text_metrics.normalize_answer(outputs[2])
   assert words[0] and answer
@@ -203,7 +203,7 @@ def test_three_tasks(model, run, small_vocabulary, tfds_dir):
   results = run(MIXTURE)
   assert results.keys() == set(tasks)
 
-  # The windows of held-out text, made anew here.
+  # The windows of held-out text, recomputed.
   inputs, targets = [], []
   for text in texts:
     tokens = encode(text)
@@ -226,7 +226,7 @@ def test_three_tasks(model, run, small_vocabulary, tfds_dir):
   assert math.log(values['perplexity_per_word']) == pytest.approx(
     of_text.sum() / sum(len(text.split()) for text in texts), rel=1e-5
   )
-  # The engine's own loss with teacher forcing is the same.
+  # Equals the engine's own teacher-forced loss.
   assert values['cross_ent_per_target_token'] == pytest.approx(
     values['loss_per_token'], rel=1e-5
   )

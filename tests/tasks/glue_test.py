@@ -1,4 +1,4 @@
-"""GLUE's tasks: strings from TFDS's examples, and metrics to the end."""
+"""GLUE's tasks, from TFDS examples to text to metrics."""
 
 import pytest
 import seqio
@@ -6,7 +6,7 @@ import tfds_folders
 
 from fnet_t5x.tasks import evaluation, evaluation_table, glue
 
-# (task, TFDS config, split there, example, inputs, targets). The formats are of
+# (task, TFDS config, TFDS split, example, inputs, targets). Formats as in
 # appendix D of Raffel et al. 2020.
 _CASES = [
   (
@@ -123,7 +123,7 @@ def test_similarity_is_rounded_to_a_fifth(small_vocabulary, tfds_dir):
   assert texts == list(scores.values())
 
 
-def test_inputs_are_cut_and_end_in_eos(small_vocabulary, tfds_dir):
+def test_inputs_are_truncated_and_end_in_eos(small_vocabulary, tfds_dir):
   tfds_folders.write_known(
     tfds_dir,
     'glue/sst2:2.0.0',
@@ -150,7 +150,7 @@ def test_evaluator_scores_outputs(small_vocabulary, tfds_dir):
   )
   outputs = ['equivalent', 'equivalent', 'not_equivalent', 'equivalence']
   values = tfds_folders.evaluate('fnet_glue_mrpc', outputs)
-  # One of four is right; of class 1: one hit, one false alarm, two misses.
+  # One of four is right; class 1: 1 true positive, 1 false positive, 2 misses.
   assert values == {'f1': pytest.approx(40), 'accuracy': 25}
 
 

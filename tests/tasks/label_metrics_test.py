@@ -19,7 +19,7 @@ def _labels(seed, classes, invalid=False, size=60):
 
 
 def _one_hot(labels):
-  """Centred indicators [examples, classes], INVALID a class too."""
+  """Returns centered indicators [examples, classes], with INVALID a class."""
   hot = np.float64(np.array(labels)[:, None] == np.arange(-1, 3))
   return hot - hot.mean(0)
 
@@ -38,7 +38,7 @@ def test_matthews_is_a_correlation_of_indicators(classes, invalid):
 
 
 def test_matthews_of_two_classes_by_hand():
-  # 3 hits, 2 right refusals, 1 false alarm, 2 misses.
+  # 3 true positives, 2 true negatives, 1 false positive, 2 misses.
   targets = [1, 1, 1, 0, 0, 0, 1, 1]
   predictions = [1, 1, 1, 0, 0, 1, 0, 0]
   expected = (3 * 2 - 1 * 2) / np.sqrt((3 + 1) * (3 + 2) * (2 + 1) * (2 + 2))
@@ -80,8 +80,8 @@ def test_f1_is_the_mean_of_precision_and_recall():
     }
 
 
-def test_no_label_is_always_wrong():
-  # One hit, no false alarm but the first invalid one, one miss by an invalid.
+def test_invalid_output_is_always_wrong():
+  # 1 true positive; the invalid outputs are a false positive and a miss.
   targets, predictions = [0, 1, 1, 0], [-1, 1, -1, 0]
   assert label_metrics.binary_f1(targets, predictions) == {
     'f1': pytest.approx(50)
@@ -109,7 +109,7 @@ def test_multirc_counts_answers_and_whole_questions():
     for value, group in [(1, 'a'), (0, 'b'), (1, 'a'), (0, 'b'), (1, 'c')]
   ]
   predictions = [1, 0, 1, 1, -1]
-  # Two hits, one false alarm, one miss; of the questions, only a is right.
+  # 2 true positives, 1 false positive, 1 miss; only question a is right.
   assert label_metrics.multirc(targets, predictions) == {
     'f1': pytest.approx(200 / 3),
     'exact_match': pytest.approx(100 / 3),

@@ -1,4 +1,4 @@
-"""LAMBADA: the last word, and what comes before it."""
+"""LAMBADA: the last word, and the text before it."""
 
 import math
 
@@ -36,14 +36,14 @@ def test_last_words(small_vocabulary, folder):
   ]
   (test,) = tfds_folders.read_task(_TASK, 'test')
   assert test['targets_pretokenized'] == 'test'
-  # The word alone is scored: no EOS, which a continuation would not have here.
+  # Only the word is scored, without EOS: a text would not end here.
   vocabulary = small_vocabulary
   assert examples[1]['targets'].tolist() == vocabulary.encode('dogs')
   assert examples[1]['inputs'].tolist() == [
     *vocabulary.encode('Ann saw the'),
     1,
   ]
-  # Together they are the passage, token for token.
+  # Inputs and targets together are the passage, token for token.
   assert [
     *examples[1]['inputs'][:-1],
     *examples[1]['targets'],
@@ -59,7 +59,7 @@ def test_long_passages_lose_their_start(small_vocabulary, folder):
 def test_accuracy_and_perplexity(small_vocabulary, folder):
   values = tfds_folders.evaluate(_TASK, ['guard . he', 'dog'])
   sizes = [len(small_vocabulary.encode(word)) for word in ('guard', 'dogs')]
-  # The stand-in for a model gives each token a loss of a nat.
+  # The stand-in model gives each token a loss of one nat.
   assert values == {
     'accuracy': 50,
     'perplexity': pytest.approx(math.exp(sum(sizes) / 2)),

@@ -38,7 +38,7 @@ def _register(name, **kwargs):
 
 @pytest.fixture
 def documents(small_vocabulary):
-  """Odd texts, and one that fills many windows."""
+  """Unusual texts, and one that fills many windows."""
   rng = random.Random(0)
   long = ' '.join(rng.choice(_ODD).strip() for _ in range(12))
   _DOCUMENTS[:] = [text.encode() for text in (*_ODD, long)]
@@ -48,7 +48,7 @@ def documents(small_vocabulary):
 
 
 def _by_document(examples):
-  """Windows of each document: those from one with empty context on."""
+  """Groups windows by document: the first of each has no context."""
   groups = []
   for example in examples:
     if len(example['inputs']) == 1:
@@ -80,7 +80,7 @@ def test_windows_cover_documents_exactly(
       assert window['inputs'].dtype == window['targets'].dtype == np.int32
 
 
-def test_bytes_and_words_go_to_the_tokens_that_hold_them(small_vocabulary):
+def test_bytes_and_words_count_for_their_tokens(small_vocabulary):
   text = 'fel low 12  ab'
   pieces = small_vocabulary.tokenizer.encode(text, out_type=str)
   dataset = language_modeling.tokens_with_extents(
@@ -89,15 +89,15 @@ def test_bytes_and_words_go_to_the_tokens_that_hold_them(small_vocabulary):
   )
   (example,) = dataset.as_numpy_iterator()
   assert len(pieces) == len(example['targets'])
-  # Without the mark of the first word, which is not in the text, the pieces are
-  # the text but for the second space.
+  # Without the first word's space mark, which is not in the text, the pieces
+  # are the text except for the second space.
   sizes = np.array([len(piece) for piece in pieces])
   sizes[0] -= 1
   difference = example['token_bytes'] - sizes
   assert difference.sum() == 1
   assert set(difference) == {0, 1}
-  # A word is counted where it starts: at the piece after its mark's, or, where
-  # that has letters, at the piece itself.
+  # A word counts where it starts: at the piece after the space mark, or, if the
+  # piece with the mark has letters, at that piece.
   assert example['token_words'].sum() == 4
   joined = ''
   for piece, words in zip(pieces, example['token_words'], strict=True):
@@ -109,7 +109,7 @@ def test_bytes_and_words_go_to_the_tokens_that_hold_them(small_vocabulary):
     joined += piece
 
 
-def test_documents_without_tokens_are_left_out(documents):
+def test_documents_without_tokens_are_dropped(documents):
   whole = tfds_folders.read_task(_NAME)
   documents[:] = [b'', documents[0], b' \n\t ', *documents[1:], b'']
   again = tfds_folders.read_task(_NAME)
@@ -132,7 +132,7 @@ def test_evaluator_adds_up_losses(documents, small_vocabulary):
     for text in documents
     for token in small_vocabulary.encode_tf(text).numpy()
   ]
-  # The stand-in for a model gives each token a loss of a nat.
+  # The stand-in model gives each token a loss of one nat.
   size = sum(len(text) for text in documents)
   words = sum(len(text.split()) for text in documents)
   assert values == {

@@ -1,4 +1,4 @@
-"""The tasks on a Pile of your own against t5 0.9.4 itself, token for token.
+"""The Pile's tasks against t5 0.9.4 itself, token for token.
 
 FNET_T5X_PILE_DIR=... pytest tests/tasks/live_t5_test.py -s
 """

@@ -27,7 +27,7 @@ def _examples(documents, length, seed=0, features=_FEATURES, **parameters):
   )
 
 
-def test_targets_are_the_text_between_marks():
+def test_targets_are_the_text_between_cls_and_sep():
   documents = token_documents.random_documents([100, 0, 1, 2, 62, 63])
   examples = _examples(documents, 64)
   texts = [e['targets'][1:-1] for e in examples]
@@ -42,14 +42,14 @@ def test_targets_are_the_text_between_marks():
 @pytest.mark.parametrize(
   ('size', 'expected'), [(1, 1), (2, 1), (9, 1), (12, 2), (62, 9), (510, 76)]
 )
-def test_loss_weights_say_what_is_predicted(size, expected):
+def test_loss_weights_mark_predicted_tokens(size, expected):
   for seed in range(5):
     (e,) = _examples(
       token_documents.random_documents([size], seed), 512, seed=seed
     )
     weights = np.array(e['loss_weights'])
     assert set(weights) <= {0, 1}
-    # round(0.15 size), and at least one; never [CLS] or [SEP].
+    # round(0.15 size), at least one; never [CLS] or [SEP].
     assert weights.sum() == expected
     assert weights[0] == weights[-1] == 0
     changed = np.array(e['inputs']) != np.array(e['targets'])
@@ -68,25 +68,25 @@ def test_shares_are_80_10_10():
   assert count == 150 * 76
   hidden = inputs[predicted]
   random = (hidden != targets[predicted]) & (hidden != _MASK)
-  # One in 256 random tokens is the one that was there.
+  # One in 256 random tokens equals the original.
   for share, p in (
     ((hidden == _MASK).mean(), 0.8),
     (random.mean(), 0.1 * 255 / 256),
     ((hidden == targets[predicted]).mean(), 0.1 + 0.1 / 256),
   ):
     assert abs(share - p) < 5 * (p * (1 - p) / count) ** 0.5
-  # All bytes, and nothing else, equally often.
+  # All bytes, nothing else, uniformly.
   counts = np.bincount(hidden[random], minlength=359)
   assert counts[:3].sum() + counts[259:].sum() == 0
   mean = random.sum() / 256
   assert np.abs(counts[3:259] - mean).max() < 5 * mean**0.5 + 1
-  # Every place is predicted as often.
+  # All positions are predicted equally often.
   share = predicted[:, 1:-1].mean(0)
   p = 76 / 510
   assert np.abs(share - p).max() < 5 * (p * (1 - p) / 150) ** 0.5
 
 
-def test_seeds_decide():
+def test_seeds_determine_the_mask():
   documents = token_documents.random_documents([300])
   assert _examples(documents, 64, 4) == _examples(documents, 64, 4)
   assert _examples(documents, 64, 4) != _examples(documents, 64, 5)
@@ -125,7 +125,7 @@ def test_number_of_predicted_tokens_is_counted():
     ({'mask_token_proportion': 0.95}, '0.95 and 0.1'),
     ({'random_token_proportion': -0.1}, '0.8 and -0.1'),
     ({'mask_id': 400}, 'mask_id is 400'),
-    ({'mask_id': 300, 'cls_id': 300}, 'two marks with one id'),
+    ({'mask_id': 300, 'cls_id': 300}, 'have the same id'),
     ({'length': 2}, 'at least 3'),
   ],
 )
@@ -136,7 +136,7 @@ def test_bad_parameters_are_errors(parameters, message):
 
 
 def test_features_of_different_lengths_are_an_error():
-  with pytest.raises(ValueError, match=r"'loss_weights': 9.* one length"):
+  with pytest.raises(ValueError, match=r"'loss_weights': 9.* the same length"):
     token_documents.examples(
       masked_lm.masked_lm,
       [[3]],
@@ -151,5 +151,5 @@ def test_too_few_sentinels_are_an_error():
     ValueError, match=r'needs 3 sentinels for .*has 2: raise .*masked_lm.sep_id'
   ):
     _examples([[3]], 8, features=features)
-  # Enough for the two that are left.
+  # Two are enough if one is set.
   assert _examples([[9]], 8, features=features, sep_id=4)

@@ -10,7 +10,7 @@ from fnet_t5x.tasks import next_sentence
 
 _FEATURES = next_sentence.features(token_documents.VOCABULARY)
 _CLS, _SEP = (token_documents.FIRST_SENTINEL - i for i in (1, 2))
-# Tokens of the documents of `_pairs` say where they are from.
+# Tokens of the documents of `_pairs` encode their document and position.
 _PER_DOCUMENT = 10_000
 
 
@@ -32,7 +32,7 @@ def _examples(documents, length, seed=0, **parameters):
 
 
 def _pairs(sizes, max_tokens, sentence=0, probability=0.5, seed=0):
-  """(A, B, label) of documents of such sizes, each `sentence` tokens an end."""
+  """Returns (A, B, label) pairs; sentences have `sentence` tokens."""
   documents = tf.ragged.constant(
     [
       list(range(i * _PER_DOCUMENT, i * _PER_DOCUMENT + size))
@@ -64,7 +64,7 @@ _SIZES = [100, 2, 3, 33, 17, 16, 65, 66, 40, 31, 200, 2]
 
 
 @pytest.mark.parametrize('sentence', [0, 5])
-def test_every_text_comes_once(sentence):
+def test_every_text_occurs_once(sentence):
   for seed in range(10):
     pairs = _pairs(_SIZES, 16, sentence, seed=seed)
     tokens = token_documents.joined(a + b for a, b, _ in pairs)
@@ -91,7 +91,7 @@ def test_half_of_the_pairs_are_random():
     for seed in range(30)
     for _, _, label in _pairs([150] * 40, 30, seed=seed)
   ]
-  # Pairs swap by twos.
+  # Swaps come in twos.
   assert len(labels) == 30 * 200
   deviation = (0.25 / (len(labels) / 2)) ** 0.5
   assert abs(np.mean(labels) - 0.5) < 5 * deviation
@@ -107,16 +107,16 @@ def test_labels_do_not_show_in_the_lengths():
   assert abs(zero.mean() - one.mean()) < 5 * error
 
 
-def test_pairs_are_cut_where_sentences_end():
+def test_pairs_are_split_at_sentence_ends():
   cuts = []
   for seed in range(20):
     for a, b, label in _pairs([600] * 4, 60, sentence=7, seed=seed):
-      # An end every seven tokens: there is one inside of any sixty.
+      # A sentence ends every seven tokens, so within any sixty.
       assert (a[-1] + 1) % 7 == 0
       cuts.append(len(a))
       if label:
         assert (b[0]) % 7 == 0
-        # Both documents are cut close to the same place.
+        # Matched pieces are split at about the same point.
         assert len(a) + len(b) < 60 + 7
   assert min(cuts) < 8
   assert max(cuts) > 52
@@ -134,7 +134,7 @@ def test_without_sentence_ends_the_cut_is_anywhere():
   counts = np.bincount(cuts, minlength=30)
   assert counts[0] == 0
   assert len(counts) == 30
-  # Twos share a draw: twice the variance.
+  # Matched pieces share a draw: twice the variance.
   mean = counts.sum() / 29
   assert np.abs(counts[1:] - mean).max() < 5 * (2 * mean) ** 0.5
 
@@ -169,7 +169,7 @@ def test_examples_have_bert_s_form():
     changed = np.array(e['inputs']) != np.array(targets)
     assert not changed[weights == 0].any()
   assert {e['next_sentence_labels'][0] for e in examples} == {0, 1}
-  # Documents of one token make no pair, and a swapped end may be cut.
+  # One-token documents are dropped, and a swapped B may be truncated.
   text = sum(len(e['targets']) - 3 for e in examples)
   assert 0.95 * (sum(map(len, documents)) - 1) < text
   assert text < sum(map(len, documents))
@@ -186,7 +186,7 @@ def test_true_pairs_are_text_of_the_documents():
     assert all(any(part in text for text in texts) for part in (a, b))
 
 
-def test_seeds_decide():
+def test_seeds_determine_the_pairs():
   documents = token_documents.random_documents([300, 200])
   assert _examples(documents, 64, 4) == _examples(documents, 64, 4)
   assert _examples(documents, 64, 4) != _examples(documents, 64, 5)
@@ -210,7 +210,7 @@ def test_gin_binds_parameters():
     assert e['next_sentence_labels'] == [0]
 
 
-def test_one_document_a_batch_has_true_pairs_only():
+def test_one_document_per_batch_has_true_pairs_only():
   documents = token_documents.random_documents([90] * 5)
   examples = _examples(documents, 32, batch_size=1)
   assert {e['next_sentence_labels'][0] for e in examples} == {0}
@@ -222,5 +222,5 @@ def test_label_of_another_length_is_an_error():
     token_documents.examples(
       next_sentence.masked_lm_nsp, [[3, 4]], lengths, features=_FEATURES
     )
-  with pytest.raises(ValueError, match='one length, at least 6'):
+  with pytest.raises(ValueError, match='same length, at least 6'):
     _examples([[3, 4]], 5)

@@ -1,4 +1,4 @@
-"""Noise masks: T5's golden examples are in objectives_test.py."""
+"""Noise masks; T5's golden examples are in objectives_test.py."""
 
 import numpy as np
 import tensorflow as tf

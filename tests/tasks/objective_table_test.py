@@ -1,4 +1,4 @@
-"""Every objective of the table, as a task: examples, batches, resuming."""
+"""Every objective as a task: examples, batches, resuming."""
 
 import functools
 import itertools
@@ -17,7 +17,7 @@ from fnet_t5x.tasks import objective_table
 
 _ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 _OBJECTIVES = objective_table.OBJECTIVES
-# Not every parameter of UL2's.
+# Not every parameterization of UL2's.
 _DIFFERENT = [k for k in _OBJECTIVES if not k.startswith(('ul2_r', 'ul2_x_64'))]
 _SIZES = [700, 0, 1, 2, 90, 1300, 40, 512, 333, 64]
 
@@ -83,7 +83,7 @@ def test_examples_fit_the_features(name, task):
         assert not np.isin(ids[:-1], [0, 1]).any()
     assert objective.postprocess_fn('', example=example, is_target=True) > 0
   if name == 'causal_lm':
-    # One EOS a document that is not empty.
+    # One EOS per non-empty document.
     eos = sum((e['targets'] == 1).sum() for e in examples)
     assert eos == np.count_nonzero(_SIZES)
 
@@ -121,7 +121,7 @@ def test_a_saved_iterator_repeats_the_batches(name, task, tmp_path):
   assert taken(other, 9) == expected
 
 
-def test_names_are_their_own():
+def test_names_are_distinct():
   assert all(name == o.name for name, o in _OBJECTIVES.items())
   assert not set(_OBJECTIVES) & set(objective_table.MIXTURES)
 

@@ -20,7 +20,7 @@ _GOLDEN = json.loads(
 
 
 def _restored(example) -> list[int]:
-  """The text that span corruption took apart, by plain reading of sentinels."""
+  """Reconstructs the text from corrupted spans, by reading the sentinels."""
   spans, current = {}, None
   for token in example['targets']:
     if token > token_documents.FIRST_SENTINEL - 100:
@@ -34,7 +34,7 @@ def _restored(example) -> list[int]:
       kept_spans.append([])
     else:
       kept_spans[-1].append(token)
-  # A text of one token has a sentinel and no noise.
+  # A one-token text has a sentinel and no noise.
   noise_spans = [spans[s] for s in sorted(spans, reverse=True) if spans[s]]
   for kept, missing in zip(kept_spans, [*noise_spans, []], strict=True):
     text += kept + missing
@@ -108,12 +108,12 @@ def test_prefix_lm_keeps_every_token():
   segments = [e['inputs'] + e['targets'] for e in examples]
   assert token_documents.joined(documents) == token_documents.joined(segments)
   assert max(map(len, segments)) == 49
-  # 400 = 8 * 49 + 8: documents are not joined.
+  # 400 = 8 * 49 + 8: documents are not concatenated.
   assert [len(s) for s in segments[:10]] == [49] * 8 + [8, 1]
 
 
 @pytest.mark.parametrize('prefix_length', [None, 16])
-def test_fixed_prefix_lm_splits_where_told(prefix_length):
+def test_fixed_prefix_lm_splits_at_prefix_length(prefix_length):
   documents = token_documents.random_documents([400, 1, 33, 0, 256, 2, 77])
   examples = token_documents.examples(
     objectives.fixed_prefix_lm,
@@ -153,7 +153,7 @@ def test_full_examples_just_fill_the_features():
     {'inputs': 512, 'targets': 114},
   )
   assert len(examples) == 20
-  # One less than the features: EOS comes later.
+  # One less than the feature lengths: EOS is appended later.
   assert {len(e['inputs']) for e in examples} == {511}
   assert {len(e['targets']) for e in examples} == {113}
 
@@ -235,7 +235,7 @@ def test_gin_binds_after_registration(small_corpus):
   'name', ['span_corruption', 'prefix_lm', 'fixed_prefix_lm']
 )
 @pytest.mark.parametrize('length', [0, -3, None])
-def test_impossible_length_is_an_error(name, length):
+def test_invalid_length_is_an_error(name, length):
   lengths = {'inputs': 64, 'targets': length}
   with pytest.raises(ValueError, match=r"'targets' is .*TASK_FEATURE_LENGTHS"):
     token_documents.examples(getattr(objectives, name), [[3, 4]], lengths)
@@ -270,7 +270,7 @@ def test_impossible_length_is_an_error(name, length):
     ('prefix_lm', (2, 2), {}, "'inputs' .* at least 3"),
     ('span_corruption', (1, 9), {}, "'inputs' .*TASK_FEATURE_LENGTHS"),
     ('fixed_prefix_lm', (9, 9), {'prefix_length': 9}, 'is 9, .* room for 8'),
-    ('fixed_prefix_lm', (9, 1), {}, "0 of targets .*'targets': 1"),
+    ('fixed_prefix_lm', (9, 1), {}, "0 target tokens .*'targets': 1"),
   ],
 )
 def test_bad_parameters_are_errors(objective, lengths, parameters, message):

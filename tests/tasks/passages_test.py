@@ -1,4 +1,4 @@
-"""Passages: together the text, short enough, ending where one may stop."""
+"""Passages: lossless, short enough, ending at natural breaks."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_passages_are_the_text(size, alphabet):
   assert b''.join(cut) == text
   assert all(0 < len(passage) <= size for passage in cut)
   for passage in cut:
-    passage.decode()  # No character is cut.
+    passage.decode()  # No character is split.
 
 
 def test_a_passage_ends_at_the_best_place():
@@ -27,7 +27,7 @@ def test_a_passage_ends_at_the_best_place():
   assert cut(b'aaaa bbb\n\ncc\ndd ee ff') == [b'aaaa bbb\n\n', b'cc\ndd ee ff']
   assert cut(b'aaaa bbbb\nccc dd eeee') == [b'aaaa bbbb\n', b'ccc dd eeee']
   assert cut(b'aaaa bbbb cccc ddddd') == [b'aaaa bbbb cccc ', b'ddddd']
-  # A mark in the first half would leave too little.
+  # A break in the first half would leave too little.
   assert cut(b'a\n\nbbbbbbb cccccccccc') == [b'a\n\nbbbbbbb ', b'cccccccccc']
 
 

@@ -1,4 +1,4 @@
-"""What outputs and targets become before the metrics see them."""
+"""Postprocessing of outputs and targets for the metrics."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from fnet_t5x.tasks import postprocessors
 
 
-def test_labels_are_exact_or_none():
+def test_labels_are_exact_or_invalid():
   labels = ('not_entailment', 'entailment')
   outputs = ['entailment', 'not_entailment', 'Entailment', 'entail', '']
   ids = [postprocessors.label_id(o, labels=labels) for o in outputs]
@@ -55,7 +55,7 @@ def test_referents_are_compared_by_words(output, candidate, same):
     ('', ''),
   ],
 )
-def test_first_words_lack_what_follows_them(text, word):
+def test_first_words_lack_trailing_punctuation(text, word):
   assert postprocessors.first_word(text) == word
 
 

@@ -1,4 +1,4 @@
-"""Where trained vocabularies are kept."""
+"""The cache of trained vocabularies."""
 
 import pathlib
 import stat
@@ -15,7 +15,7 @@ from fnet_t5x.tasks import sentencepiece_training
     ('~/own', None, '/home/me/own'),
     (None, '/caches', '/caches/fnet_t5x'),
     ('', '', '/home/me/.cache/fnet_t5x'),
-    # A relative path is to be ignored, says the standard.
+    # The XDG specification says to ignore a relative path.
     (None, 'caches', '/home/me/.cache/fnet_t5x'),
     (None, None, '/home/me/.cache/fnet_t5x'),
   ],
@@ -30,7 +30,7 @@ def test_cache_dir(monkeypatch, own, caches, folder):
   assert sentencepiece_training.cache_dir() == pathlib.Path(folder)
 
 
-def test_what_cannot_be_kept_is_not_trained(tmp_path, monkeypatch, capfd):
+def test_unwritable_cache_fails_before_training(tmp_path, monkeypatch, capfd):
   (tmp_path / 'file').touch()
   monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'file' / 'cache'))
   args = sentencepiece_training.trainer_args(100)
@@ -41,7 +41,7 @@ def test_what_cannot_be_kept_is_not_trained(tmp_path, monkeypatch, capfd):
   assert capfd.readouterr().err == ''
 
 
-def test_others_can_read_what_is_written(tmp_path):
+def test_other_users_can_read_the_model(tmp_path):
   path = tmp_path / 'folder' / 'a.model'
   sentencepiece_training.write_atomically(path, b'content', 'no remedy')
   assert path.read_bytes() == b'content'

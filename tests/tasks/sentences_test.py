@@ -1,4 +1,4 @@
-"""Sentence ends, and orders of sentences."""
+"""Sentence ends, and permutations of sentences."""
 
 import collections
 import io
@@ -52,7 +52,7 @@ def test_pieces_that_end_sentences(tmp_path):
   assert {p[-1] for p in expected} == set('.!?')
 
 
-def test_a_run_of_stops_ends_one_sentence():
+def test_a_run_of_full_stops_ends_one_sentence():
   assert _ends('A. B?! C... d') == [1, 5, 10]
   assert _ends('.') == [0]
   assert _ends('') == []
@@ -80,7 +80,7 @@ def test_all_orders_are_equally_likely():
   assert max(abs(n - expected) for n in seen.values()) < 5 * expected**0.5
 
 
-def test_text_without_sentences_stays():
+def test_text_without_sentences_is_unchanged():
   for text in ('', 'a', 'abc', 'abc.'):
     tokens = tf.constant(_BYTES.encode(text), tf.int32)
     table = sentences.sentence_end_table(_BYTES)

@@ -1,4 +1,4 @@
-"""Examples as a person reads them."""
+"""Readable examples."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def _ids(text):
   return _VOCABULARY.encode(text)
 
 
-def test_marks_are_told_from_text():
+def test_special_tokens_are_distinct_from_text():
   ids = [*_ids('we hold '), _LAST, *_ids(' self'), _LAST - 1, _LAST - 9, 1]
   assert show.pieces(ids, _VOCABULARY) == [
     ('we hold ', False),
@@ -26,7 +26,7 @@ def test_marks_are_told_from_text():
   ]
 
 
-def test_runs_of_padding_are_one_mark():
+def test_a_run_of_padding_is_shown_once():
   assert show.pieces([0, 0, *_ids('a'), 0], _VOCABULARY) == [
     ('·', True),
     ('a', False),
@@ -59,10 +59,10 @@ def test_a_task_is_shown(small_corpus, capsys):
   out = capsys.readouterr().out
   assert out.count('inputs, ') == 2
   assert '<extra_id_0>' in out
-  # A pipe gets no colours.
+  # No colors in a pipe.
   assert '\033' not in out
   last = out.splitlines()[-1]
-  assert last.startswith('targets: ') and 'tokens a byte of text' in last
+  assert last.startswith('targets: ') and 'tokens per byte of text' in last
 
 
 @pytest.mark.parametrize(

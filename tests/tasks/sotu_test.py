@@ -19,7 +19,7 @@ _TASKS = ['fnet_sotu_prefix_lm', 'fnet_sotu_span_corruption']
 def _batches(
   name: str, num_epochs: int | None = None
 ) -> dataset_iterator.TfDatasetIterator:
-  """Training batches as the engines ask for them."""
+  """Returns training batches, as the engines request them."""
   dataset = seqio.get_dataset(
     name,
     {'inputs': 64, 'targets': 64},
@@ -73,7 +73,7 @@ def test_validation_covers_all_text(small_corpus):
   assert np.concatenate(ids).tolist() == np.concatenate(expected).tolist()
 
 
-def test_every_address_comes_once_in_all_shards():
+def test_every_address_occurs_once_in_all_shards():
   source = sotu.AddressDataSource()
   for split in corpus.SPLITS:
     expected = dict(corpus.documents(split))
@@ -89,7 +89,7 @@ def test_every_address_comes_once_in_all_shards():
       assert {e['id'].decode(): e['text'].decode() for e in seen} == expected
 
 
-def test_seeds_decide_the_order(small_corpus):
+def test_seeds_determine_the_order(small_corpus):
   task = catalog.get('fnet_sotu_prefix_lm')
 
   def examples(seed):
@@ -108,7 +108,7 @@ def test_nothing_is_cached_in_memory():
   assert catalog.get('fnet_sotu_prefix_lm').num_input_examples('train') is None
 
 
-def test_a_saved_iterator_goes_on_in_another_process(small_corpus, tmp_path):
+def test_a_saved_iterator_resumes_in_another_process(small_corpus, tmp_path):
   expected = {}
   for name in _TASKS:
     iterator = _batches(name)
@@ -155,8 +155,8 @@ def test_evaluator_reports_the_loss_per_target_token(small_corpus):
   )
 
   def score(dataset, model_feature_lengths=None):
-    # A model that gives each target token a probability of exp(-1.5), but of
-    # exp(-0.5) where it is EOS.
+    # A model that gives each target token the probability exp(-1.5), and EOS
+    # exp(-0.5).
     del model_feature_lengths
     return [
       (i, -1.5 * np.sum(e['decoder_target_tokens'] > 1) - 0.5)

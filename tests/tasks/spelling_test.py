@@ -1,4 +1,4 @@
-"""What is said of a vocabulary and a text is what becomes of the text."""
+"""Reports on a vocabulary match what it does to a text."""
 
 import pytest
 import seqio
@@ -7,7 +7,7 @@ from fnet_t5x.tasks import spelling
 
 
 def test_counts_are_those_of_the_text(small_vocabulary):
-  # Four characters are unknown; two of them in a row are one token.
+  # Four characters are unknown; two adjacent ones are a single token.
   texts = ['state ☃☃ union peace war', 'house gain ß treasury ☃ m']
   assert sum(map(len, texts)) == 49
   found = spelling.spelling(small_vocabulary, [t.encode() for t in texts])
@@ -21,7 +21,7 @@ def test_counts_are_those_of_the_text(small_vocabulary):
   assert not found.exact
   assert found.lost == ()
   (line,) = spelling.remedies(found)
-  assert line.startswith('8.16 % of the characters cannot be spelled')
+  assert line.startswith('8.16 % of the characters are unknown')
   assert "(such as '☃' 'ß')" in line
   assert line.endswith('--gin_file=gin/vocabularies/own.gin')
 
@@ -29,32 +29,32 @@ def test_counts_are_those_of_the_text(small_vocabulary):
 @pytest.mark.parametrize(
   'text, lost',
   [
-    ('a\nb', ('line ends',)),
+    ('a\nb', ('line breaks',)),
     ('a\tb', ('tabs',)),
-    ('a  b', ('runs of blanks',)),
-    ('a\n\tb', ('line ends', 'tabs')),
+    ('a  b', ('runs of spaces',)),
+    ('a\n\tb', ('line breaks', 'tabs')),
     ('a b', ()),
   ],
 )
-def test_layout_that_is_lost_is_said(small_vocabulary, text, lost):
+def test_lost_whitespace_is_reported(small_vocabulary, text, lost):
   found = spelling.spelling(small_vocabulary, [b'state union', text.encode()])
   assert found.lost == lost
   assert found.exact == (not lost)
   lines = spelling.remedies(found)
   assert len(lines) == (1 if lost else 0)
   if lost:
-    assert lines[0].startswith(f'{" and ".join(lost)} are lost')
-    assert f'{" and ".join(lost)} do not come back' in found.summary()
+    assert ' and '.join(lost) in lines[0]
+    assert f'loses {" and ".join(lost)}' in found.summary()
 
 
-def test_little_that_is_unknown_is_no_remark(small_vocabulary):
+def test_few_unknown_characters_are_not_reported(small_vocabulary):
   common = b'state union ' * 1000
   found = spelling.spelling(small_vocabulary, [common, 'ß'.encode()])
   assert 0 < found.unknown_characters < 0.001
   assert spelling.remedies(found) == []
 
 
-def test_any_vocabulary_can_be_asked():
+def test_any_kind_of_vocabulary_works():
   vocabulary = seqio.ByteVocabulary()
   found = spelling.spelling(vocabulary, ['a\n\t  ☃'.encode()])
   assert found.exact

@@ -1,4 +1,4 @@
-"""SQuAD: strings from TFDS's examples, and its metrics to the end."""
+"""SQuAD, from TFDS examples to text to metrics."""
 
 import pytest
 import tfds_folders

@@ -1,4 +1,4 @@
-"""Summarization tasks: strings from TFDS's examples, and ROUGE to the end."""
+"""Summarization tasks, from TFDS examples to text to ROUGE."""
 
 import pytest
 import tfds_folders

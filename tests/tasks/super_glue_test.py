@@ -1,4 +1,4 @@
-"""SuperGLUE's tasks: strings from TFDS's examples, and metrics to the end."""
+"""SuperGLUE's tasks, from TFDS examples to text to metrics."""
 
 import pytest
 import seqio
@@ -6,7 +6,7 @@ import tfds_folders
 
 from fnet_t5x.tasks import evaluation_table, super_glue
 
-# (task, example, inputs, targets). The formats are of appendix D of Raffel et
+# (task, example, inputs, targets). Formats as in appendix D of Raffel et
 # al. 2020.
 _CASES = [
   (
@@ -92,7 +92,7 @@ _RECORD = [
 ]
 
 
-def test_record_asks_once_for_each_answer(small_vocabulary, tfds_dir):
+def test_record_has_one_example_per_answer(small_vocabulary, tfds_dir):
   tfds_folders.write_known(
     tfds_dir, 'super_glue/record:1.0.2', {'validation': _RECORD}
   )
@@ -111,7 +111,7 @@ def test_record_asks_once_for_each_answer(small_vocabulary, tfds_dir):
     inputs,
     'record query: He beat @placeholder. entities: Bob passage: No marks.',
   ]
-  # The second example is of the first one's query: it does not count.
+  # The second example has the first one's query, and does not count.
   values = tfds_folders.evaluate(
     'fnet_super_glue_record', ['Ann Lee', 'Bob', 'Ann']
   )
@@ -133,7 +133,7 @@ def test_multirc_groups_answers_by_question(small_vocabulary, tfds_dir):
   values = tfds_folders.evaluate(
     'fnet_super_glue_multirc', ['True', 'True', 'True', 'True']
   )
-  # All but one label; all answers to two questions of three.
+  # All labels but one are right; all answers to two of three questions.
   assert values == {
     'f1': pytest.approx(100 * 6 / 7),
     'exact_match': pytest.approx(200 / 3),
@@ -158,7 +158,7 @@ _WSC = [
     'span2_index': 4,
     'label': 1,
   },
-  # A position that is off by one, and punctuation in the word.
+  # An index that is off by one, and punctuation in the word.
   {
     'text': 'John laughed. "Good for him," said him.',
     'span1_text': 'John',
@@ -182,10 +182,10 @@ def test_pronouns_are_marked(small_vocabulary, tfds_dir):
   ]
   targets = [e['targets_pretokenized'] for e in examples]
   assert targets == ['Mitchell', 'Tom', 'John']
-  # To train on: the true referents alone.
+  # For training: the true referents only.
   examples = tfds_folders.read_task('fnet_super_glue_wsc_train', 'train')
   assert [e['targets_pretokenized'] for e in examples] == ['Tom', 'John']
-  # Mitchell is refused, Tom found; the last is missed.
+  # Mitchell is rejected and Tom found, both rightly; the last is missed.
   values = tfds_folders.evaluate(
     'fnet_super_glue_wsc', ['tom', 'the Tom', 'Good']
   )

@@ -1,4 +1,4 @@
-"""A corpus of your own, by one glob."""
+"""Your own corpus, given by a glob."""
 
 import document_corpora
 import gin

@@ -1,4 +1,4 @@
-"""BART's noise: 30 %, Poisson spans, one mask a span, sentences permuted."""
+"""BART's noise: 30 %, Poisson spans, one mask each, permuted sentences."""
 
 import collections
 import itertools
@@ -18,7 +18,7 @@ _MASK = token_documents.FIRST_SENTINEL
 
 
 def _infilled(length: int, draws: int) -> list[list[int]]:
-  """Noisy forms of 0, 1, 2... with -1 for masks."""
+  """Returns corrupted forms of 0, 1, 2..., with -1 for masks."""
   made = tf.data.Dataset.range(draws).map(
     lambda i: text_infilling.fill_in(
       tf.range(length),
@@ -32,7 +32,7 @@ def _infilled(length: int, draws: int) -> list[list[int]]:
 
 
 def _simulated(rng, length: int, mean: float = 3.0) -> list[int]:
-  """The same by its definition, one thing at a time."""
+  """The same by definition, one step at a time."""
   left = max(1, round(0.3 * length))
   spans = []
   while left:
@@ -51,7 +51,7 @@ def _simulated(rng, length: int, mean: float = 3.0) -> list[int]:
 
 
 @pytest.mark.parametrize('length', [1, 2, 3, 10, 41, 511])
-def test_the_right_number_is_hidden(length):
+def test_the_right_number_is_masked(length):
   hidden = max(1, round(0.3 * length))
   for noisy in _infilled(length, 30):
     kept = [t for t in noisy if t >= 0]
@@ -68,7 +68,7 @@ def test_the_right_number_is_hidden(length):
       token, masks = t, 0
 
 
-def test_places_and_numbers_of_masks_are_those_of_a_simulation():
+def test_positions_and_numbers_of_masks_equal_a_simulation():
   length, draws = 40, 4000
   rng = np.random.default_rng(2)
   statistics = []
@@ -125,7 +125,7 @@ def test_span_lengths_add_up(poisson_lambda, total):
     assert lengths[-1] > 0
 
 
-def test_targets_are_the_text_and_inputs_its_ruins():
+def test_targets_are_the_text_and_inputs_are_corrupted():
   documents = token_documents.random_documents([400, 0, 1, 63, 64, 200])
   examples = token_documents.examples(
     text_infilling.text_infilling, documents, _LENGTHS
@@ -150,7 +150,7 @@ def test_targets_are_the_text_and_inputs_its_ruins():
 @pytest.mark.parametrize('permute', [True, False])
 def test_sentences_of_the_inputs_are_permuted(permute):
   vocabulary = token_documents.VOCABULARY
-  # No letter comes twice.
+  # No letter occurs twice.
   sentences = ['abcdefg.', 'hijklmno!', 'pqrstuvw?', 'xyzABCDEF']
   document = vocabulary.encode(''.join(sentences))
   moved = 0
@@ -164,14 +164,14 @@ def test_sentences_of_the_inputs_are_permuted(permute):
     text = vocabulary.decode([t for t in example['inputs'] if t != _MASK])
     belongs = [next(i for i, s in enumerate(sentences) if c in s) for c in text]
     order = list(dict.fromkeys(belongs))
-    # Sentences stay whole, and the letters in them in order.
+    # Sentences stay whole, with their letters in order.
     assert belongs == sorted(belongs, key=order.index)
     assert text == ''.join(c for i in order for c in sentences[i] if c in text)
     moved += order != sorted(order)
   assert (moved > 10) if permute else (moved == 0)
 
 
-def test_seeds_decide():
+def test_seeds_determine_the_noise():
   def made(seed):
     return token_documents.examples(
       text_infilling.text_infilling,
@@ -212,7 +212,7 @@ def test_gin_binds_every_parameter():
   ('bindings', 'mean'),
   [('', 3.0), ('text_infilling.poisson_lambda = 1.5', 1.5)],
 )
-def test_masks_are_as_many_as_simulated(bindings, mean):
+def test_number_of_masks_equals_a_simulation(bindings, mean):
   gin.parse_config(
     'from __gin__ import dynamic_registration\n'
     'from fnet_t5x.tasks import text_infilling\n'

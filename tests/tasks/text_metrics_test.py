@@ -20,11 +20,11 @@ from fnet_t5x.tasks import text_metrics
     ('Año «the» x', 'año « » x'),
   ],
 )
-def test_normal_answers(text, normal):
+def test_normalized_answers(text, normal):
   assert text_metrics.normalize_answer(text) == normal
 
 
-def test_squad_without_an_answer_wants_none():
+def test_squad_without_answers_expects_empty_output():
   assert text_metrics.squad([[], []], ['', 'the']) == {'em': 100, 'f1': 100}
   assert text_metrics.squad([[], []], ['', 'cat']) == {'em': 50, 'f1': 50}
 
@@ -36,7 +36,7 @@ def test_squad_takes_the_best_answer_to_each_question():
     ['gold'],
   ]
   outputs = ['denver broncos!', "in Levi's Stadium", 'silver']
-  # Of 'in levis stadium', two of three words are the answer's two.
+  # Of 'in levis stadium', two of three words match the answer's two.
   f1 = 2 * (2 / 3) * 1 / (2 / 3 + 1)
   assert text_metrics.squad(answers, outputs) == {
     'em': pytest.approx(100 / 3),
@@ -71,8 +71,8 @@ def test_rouge_by_hand_and_by_lines():
   # pairs 'a dog', 'dog ran' and 'the cat'.
   assert values['rouge1'] == pytest.approx((100 * 5 / 6 + 100) / 2)
   assert values['rouge2'] == pytest.approx((100 * 3 / 5 + 100) / 2)
-  # As lines: 'the cat' and 'a dog ran' are found whatever their order; as one
-  # line they would not be.
+  # As lines, 'the cat' and 'a dog ran' match in any order; as a single line
+  # they would not.
   assert values['rougeLsum'] == pytest.approx((100 * 5 / 6 + 100) / 2)
   assert text_metrics.rouge([target], [output]) == text_metrics.rouge(
     ['the cat sat .\na dog ran'], ['a dog ran .\nthe cat slept']

@@ -1,4 +1,4 @@
-"""What a run tells of your own text."""
+"""The summary of your own text that a run prints."""
 
 import re
 
@@ -46,10 +46,10 @@ def test_counts_of_a_corpus(tmp_path):
     f'vocabulary: 8,000 pieces, {size / tokens:.2f} bytes per token'
   )
   assert file.strip() == model
-  # The shipped corpus's has no digits with letters, no snowman, no line ends.
+  # The shipped corpus's vocabulary lacks ☃, some digits, and line breaks.
   assert [re.sub(r'^[\d.]+', 'N', line)[:12] for line in remedies] == [
     'N % of the c',
-    'line ends ar',
+    'this vocabul',
   ]
   assert passes == (
     '50 steps of 16 x (24 + 8) tokens: '
@@ -67,7 +67,7 @@ def test_passages_and_validation_files_of_their_own(tmp_path):
   assert _lines()[1] == 'held out for validation: 1 document, 6 bytes'
 
 
-def test_bad_documents_are_told(tmp_path):
+def test_bad_documents_are_reported(tmp_path):
   for number in range(30):
     (tmp_path / f'{number}.txt').write_text(f'some words {number}')
   (tmp_path / 'x.txt').write_text('')
@@ -76,11 +76,11 @@ def test_bad_documents_are_told(tmp_path):
     _lines()
   gin.bind_parameter('ReadOptions.skip_bad_documents', True)
   assert _lines()[-2] == (
-    'left out: 1 bad document (SKIP_BAD_DOCUMENTS=False names the first)'
+    'skipped: 1 bad document (SKIP_BAD_DOCUMENTS=False names the first)'
   )
 
 
-def test_no_word_of_other_sources():
+def test_nothing_is_printed_for_other_sources():
   assert _lines('fnet_sotu_prefix_lm') == []
 
 
@@ -88,8 +88,8 @@ def test_no_word_of_other_sources():
   ('texts', 'share', 'message'),
   [
     (['', ' '], None, 'TEXT_FILES: no text in 2 files'),
-    (['one'], None, 'none is held out .* TEXT_VALIDATION_FILES'),
-    (['one', 'two'], 0.01, 'none is held out .*: raise HELD_OUT_SHARE'),
+    (['one'], None, 'none of them held out .* TEXT_VALIDATION_FILES'),
+    (['one', 'two'], 0.01, 'none of them held out .*: raise HELD_OUT_SHARE'),
     (['one', 'two'], 0.9999, 'all documents are held out .*: lower HELD_OUT_'),
   ],
 )

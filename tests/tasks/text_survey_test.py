@@ -1,4 +1,4 @@
-"""The survey of a corpus of one's own: what it counts and holds out."""
+"""Survey of your own corpus: counts, and the part held out."""
 
 import json
 
@@ -30,7 +30,7 @@ def _write(folder, texts):
 
 
 def _held_out(paths, surveyed):
-  """Bytes that the source itself gives to each split."""
+  """Returns the bytes of each split, counted from the source itself."""
   result = []
   for held_out in (False, True):
     part = document_source.Part(
@@ -64,7 +64,7 @@ def test_some_of_any_corpus_is_held_out(tmp_path, texts):
   assert sum(map(len, train)) + sum(map(len, validation)) == total
   assert len(validation) == surveyed.held_out
   assert sum(map(len, validation)) == surveyed.held_out_bytes
-  # 5 % of a small corpus, and no more than a passage beyond it.
+  # 5 % of a small corpus, plus at most one passage.
   assert 0.05 <= surveyed.held_out_bytes / total < 0.17
 
 
@@ -75,7 +75,7 @@ def test_documents_of_a_large_corpus_stay_whole(tmp_path, monkeypatch):
   assert (surveyed.share, surveyed.passage_bytes) == (0.01, None)
 
 
-def test_a_share_of_ones_own_counts(tmp_path):
+def test_a_given_share_is_used(tmp_path):
   paths = _write(tmp_path, [_words(30, seed) for seed in range(400)])
   surveyed = text_survey.survey(paths, OPTIONS, 0.25)
   assert (surveyed.share, surveyed.passage_bytes) == (0.25, None)
@@ -94,7 +94,7 @@ def test_copies_are_held_out_together(tmp_path):
 
 
 @pytest.mark.parametrize('texts', [[], ['one'], ['one'] * 300])
-def test_what_cannot_be_split_is_all_for_training(tmp_path, texts):
+def test_unsplittable_text_is_all_for_training(tmp_path, texts):
   paths = _write(tmp_path, texts)
   assert text_survey.survey(paths, OPTIONS, None).held_out_bytes == 0
 
@@ -112,7 +112,7 @@ def test_a_large_corpus_is_read_in_part(tmp_path, monkeypatch):
   assert all(piece.decode() in ''.join(texts) for piece in surveyed.sample)
 
 
-def test_bad_lines_stop_it_or_are_counted(tmp_path):
+def test_bad_lines_stop_the_survey_or_are_counted(tmp_path):
   path = document_corpora.write(tmp_path / 'a.jsonl', range(5))
   path.write_bytes(path.read_bytes() + b'{"text": 1}\nnone\n')
   with pytest.raises(document_files.DocumentError, match=r'a\.jsonl.*6'):

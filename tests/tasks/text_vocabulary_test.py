@@ -1,4 +1,4 @@
-"""A vocabulary trained on text files: nothing of a text is lost in it."""
+"""Vocabularies trained on text files are lossless."""
 
 import collections
 import json
@@ -27,7 +27,7 @@ from fnet_t5x.tasks import (
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 OPTIONS = document_files.ReadOptions()
-# A program's text, as far as layout goes the hardest kind.
+# Source code has the most difficult whitespace.
 CODE = pathlib.Path(document_source.__file__).read_text(encoding='utf-8')
 HARD = {
   'code': 'def f(x):\n    if x >> 2:\n\treturn {\n  "a": x}\n\n\n',
@@ -37,7 +37,7 @@ HARD = {
   'tabs': '\ta\t\tb\t \tc',
   'blanks around': '   leading, and trailing   ',
   'only blanks': '     ',
-  'only line ends': '\n\n\n',
+  'only line breaks': '\n\n\n',
   'emoji': 'x 😀 👨\u200d👩\u200d👧 ☃\ufe0f y',
   'scripts': '日本語、 العربية ελληνικά',
   'forms': 'ﬁ … ｱ e\u0301 é \u00a0 \u2003 \ufeff',
@@ -72,19 +72,19 @@ def code_vocabulary(tmp_path):
   return vocabularies.from_file(_train(path))
 
 
-def test_text_comes_back_as_it_was(code_vocabulary):
+def test_text_is_restored_exactly(code_vocabulary):
   for text in (*HARD.values(), CODE):
     ids = code_vocabulary.encode(text)
     assert 2 not in ids
     assert code_vocabulary.decode(ids) == text
-    # seqio.preprocessors.tokenize takes this way.
+    # As seqio.preprocessors.tokenize does.
     assert code_vocabulary.encode_tf(tf.constant(text)).numpy().tolist() == ids
     back = code_vocabulary.decode_tf(tf.constant(ids)).numpy().decode()
     assert back == text
 
 
 def test_training_and_prompts_have_the_same_tokens(code_vocabulary):
-  # Indentation can be cut in several ways that are equally likely.
+  # Indentation has several equally likely segmentations.
   for path in sorted((ROOT / 'tasks').glob('*.py')):
     text = path.read_text(encoding='utf-8')
     tensor = code_vocabulary.encode_tf(tf.constant(text))
@@ -113,7 +113,7 @@ def test_ids_are_those_of_t5(code_vocabulary):
   assert code_vocabulary.encode('a <extra_id_0>')[-1] == size - 1
 
 
-def test_blanks_and_line_ends_have_pieces(code_vocabulary):
+def test_spaces_and_line_breaks_have_pieces(code_vocabulary):
   pieces = code_vocabulary.tokenizer.encode('\r\n\n\t    x', out_type=str)
   assert pieces[:3] == ['\r\n', '\n', '\t']
   assert ''.join(pieces[3:]) == '▁▁▁▁x'
@@ -142,7 +142,7 @@ def test_short_and_odd_texts(tmp_path, capfd, text):
   assert got < 4000
   before, after = capfd.readouterr().err.splitlines()
   assert before.endswith('training a vocabulary of 4,000 pieces on 1 file ...')
-  assert f'of {got} pieces (4,000 asked for: the text has no more)' in after
+  assert f'of {got} pieces (4,000 requested: the text has no more)' in after
 
 
 def test_ten_kilobytes_are_enough(tmp_path):
@@ -150,7 +150,7 @@ def test_ten_kilobytes_are_enough(tmp_path):
   vocabulary = vocabularies.from_file(_train(path, pieces=4000))
   ids = vocabulary.encode(CODE[:10_000])
   assert vocabulary.decode(ids) == CODE[:10_000]
-  # Words have pieces: bytes alone would give one each.
+  # Words have pieces: byte pieces alone would give one byte per token.
   assert len(ids) < 10_000 / 2.5
 
 
@@ -277,8 +277,8 @@ def _bind(tmp_path, *bindings):
   )
 
 
-def test_gin_trains_on_what_is_trained_on(tmp_path, capfd):
-  # Each document has a sign of its own.
+def test_gin_trains_on_the_training_split(tmp_path, capfd):
+  # Each document has a character of its own.
   for i in range(200):
     sign = chr(0x4E00 + i)
     _write(
@@ -299,7 +299,7 @@ def test_gin_trains_on_what_is_trained_on(tmp_path, capfd):
   assert len(signs['validation']) > 10
   assert all(2 not in vocabulary.encode(s) for s in signs['train'])
   assert all(2 in vocabulary.encode(s) for s in signs['validation'])
-  # Trained once, and asked for at every use.
+  # Trained once, looked up at every use.
   assert capfd.readouterr().err.count('training a vocabulary') == 1
   (tmp_path / 'text' / '0.txt').write_text('changed')
   assert vocabulary.vocab_size == vocabularies.default_vocabulary().vocab_size
@@ -315,7 +315,7 @@ def test_embedding_covers_the_pieces(tmp_path):
     assert vocabularies.default_vocabulary().vocab_size <= size
 
 
-def test_a_bound_file_wins_and_no_text_is_read(tmp_path):
+def test_a_bound_file_takes_precedence_and_no_text_is_read(tmp_path):
   path = _train(_write(tmp_path / 'text', 'a.txt', CODE))
   _bind(tmp_path, "TEXT_FILES = '/nowhere/*.txt'")
   with pytest.raises(FileNotFoundError, match='no file matches /nowhere'):
@@ -382,7 +382,7 @@ def _command(folder, *arguments, tensorflow=True):
   )
 
 
-def test_command_writes_a_model_and_says_what_it_is_like(tmp_path):
+def test_command_writes_a_model_and_prints_a_summary(tmp_path):
   _write(tmp_path / 'text', 'a.txt', CODE)
   arguments = ('--text_files=text/*.txt', '--output=a.model', '--pieces=600')
   done = _command(tmp_path, *arguments)
@@ -395,13 +395,13 @@ def test_command_writes_a_model_and_says_what_it_is_like(tmp_path):
   assert vocabulary.vocab_size == 700
   first, *_, last = done.stdout.splitlines()
   assert first.startswith('a.model: 600 pieces, ')
-  assert ' 0 % of the characters unknown; the text comes back as' in first
+  assert ' 0 % of the characters unknown; lossless' in first
   assert last.strip() == '--gin.VOCABULARY_FILE="\'a.model\'"'
-  # It is a checkpoint's, perhaps: what is there stays.
+  # A checkpoint may need it: an existing file is kept.
   before = (tmp_path / 'a.model').read_bytes()
   done = _command(tmp_path, *arguments, '--pieces=500')
   assert done.returncode == 1
-  assert 'error: --output=a.model is there already; name' in done.stderr
+  assert 'error: --output=a.model already exists; name' in done.stderr
   assert (tmp_path / 'a.model').read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""TFDS sources: what they read, and what they say of what is not there."""
+"""TFDS sources: reading, and errors for missing datasets."""
 
 import gin
 import pytest
@@ -85,7 +85,7 @@ def test_nothing_is_read_or_downloaded_before_use(monkeypatch):
 
 
 @pytest.mark.parametrize('use', ['get_dataset', 'num_input_examples'])
-def test_another_version_lists_those_that_are_there(data_dir, use):
+def test_missing_version_lists_existing_ones(data_dir, use):
   source = tfds_source.TfdsSource('c4/en:3.1.0', splits=['train'])
   with pytest.raises(FileNotFoundError) as error:
     getattr(source, use)('train')
@@ -94,7 +94,7 @@ def test_another_version_lists_those_that_are_there(data_dir, use):
     " tfds_options.versions = {'c4/en': '3.0.1'} in gin to read that, or"
     ' --tfds_data_dir to a folder that has 3.1.0'
   )
-  # What the line says is a remedy.
+  # The remedy in the message works.
   gin.parse_config("tfds_options.versions = {'c4/en': '3.0.1'}")
   assert _texts(source)[0] == '3.0.1 0'
 
@@ -103,10 +103,10 @@ def test_another_version_lists_those_that_are_there(data_dir, use):
   ('name', 'message'),
   [
     ('glue/cola:2.0.0', r'no TFDS dataset glue/cola:2.0.0 in \S+: set'),
-    ('c4/de:3.1.0', r'no TFDS dataset c4/de:3.1.0 in \S+ \(c4 is there with'),
+    ('c4/de:3.1.0', r'no TFDS dataset c4/de:3.1.0 in \S+ \(c4 exists with'),
   ],
 )
-def test_missing_folder_says_what_to_set(data_dir, name, message):
+def test_missing_folder_names_the_remedy(data_dir, name, message):
   with pytest.raises(FileNotFoundError, match=message) as error:
     list(tfds_source.TfdsSource(name).splits)
   assert '--tfds_data_dir' in str(error.value)
@@ -117,7 +117,7 @@ def test_missing_folder_says_what_to_set(data_dir, name, message):
 def test_missing_data_dir_is_named(tmp_path):
   seqio.set_tfds_data_dir_override(str(tmp_path / 'nowhere'))
   source = tfds_source.TfdsSource('c4/en:3.1.0', splits=['train'])
-  with pytest.raises(FileNotFoundError, match=r'nowhere is no folder\)'):
+  with pytest.raises(FileNotFoundError, match=r'nowhere is not a folder\)'):
     source.get_dataset('train')
 
 
@@ -159,8 +159,8 @@ def test_gin_permits_downloads(data_dir, monkeypatch):
     ),
     ({'download': 1}, 'tfds_options.download is 1; it must be True or False'),
     ({'download': None}, 'tfds_options.download is None; it must be True or'),
-    ({'versions': '3.1.0'}, "tfds_options.versions is '3.1.0'; it must be ver"),
-    ({'versions': ['3.1.0']}, r"versions is \['3.1.0'\]; it must be versions"),
+    ({'versions': '3.1.0'}, "tfds_options.versions is '3.1.0'; it must be a d"),
+    ({'versions': ['3.1.0']}, r"versions is \['3.1.0'\]; it must be a dict"),
     ({'versions': {'c4/en': 3.1}}, r"versions\['c4/en'\] is 3.1; it must be"),
   ],
 )

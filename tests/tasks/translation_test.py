@@ -1,4 +1,4 @@
-"""WMT: strings from TFDS's examples, and BLEU to the end."""
+"""WMT, from TFDS examples to text to BLEU."""
 
 import pytest
 import sacrebleu

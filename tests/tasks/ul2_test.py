@@ -1,4 +1,4 @@
-"""UL2's denoisers: a mode token, and T5's objectives behind it."""
+"""UL2's denoisers: a mode token, then T5's objectives."""
 
 import gin
 import numpy as np
@@ -26,7 +26,7 @@ def _is_sentinel(token: int) -> bool:
 
 
 def _restored(example) -> list[int]:
-  """The text that was taken apart, by plain reading of sentinels."""
+  """Reconstructs the text by reading the sentinels."""
   missing, current = {}, None
   for token in example['targets']:
     if _is_sentinel(token):
@@ -59,7 +59,7 @@ def test_span_denoisers(mode, span_length, density):
   for example in examples:
     inputs, targets = example['inputs'], example['targets']
     assert inputs[0] == {'R': _R, 'X': _X}[mode]
-    # EOS comes later.
+    # EOS is appended later.
     assert len(inputs) < 512
     assert len(targets) < 512
     modes = {_R, _S, _X}
@@ -74,12 +74,12 @@ def test_span_denoisers(mode, span_length, density):
   if span_length > 3 or density < 0.5:
     assert len(examples[0]['inputs']) >= 509
   else:
-    # 97 sentinels are left: 585 tokens have round(292 / 3) = 97 spans, 586
+    # 97 sentinels remain: 585 tokens have round(292 / 3) = 97 spans, 586
     # would have round(293 / 3) = 98.
     assert len(_restored(examples[0])) == 585
 
 
-def test_what_follows_the_mode_is_t5_s_span_corruption():
+def test_after_the_mode_comes_t5_s_span_corruption():
   documents = token_documents.random_documents([700, 300])
   lengths = {'inputs': 65, 'targets': 64}
   ours = token_documents.examples(
@@ -136,8 +136,8 @@ def test_gin_binds_the_modes():
   ('bindings', 'message'),
   [
     ('ul2.mode_ids.r_id = 500', 'r_id is 500; .* between 1 and 358'),
-    ('ul2.mode_ids.r_id = 261', 'two marks with one id'),
-    ('ul2.mode_ids.r_id = 358', 'leave spans no sentinel'),
+    ('ul2.mode_ids.r_id = 261', 'have the same id'),
+    ('ul2.mode_ids.r_id = 358', 'leave no sentinel for spans'),
     ("ul2.span_denoiser.mode = 'S'", "mode is 'S'"),
   ],
 )

@@ -20,7 +20,7 @@ def test_unigram_loss_equals_plain_counting(small_corpus):
       for token in example['targets'].tolist()
     ]
   counts = collections.Counter(tokens['train'])
-  assert counts[1] > 50  # EOS is a target.
+  assert counts[1] > 50  # EOS counts as a target.
   total = len(tokens['train']) + 160 + 100
   losses = [math.log(total / (counts[t] + 1)) for t in tokens['validation']]
   assert unigram.unigram_loss(name, lengths, seed=5) == pytest.approx(

@@ -145,7 +145,7 @@ def test_equality_is_by_content(small_corpus, tmp_path):
     assert other != ours
 
 
-def test_gin_reaches_vocabularies_made_before(small_corpus):
+def test_gin_affects_existing_vocabularies(small_corpus):
   vocabulary = vocabularies.DefaultVocabulary()
   assert vocabulary.vocab_size == 260
   gin.parse_config(
@@ -159,7 +159,7 @@ def test_gin_reaches_vocabularies_made_before(small_corpus):
   assert vocabulary == vocabularies.default_vocabulary()
 
 
-def test_a_model_file_of_your_own(small_corpus, tmp_path):
+def test_your_own_model_file(small_corpus, tmp_path):
   path = tmp_path / 'own.model'
   shutil.copy(vocabularies.trained_model_file(170), path)
   gin.bind_parameter('default_vocabulary.sentencepiece_model_file', str(path))

@@ -1,4 +1,4 @@
-"""The command of a pod's hosts, through a real shell and gin's real parser."""
+"""Command line of a pod's hosts, through a real shell and gin's parser."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ SETTINGS = command.Settings(
   gin_files=['gin/models/fnet_t5_large.gin', 'gin/runs/pretrain.gin'],
   model_dir='gs://my-bucket/large',
 )
-# What a shell would change if it were not quoted; the values that gin reads.
+# Bindings that a shell would change if unquoted, and the values gin reads.
 VALUES = {
   'SPACES': 'two  spaces',
   'QUOTES': """a 'single' and a "double" one""",
@@ -32,7 +32,7 @@ VALUES = {
   'NUMBER': 1e-3,
   'UNICODE': 'naïve ∑',
 }
-# A program that shows the words that it is given.
+# A program that prints its arguments.
 SHOW = """#!{python}
 import json, os, sys
 if sys.argv[1:] == ['-m', 'fnet_t5x.gin_root']:
@@ -43,7 +43,7 @@ else:
 
 
 def bash(tmp_path, line, *arguments):
-  """Runs a line by bash, `python` being a program that shows its words."""
+  """Runs a line in bash, with a `python` that prints its arguments."""
   program = tmp_path / 'python'
   program.write_text(SHOW.format(python=sys.executable))
   program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -63,7 +63,7 @@ def with_values():
 
 
 def read_by_gin(words):
-  """The values of the words' bindings, by the parser that reads them there."""
+  """Returns the values of the bindings, as parsed on a host."""
   gin.clear_config()
   for word in command_line.rewrite_gin_args(words):
     if word.startswith('--gin_bindings='):
@@ -75,7 +75,7 @@ def read_by_gin(words):
   return values
 
 
-def test_bindings_reach_gin_through_a_shell_as_they_are(tmp_path):
+def test_bindings_reach_gin_through_a_shell_unchanged(tmp_path):
   words, engine = bash(tmp_path, command.shell_line(with_values()))
   assert words[:2] == ['-m', 'fnet_t5x.train']
   assert engine == 't5x'
@@ -130,7 +130,7 @@ def test_command_of_each_mode(tmp_path, mode, module, macro, folder):
   ]
 
 
-def test_one_host_has_no_others_to_join():
+def test_one_host_skips_multi_host_initialization():
   one = dataclasses.replace(SETTINGS, tpu_type='v3-8')
   assert '--multiprocess_gpu' not in command.shell_line(one)
 
@@ -140,27 +140,27 @@ def test_one_host_has_no_others_to_join():
   [
     ({'run_mode': 'serve'}, (), 'use one of train, eval, infer'),
     ({'gin_files': []}, (), 'no --gin_file given'),
-    ({'model_dir': '/data/run'}, (), 'give gs://BUCKET/FOLDER'),
-    ({'model_dir': 'gs://my-bucket'}, (), 'give gs://BUCKET/FOLDER'),
+    ({'model_dir': '/data/run'}, (), 'use gs://BUCKET/FOLDER'),
+    ({'model_dir': 'gs://my-bucket'}, (), 'use gs://BUCKET/FOLDER'),
     ({'tpu_type': 'v3-33'}, (), 'v3-{8,32,64'),
     ({'tpu_type': 'h100-8'}, (), 'no such TPU; known are v2-'),
-    ({'name': 'My Pod'}, (), 'small letters'),
+    ({'name': 'My Pod'}, (), 'lower-case letters'),
     ({}, ('project',), '--project=my-project'),
     ({}, ('bucket',), '--bucket=my-bucket'),
     ({}, ('zone',), '--zone=europe-west4-a'),
-    ({'zone': 'europe-west4'}, (), 'no zone'),
-    ({'project': 'a; id'}, (), "no project's id; --project=my-project"),
-    ({'bucket': 'gs://my-bucket'}, (), "a bucket's name alone"),
-    ({'t5x_commit': 'main; rm -rf /'}, (), 'no commit'),
+    ({'zone': 'europe-west4'}, (), 'not a zone'),
+    ({'project': 'a; id'}, (), 'not a project id; --project=my-project'),
+    ({'bucket': 'gs://my-bucket'}, (), 'not the name of a bucket'),
+    ({'t5x_commit': 'main; rm -rf /'}, (), 'not a commit'),
     ({'seqio_cache_dirs': ['gs://a,b']}, (), 'a comma'),
-    # What would end the here-document of a printed script.
+    # Line breaks could end the here-document of a printed script.
     ({'tfds_data_dir': '/a\nEOF\nid'}, (), "--tfds_data_dir='/a\\nEOF"),
     (
       {'seqio_cache_dirs': ['/a', '/b\r']},
       (),
       '--seqio_additional_cache_dirs=',
     ),
-    ({'gin_search_paths': ['/a\n']}, (), "--gin_search_paths='/a\\n': a line"),
+    ({'gin_search_paths': ['/a\n']}, (), "--gin_search_paths='/a\\n'"),
     ({'gin_files': ['a\x1b[2J.gin']}, (), "--gin_file='a\\x1b[2J.gin'"),
     ({'gin_bindings': ['A=1\nB=2']}, (), '--gin_bindings='),
     ({'model_dir': 'gs://my-bucket/run\n'}, (), '--model_dir='),
@@ -175,7 +175,7 @@ def test_bad_settings_are_one_line(changes, needs, message):
 
 
 def test_training_takes_no_checkpoint_step():
-  with pytest.raises(ValueError, match='by itself'):
+  with pytest.raises(ValueError, match='latest checkpoint in --model_dir'):
     command.bindings(dataclasses.replace(SETTINGS, checkpoint_step=5))
 
 

@@ -1,4 +1,4 @@
-"""The launch on Vertex AI: what is printed, and XManager's real objects."""
+"""Launches on Vertex AI: the printed plan, and XManager's real objects."""
 
 import dataclasses
 import importlib.util
@@ -34,12 +34,12 @@ FLAGS = [
   '--bucket=my-bucket',
   '--model_dir=gs://my-bucket/run',
 ]
-# Google's libraries, and whatever else a laptop may lack.
+# Google's libraries, and others that a laptop may lack.
 CLOUD = ('xmanager', 'google.cloud', 'google.auth', 'docker', 'jax')
 
 
 def run(*arguments, module=MODULE, **environment):
-  """Runs a launcher without credentials; returns what became of it."""
+  """Runs a launcher without credentials; returns the completed process."""
   return subprocess.run(
     [sys.executable, '-m', module, *arguments],
     env={
@@ -98,16 +98,16 @@ def flags_of(module):
   importlib.util.find_spec('t5x') is not None, reason='T5X is there'
 )
 @pytest.mark.parametrize('module', LAUNCHERS)
-def test_the_stock_baseline_launches_from_where_t5x_is_not(module):
+def test_the_stock_baseline_launches_without_local_t5x(module):
   done = run(*flags_of(module), '--dry_run', *STOCK, module=module)
   assert done.returncode == 0, done.stderr
   notes = re.findall('^note: (?!hosts install).*$', done.stderr, re.M)
   assert notes == [
     'note: t5x/examples/t5/t5_1_1/small.gin cannot be read here (T5X is not '
-    'importable): its macros are checked on the hosts alone'
+    'importable): its macros are checked only on the hosts'
   ]
   assert '--gin_file=gin/experiments/stock/t5x_small.gin' in done.stdout
-  # What is seen is checked all the same.
+  # The readable files are checked all the same.
   done = run(
     *flags_of(module), '--dry_run', *STOCK, '--run_mode=eval', module=module
   )
@@ -115,7 +115,7 @@ def test_the_stock_baseline_launches_from_where_t5x_is_not(module):
 
 
 @pytest.mark.parametrize('module', LAUNCHERS)
-def test_the_stock_baseline_is_checked_where_t5x_is(module, tmp_path):
+def test_the_stock_baseline_is_checked_with_local_t5x(module, tmp_path):
   folder = tmp_path / 't5x/examples/t5/t5_1_1'
   folder.mkdir(parents=True)
   (tmp_path / 't5x/__init__.py').write_text('raise AssertionError("imported")')
@@ -140,7 +140,7 @@ def test_the_stock_baseline_is_checked_where_t5x_is(module, tmp_path):
 
 
 def test_dry_run_imports_no_cloud():
-  # Packages of Google's put empty `google.cloud` there when Python starts.
+  # Google's packages add an empty `google.cloud` when Python starts.
   script = (
     'import sys; before = set(sys.modules);'
     'from fnet_t5x.xm_launch import launch;'
@@ -158,7 +158,7 @@ def test_dry_run_imports_no_cloud():
 
 
 def test_printed_lines_build_what_the_launch_builds(tmp_path, packed):
-  """The plan's shell lines, run for real but for docker's."""
+  """Runs the plan's shell lines, all but docker's."""
   lines, _, job = launch.plan(SETTINGS, packed).partition('\n\n# The job')
   (tmp_path / 'bin').mkdir()
   docker = tmp_path / 'bin/docker'
@@ -201,7 +201,7 @@ def test_image_installs_this_repository_and_t5x():
   assert '\nCOPY source /source\n' in text
 
 
-def test_every_content_has_its_own_tag(packed):
+def test_tags_are_unique_to_contents(packed):
   changed = [
     {'run_mode': 'eval'},
     {'tpu_type': 'v3-8'},
@@ -247,7 +247,7 @@ def test_bad_input_is_one_line_before_anything_starts(arguments, message):
 
 @pytest.fixture(scope='module')
 def xmanager():
-  """XManager's modules, the cloud's included; no credentials are needed."""
+  """XManager's modules, including the cloud's; without credentials."""
   pytest.importorskip('xmanager', reason='XManager is not installed')
   from xmanager import xm, xm_local
   from xmanager.cloud import vertex
@@ -269,7 +269,7 @@ def test_job_is_what_the_dry_run_prints(xmanager, packed):
   requirements = job.executor.requirements
   assert requirements.accelerator == xm.ResourceType.TPU_V3
   assert requirements.task_requirements[xm.ResourceType.TPU_V3] == 32
-  # What XManager's client hands to Vertex AI.
+  # The request that XManager's client sends to Vertex AI.
   machine = vertex.get_machine_spec(job)
   words = xm.merge_args(job.executable.args, job.args).to_list(
     utils.ARGV_ESCAPER
@@ -312,7 +312,7 @@ def test_every_vertex_slice_has_a_machine(xmanager):
       spec = vertex.get_machine_spec(job)
       assert spec['accelerator_count'] == generation.sizes[-1]
     else:
-      with pytest.raises(ValueError, match='XManager runs v2 and v3'):
+      with pytest.raises(ValueError, match='XManager supports v2 and v3'):
         launch.check_tpu(settings)
       with pytest.raises(KeyError):
         vertex.get_machine_spec(job)

@@ -1,4 +1,4 @@
-"""Names of TPU slices, and XManager's knowledge of them."""
+"""Names of TPU slices, and XManager's support of them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Runs on TPU VMs: the loop and the workers' script, on a stand-in cloud."""
+"""Launches on TPU VMs: watching loop and worker script, on a fake cloud."""
 
 import contextlib
 import os
@@ -75,7 +75,7 @@ def watch(cloud, packed, tmp_path):
 
 
 def wait_for(condition):
-  """Waits until a run that was just started has done something."""
+  """Waits until a run that was just started meets a condition."""
   for _ in range(200):
     if condition():
       return
@@ -84,7 +84,7 @@ def wait_for(condition):
 
 
 def test_a_preempted_run_is_started_again_and_finished(cloud, tmp_path):
-  """The whole command: preempted in its first run, done in its second."""
+  """The complete command: preempted in its first run, done in its second."""
   cloud.train(
     'first = cloud / ("ran_" + home.name)\n'
     'if not first.exists():\n'
@@ -106,12 +106,12 @@ def test_a_preempted_run_is_started_again_and_finished(cloud, tmp_path):
   assert done.returncode == 0, done.stderr
   assert 'is PREEMPTED: deleting it' in done.stdout
   assert 'large is done' in done.stdout
-  assert 'the TPU is still paid for' in done.stdout
+  assert 'the TPU still incurs charges' in done.stdout
   verbs = cloud.verbs()
   assert [v for v in verbs if v in ('create', 'delete')] == [
     *('create', 'delete', 'create')
   ]
-  # The same command, on both workers, each time.
+  # The same command on both workers, both times.
   assert cloud.started() == [RUN] * 4
   (create,) = {tuple(c) for c in cloud.calls() if c[3] == 'create'}
   assert set(create[4:]) >= {
@@ -154,21 +154,21 @@ def test_workers_are_set_up_once(cloud, watch, packed):
       check=True,
     ).stdout
   )
-  # Mended as README mends it.
+  # Patched as in README.
   assert (cloud.folder / 'worker_0/jestimator/amos_helper.py').read_text() == (
     'from jax.sharding import PartitionSpec\n'
   )
   assert not watch.step()
   assert cloud.verbs()[-2:] == ['describe', 'ssh status']
 
-  # Somebody else watches from now on: nothing is done twice.
+  # A new watcher takes over: nothing is done twice.
   asked = len(cloud.python())
   watch.started = None
   assert not watch.step()
   assert len(cloud.python()) == asked
 
 
-def test_a_run_that_was_done_is_not_done_again(cloud, watch):
+def test_a_completed_run_is_not_repeated(cloud, watch):
   watch.step()
   watch.step()
   wait_for(lambda: all((cloud.home(i) / 'code').exists() for i in (0, 1)))
@@ -187,7 +187,7 @@ def test_another_run_is_left_alone(cloud, watch):
   other = pathlib.Path(watch.folder) / 'run.sh'
   other.write_text(other.read_text().replace('114', '115'))
   watch.started = None
-  with pytest.raises(tpu_vm.GcloudError, match='another run goes on here'):
+  with pytest.raises(tpu_vm.GcloudError, match='another run is in progress'):
     watch.step()
   assert len(cloud.started()) == 2
   assert 'ssh stop' not in cloud.verbs()
@@ -225,7 +225,7 @@ def test_a_killed_run_is_a_failed_run(cloud, watch):
     'failed',
   ]
   watch.step()
-  # The worker that waited for the other was ended too.
+  # The worker that was waiting for the other was stopped too.
   assert tpu_vm.call(watch.pod.worker('status')).split() == ['idle', 'idle']
 
 
@@ -237,7 +237,7 @@ def test_a_killed_run_is_a_failed_run(cloud, watch):
     ("Quota limit 'TPUV4' has been exceeded", False),
   ],
 )
-def test_creating_waits_for_capacity_alone(cloud, watch, text, patient):
+def test_only_missing_capacity_is_waited_for(cloud, watch, text, patient):
   cloud.refuse('create', text)
   if patient:
     assert not watch.step()
@@ -248,7 +248,7 @@ def test_creating_waits_for_capacity_alone(cloud, watch, text, patient):
       watch.step()
 
 
-def test_a_run_that_is_stopped_has_time_to_save(cloud, watch):
+def test_a_stopped_run_has_time_to_save(cloud, watch):
   cloud.train(
     'import signal\n'
     'def save(*_):\n'
@@ -268,7 +268,7 @@ def test_a_run_that_is_stopped_has_time_to_save(cloud, watch):
   assert tpu_vm.call(watch.pod.worker('status')).split() == ['idle'] * 2
 
 
-def test_states_that_pass_and_states_that_do_not(cloud, watch, capsys):
+def test_transient_and_permanent_states(cloud, watch, capsys):
   for state in ('CREATING', 'REPAIRING', 'DELETING'):
     cloud.set_state(state)
     assert not watch.step()
@@ -281,14 +281,14 @@ def test_states_that_pass_and_states_that_do_not(cloud, watch, capsys):
   assert set(cloud.verbs()) == {'describe'}
 
 
-def test_a_network_that_fails_is_waited_for(cloud, watch, capsys):
+def test_network_errors_are_waited_out(cloud, watch, capsys):
   cloud.refuse('describe', 'the token is no good')
   with pytest.raises(tpu_vm.GcloudError, match='no good'):
     watch.step()
   watch.step()
   cloud.refuse('describe', 'connection reset')
   assert not watch.step()
-  assert 'cannot be looked at' in capsys.readouterr().out
+  assert 'cannot be reached' in capsys.readouterr().out
   cloud.refuse('scp', 'connection refused')
   watch.pod.restarts = 3
   assert not watch.step()
@@ -299,7 +299,7 @@ def test_a_network_that_fails_is_waited_for(cloud, watch, capsys):
 def test_printed_lines_do_what_the_launch_does(cloud, packed, tmp_path):
   pod = tpu_pod.Pod(SETTINGS, packed.tag)
   plan = tpu_pod.plan(pod, packed)
-  # The lines after a comment line "# The TPU" assume one that is gone.
+  # The plan deletes the TPU, so there must be one that is gone.
   cloud.set_state('PREEMPTED')
   subprocess.run(['bash', '-e', '-c', plan], cwd=tmp_path, check=True)
   assert cloud.verbs() == [
