@@ -1,4 +1,4 @@
-"""A small table of accelerators: arithmetic, memory, links.
+"""A table of accelerators: arithmetic, memory, links.
 
 Sources, all per chip:
 
@@ -24,22 +24,23 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What one JAX device of a kind can do at best.
+  """Peak rates and memory of one JAX device.
 
   Attributes:
-    name: as `--topology` names it.
-    device_kind: what `jax.Device.device_kind` starts with.
+    name: name in `--topology`.
+    device_kind: prefix of `jax.Device.device_kind`.
     backend: JAX's name of the platform.
-    flops: peak dense bfloat16 arithmetic, FLOP/s.
+    flops: peak dense bfloat16 FLOP/s.
     memory: bytes of HBM.
-    available: of them, what programs get: on TPU what libtpu 0.0.42 says
-      where one does not fit, on GPU the 75 % that JAX takes unless
-      XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise (docs.jax.dev, GPU memory
+    available: bytes of HBM for programs: on TPU as libtpu 0.0.42 reports when
+      one does not fit, on GPU the 75 % that JAX allocates unless
+      XLA_PYTHON_CLIENT_MEM_FRACTION is set (docs.jax.dev, GPU memory
       allocation).
-    bandwidth: of the HBM, bytes/s.
+    bandwidth: HBM bytes/s.
     network: bytes/s that a device can send over all its links.
-    clock: cycles/s; None where it is not published.
-    tpu_config: libtpu's name of the way its cores make devices; None for GPUs.
+    clock: cycles/s; None if not published.
+    tpu_config: libtpu's name of the mapping from cores to devices; None for
+      GPUs.
   """
 
   name: str
@@ -55,32 +56,40 @@ class Chip:
 
 
 def _tpu(
-  name, kind, tera, gib, available, giga, network, clock, config='default'
+  name,
+  kind,
+  peak_tflops,
+  hbm_gib,
+  available_gib,
+  hbm_gb_per_s,
+  network_gb_per_s,
+  clock,
+  config='default',
 ):
   return Chip(
     name,
     kind,
     'tpu',
-    flops=tera * 1e12,
-    memory=gib * GIB,
-    available=available * GIB,
-    bandwidth=giga * 1e9,
-    network=network * 1e9,
+    flops=peak_tflops * 1e12,
+    memory=hbm_gib * GIB,
+    available=available_gib * GIB,
+    bandwidth=hbm_gb_per_s * 1e9,
+    network=network_gb_per_s * 1e9,
     clock=clock,
     tpu_config=config,
   )
 
 
-def _gpu(name, kind, tera, gigabytes, giga, network):
+def _gpu(name, kind, peak_tflops, hbm_gb, hbm_gb_per_s, network_gb_per_s):
   return Chip(
     name,
     kind,
     'gpu',
-    flops=tera * 1e12,
-    memory=gigabytes * 10**9,
-    available=0.75 * gigabytes * 1e9,
-    bandwidth=giga * 1e9,
-    network=network * 1e9,
+    flops=peak_tflops * 1e12,
+    memory=hbm_gb * 10**9,
+    available=0.75 * hbm_gb * 1e9,
+    bandwidth=hbm_gb_per_s * 1e9,
+    network=network_gb_per_s * 1e9,
   )
 
 
@@ -101,26 +110,26 @@ CHIPS = {
 
 
 def find(name: str) -> Chip:
-  """Returns the chip that `--topology` names.
+  """Returns a chip by its name in `--topology`.
 
   Raises:
-    ValueError: the table lacks it.
+    ValueError: if the table lacks it.
   """
   if name in CHIPS:
     return CHIPS[name]
   close = difflib.get_close_matches(name, CHIPS, n=1)
   hint = f'did you mean {close[0]}? ' if close else ''
   raise ValueError(
-    f'the table of chips has no {name!r}: {hint}it has {", ".join(CHIPS)}, and '
-    'cpu for simulated devices'
+    f'unknown chip {name!r}: {hint}known are {", ".join(CHIPS)}, and cpu for '
+    'simulated devices'
   )
 
 
 def peak_flops(device_kind: str) -> float | None:
-  """Returns a device's peak bfloat16 FLOP/s, None where it is not known.
+  """Returns the peak bfloat16 FLOP/s of a device, or None if unknown.
 
   Args:
-    device_kind: as `jax.Device.device_kind` says.
+    device_kind: value of `jax.Device.device_kind`.
   """
   # 'TPU v5 lite' before 'TPU v5', which is what JAX calls v5p.
   for chip in sorted(CHIPS.values(), key=lambda c: -len(c.device_kind)):

@@ -1,8 +1,7 @@
-"""What a run of a compiled program costs one device, read off its HLO text.
+"""The cost of a compiled program per device, from its HLO text.
 
 The compiler's own `cost_analysis()` counts the body of a loop once. Here it
-counts once a trip, so that a scanned network and one that is not are counted
-alike.
+counts once per trip, so that scanned and unrolled networks are counted alike.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from fnet_t5x.planning import collectives, program_text, traffic
 from fnet_t5x.planning.program_text import dimensions
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-# What moves no data by itself, or names data that others move.
+# Instructions that move no data themselves.
 _FREE = frozenset(
   (
     'after-all',
@@ -36,16 +35,16 @@ _FREE = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-  """What a run of a program does on one device.
+class Cost:
+  """What one run of a program costs a device.
 
   Attributes:
     flops: of matrix multiplications, convolutions and Fourier transforms.
-    bytes: read from and written to main memory, each instruction by itself;
-      what stays in a TPU's faster memories does not count.
-    cycles: the TPU compiler's own estimate for the instructions that it
-      estimates; collectives are not among them. 0 from other compilers.
-    custom_calls: instructions of which the compiler knows nothing.
+    bytes: bytes read from and written to HBM, summed over instructions; what
+      stays in a TPU's on-chip memories does not count.
+    cycles: the TPU compiler's own estimate, without collectives; 0 from other
+      compilers.
+    custom_calls: number of instructions that the compiler knows nothing about.
   """
 
   flops: float = 0.0
@@ -53,16 +52,16 @@ class Work:
   cycles: float = 0.0
   custom_calls: int = 0
 
-  def __add__(self, other: 'Work') -> 'Work':
-    return Work(
+  def __add__(self, other: 'Cost') -> 'Cost':
+    return Cost(
       self.flops + other.flops,
       self.bytes + other.bytes,
       self.cycles + other.cycles,
       self.custom_calls + other.custom_calls,
     )
 
-  def __mul__(self, times: int) -> 'Work':
-    return Work(
+  def __mul__(self, times: int) -> 'Cost':
+    return Cost(
       self.flops * times,
       self.bytes * times,
       self.cycles * times,
@@ -70,28 +69,28 @@ class Work:
     )
 
 
-def work(hlo_text: str, count_loops: bool = True) -> Work:
-  """Returns the work of a run of a compiled program.
+def cost(hlo_text: str, count_loops: bool = True) -> Cost:
+  """Returns the cost of one run of a compiled program.
 
   Args:
     hlo_text: `compiled.as_text()`.
     count_loops: False counts the body of a loop once, as the compiler's
       `cost_analysis()` does.
 
-  Of the branches of a conditional the one with most arithmetic counts. A loop
-  whose number of trips the compiler did not write down counts once.
+  Of a conditional, the branch with the most arithmetic counts. The body of a
+  loop whose trip count the compiler does not state counts once.
 
   Raises:
-    ValueError: the text is no HLO module.
+    ValueError: if the text is not an HLO module.
   """
   computations, entry = program_text.parse(hlo_text)
   if entry is None:
-    raise ValueError('this is no text of a compiled HLO module')
+    raise ValueError('this is not the text of a compiled HLO module')
   return _Counter(computations, count_loops).executed(entry)
 
 
 class _Counter:
-  """Adds up computations, each once."""
+  """Sums the costs of computations; each is visited once."""
 
   def __init__(self, computations, count_loops):
     self._computations = computations
@@ -99,12 +98,12 @@ class _Counter:
     self._executed = {}
     self._fused = {}
 
-  def executed(self, name: str) -> Work:
-    """Work of a computation whose instructions run one by one."""
+  def executed(self, name: str) -> Cost:
+    """Returns the cost of a computation whose instructions run in order."""
     if name not in self._executed:
       body = self._computations.get(name, {})
       self._executed[name] = sum(
-        (self._instruction(body, each) for each in body.values()), Work()
+        (self._instruction(body, each) for each in body.values()), Cost()
       )
     return self._executed[name]
 
@@ -117,24 +116,24 @@ class _Counter:
       return self._all(instruction, 'body') * times
     if opcode == 'conditional':
       branches = map(self.executed, program_text.branches(instruction))
-      return max(branches, key=lambda w: (w.flops, w.bytes), default=Work())
+      return max(branches, key=lambda w: (w.flops, w.bytes), default=Cost())
     if opcode in ('call', 'async-start'):
       return self._all(instruction, 'calls', 'to_apply')
     if opcode in _FREE or opcode.endswith(('-done', '-update')):
-      return Work()
+      return Cost()
     if opcode.removesuffix('-start') in collectives.KINDS:
-      return Work()
+      return Cost()
     cycles = _CYCLES.search(attributes)
-    return Work(
+    return Cost(
       flops=self._flops(body, instruction),
-      bytes=traffic.moved(self._computations, body, instruction),
+      bytes=traffic.bytes_accessed(self._computations, body, instruction),
       cycles=float(cycles[1]) if cycles else 0.0,
       custom_calls=int(opcode == 'custom-call'),
     )
 
   def _all(self, instruction, *attributes):
     called = program_text.called(instruction, *attributes)
-    return sum(map(self.executed, called), Work())
+    return sum(map(self.executed, called), Cost())
 
   def _flops(self, body, instruction):
     opcode = instruction.opcode
@@ -177,10 +176,10 @@ def _dot_flops(body, instruction):
 
 
 def _convolution_flops(body, instruction):
-  """Multiplications whose operands both exist, twice.
+  """Returns twice the number of products of two existing operands.
 
-  The TPU compiler writes matrix products as convolutions; batch axes become
-  windows with gaps, in which one position of many holds a number.
+  The TPU compiler expresses matrix products as convolutions; batch axes become
+  dilated windows, in which one position in many holds a number.
   """
   attributes = instruction.attributes
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', attributes)
@@ -240,7 +239,7 @@ def _valid_pairs(inputs, outputs, entry):
 
 
 def _fft_flops(instruction):
-  """Cooley and Tukey's count: 5 n log2 n, half of it for real numbers."""
+  """Returns Cooley and Tukey's 5 n log2 n, halved for real numbers."""
   lengths = _numbers(instruction.attributes, 'fft_length')
   kind = re.search(r'fft_type=(\w+)', instruction.attributes)
   points = math.prod(lengths)

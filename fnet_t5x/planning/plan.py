@@ -1,4 +1,4 @@
-"""A run's plan: its figures, gathered; `report` prints them."""
+"""The plan of a run: all figures, which `report` prints."""
 
 import dataclasses
 import math
@@ -13,25 +13,25 @@ from fnet_t5x.planning.topology import Topology
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a run will take.
+  """The expected cost of a run.
 
   Attributes:
-    name: of its model.
-    topology: what it is planned for.
+    name: name of the model.
+    topology: devices of the run.
     mesh: size by mesh axis.
-    batch_size: rows a training step.
-    tokens: positions a training step.
-    decode_batch_size: rows that are written for at once.
-    total_steps: of training; None if the gin files do not say.
-    parameters: by part.
-    training_flops: of a training step, by formula, over all devices.
-    state: bytes on one device.
+    batch_size: rows per training step.
+    tokens: tokens per training step, padding included.
+    decode_batch_size: rows per decoding step.
+    total_steps: training steps; None if the gin files do not say.
+    parameters: number of parameters by part.
+    training_flops: FLOPs per training step by formula, over all devices.
+    state: bytes of the train state per device.
     train: the training step.
-    prefill: encoding and the cache's prefill; None if not asked for.
-    step: one decoding step; None likewise.
-    cache_bytes: of the decoding cache on one device.
-    memory_allowed: bytes of one device; None for plain CPU devices.
-    remedies: what would make the training step fit, if it does not.
+    prefill: encoding and cache prefill; None if not planned.
+    step: one decoding step; None if not planned.
+    cache_bytes: bytes of the decoding cache per device.
+    hbm_available: bytes per device for programs; None for CPU devices.
+    remedies: changes that would make the training step fit, if it does not.
   """
 
   name: str
@@ -48,49 +48,49 @@ class Plan:
   prefill: programs.Program | None
   step: programs.Program | None
   cache_bytes: int
-  memory_allowed: float | None
+  hbm_available: float | None
   remedies: tuple[remedies.Remedy, ...]
 
   @property
   def devices(self) -> int:
-    """Devices of the mesh."""
+    """Returns the number of devices of the mesh."""
     return math.prod(self.mesh.values())
 
   @property
   def activations(self) -> int:
-    """Bytes of the training step beside state and gradients."""
+    """Returns the bytes of the training step besides state and gradients."""
     return max(self.train.temporaries - self.state.gradients, 0)
 
   @property
   def fits(self) -> bool:
-    """Whether a device can hold every program."""
+    """Returns whether every program fits a device."""
     return all(
       program.compiled
-      and (self.memory_allowed is None or program.memory <= self.memory_allowed)
+      and (self.hbm_available is None or program.memory <= self.hbm_available)
       for program in (self.train, self.prefill, self.step)
       if program
     )
 
   def times(self, program: programs.Program) -> roofline.Times | None:
-    """Seconds of a program; None without a chip or without a program."""
+    """Returns the times of a program; None without a chip or a program."""
     if self.topology.chip is None or not program.compiled:
       return None
     return roofline.times(program, self.topology.chip)
 
-  def share(self, seconds: float) -> float:
-    """Share of peak where a training step takes so long."""
-    return roofline.share_of_peak(
+  def mfu(self, seconds: float) -> float:
+    """Returns the MFU of a training step that takes so long."""
+    return roofline.mfu(
       self.training_flops, seconds, self.devices, self.topology.chip
     )
 
   def days(self, seconds: float) -> float | None:
-    """Days of training where a step takes so long."""
+    """Returns the days of training if a step takes so long."""
     if not self.total_steps:
       return None
     return self.total_steps * seconds / roofline.DAY
 
   def record(self) -> dict[str, Any]:
-    """The plan as plain JSON values."""
+    """Returns the plan as JSON values."""
     record = {
       'name': self.name,
       'topology': self.topology.text,
@@ -105,7 +105,7 @@ class Plan:
           'total_steps',
           'training_flops',
           'cache_bytes',
-          'memory_allowed',
+          'hbm_available',
           'activations',
           'fits',
         )
@@ -136,8 +136,8 @@ class Plan:
     if times:
       record['estimates'] = {
         key: {
-          'share_of_peak': self.share(seconds),
-          'tokens_a_day': self.tokens / seconds * roofline.DAY,
+          'mfu': self.mfu(seconds),
+          'tokens_per_day': self.tokens / seconds * roofline.DAY,
           'days': self.days(seconds),
         }
         for key, seconds in (
@@ -157,17 +157,17 @@ def make_plan(
   decoding: bool = True,
   decode_batch_size: int | None = None,
 ) -> Plan:
-  """Compiles a run's programs for a topology, and reads off what they take.
+  """Compiles the programs of a run for a topology, and analyzes them.
 
   Args:
-    name: of the model, for the table.
-    run: as `gin_run.configured` yields it.
-    topology: where JAX is set up for it.
+    name: name of the model, for the table.
+    run: the run, as `gin_run.configured` yields it.
+    topology: devices, for which JAX is set up.
     decoding: whether to compile prefill and decoding too.
-    decode_batch_size: rows that are written for; None for the run's batch.
+    decode_batch_size: rows per decoding step; None for the run's batch size.
 
   Raises:
-    ValueError: the run does not fit the mesh.
+    ValueError: if the run does not fit the mesh.
   """
   programs.place(run, topology)
   state = programs.state_bytes(run)
@@ -204,6 +204,6 @@ def make_plan(
     prefill=prefill,
     step=step,
     cache_bytes=cache_bytes,
-    memory_allowed=allowed,
+    hbm_available=allowed,
     remedies=tuple(found),
   )

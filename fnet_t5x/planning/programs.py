@@ -49,8 +49,8 @@ class Program:
     results: bytes of what it returns in memory of its own.
     temporaries: bytes beside them, at most at once.
     code: bytes of the program itself.
-    work: `hlo.work`, loops counted by their trips.
-    work_once: the same, the body of a loop counted once.
+    cost: `hlo.cost`, with loop bodies counted once per trip.
+    cost_once: the same, with loop bodies counted once.
     compiler_flops: `cost_analysis()['flops']`: loop bodies once.
     compiler_bytes: `cost_analysis()['bytes accessed']`: the same.
     optimal_seconds: of `cost_analysis()`, loop bodies once; negative where
@@ -68,8 +68,8 @@ class Program:
   results: int = 0
   temporaries: int = 0
   code: int = 0
-  work: hlo.Work = dataclasses.field(default_factory=hlo.Work)
-  work_once: hlo.Work = dataclasses.field(default_factory=hlo.Work)
+  cost: hlo.Cost = dataclasses.field(default_factory=hlo.Cost)
+  cost_once: hlo.Cost = dataclasses.field(default_factory=hlo.Cost)
   compiler_flops: float = 0.0
   compiler_bytes: float = 0.0
   optimal_seconds: float | None = None
@@ -365,8 +365,8 @@ def _analysed(
     results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
     code=memory.generated_code_size_in_bytes,
-    work=hlo.work(text),
-    work_once=hlo.work(text, count_loops=False),
+    cost=hlo.cost(text),
+    cost_once=hlo.cost(text, count_loops=False),
     compiler_flops=cost.get('flops', 0.0),
     compiler_bytes=cost.get('bytes accessed', 0.0),
     optimal_seconds=cost.get('optimal_seconds'),

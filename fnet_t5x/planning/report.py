@@ -1,4 +1,4 @@
-"""A plan as a table to read; two side by side."""
+"""Tables of plans, side by side."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,7 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
 
   Args:
     plans: of one topology.
-    thorough: whether the TPU compiler optimized as for a run.
+    thorough: whether programs were compiled at the effort of a run.
   """
   first = plans[0]
   chip = first.topology.chip
@@ -35,17 +35,17 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
       sections.append(_decoding(plans, key))
   sections.append(_compiling(plans))
   report.print_table(
-    f'{where}\nestimates, all of them',
+    f'{where}\nall figures are estimates',
     ['', *(plan.name for plan in plans)],
     [rows for rows in sections if rows],
   )
 
 
 def complaint(plan: Plan) -> str | None:
-  """Returns one line on what does not fit and what would; None if it fits."""
+  """Returns one line on what does not fit and what would, or None."""
   if plan.fits:
     return None
-  allowed = plan.memory_allowed or 0
+  allowed = plan.hbm_available or 0
   misfits = [
     program
     for program in (plan.train, plan.prefill, plan.step)
@@ -53,7 +53,7 @@ def complaint(plan: Plan) -> str | None:
   ]
   line = (
     f'{plan.name} does not fit {plan.topology.text}: the {misfits[0].name} '
-    f'needs {gib(misfits[0].memory)} a device, which has {gib(allowed)}'
+    f'needs {gib(misfits[0].memory)} per device, of {gib(allowed)}'
   )
   if misfits[0] is not plan.train:
     return f'{line}; lower --decode_batch_size'
@@ -66,7 +66,7 @@ def complaint(plan: Plan) -> str | None:
 
 
 def gib(number: float) -> str:
-  """Bytes, for a person."""
+  """Formats bytes."""
   if number < _GIB / 10:
     return f'{number / 2**20:,.2f} MiB'
   return f'{number / _GIB:,.2f} GiB'
@@ -76,7 +76,7 @@ def _rows(
   plans: Sequence[Plan],
   lines: Sequence[tuple[str, Callable[[Plan], str | None]]],
 ) -> list[list[str]]:
-  """Returns a row a line, without those that no plan has a figure for."""
+  """Returns one row per line, omitting those without figures."""
   rows = []
   for label, cell in lines:
     cells = [cell(plan) for plan in plans]
@@ -111,9 +111,9 @@ def _model(plans):
       ('  decoder', lambda p: f'{p.parameters.decoder:,}'),
       ('  embeddings', lambda p: f'{p.parameters.embeddings:,}'),
       ('mesh', lambda p: _mesh(p)),
-      ('rows, positions a step', lambda p: f'{p.batch_size:,}, {p.tokens:,}'),
+      ('rows, tokens per step', lambda p: f'{p.batch_size:,}, {p.tokens:,}'),
       (
-        'training FLOPs a position',
+        'training FLOPs per token',
         lambda p: per_token(p.training_flops / p.tokens),
       ),
       ('  executed', counted('work')),
@@ -128,7 +128,7 @@ def _mesh(plan):
 
 def _memory(plans):
   return [
-    _heading(plans, 'bytes a device, training'),
+    _heading(plans, 'training, bytes per device'),
     *_rows(
       plans,
       [
@@ -136,14 +136,14 @@ def _memory(plans):
         ('  optimizer state', lambda p: gib(p.state.optimizer)),
         ('  gradients, at most', lambda p: gib(p.state.gradients)),
         (
-          '  activations and the like',
+          '  activations and others',
           lambda p: gib(p.activations),
         ),
         ('  the program itself', lambda p: gib(p.train.code)),
-        ('  needed, by the compiler', lambda p: gib(p.train.memory)),
+        ('  total, by the compiler', lambda p: gib(p.train.memory)),
         (
-          '  there are',
-          lambda p: gib(p.memory_allowed) if p.memory_allowed else None,
+          '  available',
+          lambda p: gib(p.hbm_available) if p.hbm_available else None,
         ),
       ],
     ),
@@ -167,11 +167,11 @@ def _collectives(plans):
   rows = _rows(plans, [(f'  {kind}', cell(kind)) for kind in kinds])
   if not rows:
     return []
-  return [_heading(plans, 'collectives of a device a step'), *rows]
+  return [_heading(plans, 'collectives per device and step'), *rows]
 
 
 def seconds(value: float | None) -> str | None:
-  """A time, for a person."""
+  """Formats a time in seconds."""
   if value is None:
     return None
   if value < 0.1:
@@ -200,9 +200,9 @@ def _times(plans):
 
   def outcome(key):
     return [
-      ('    share of peak', later(key, lambda p, v: f'{p.share(v):.1%}')),
+      ('    MFU', later(key, lambda p, v: f'{p.mfu(v):.1%}')),
       (
-        '    positions a day',
+        '    tokens per day',
         later(key, lambda p, v: f'{p.tokens / v * DAY / 1e9:,.2f} G'),
       ),
       ('    days for TRAIN_STEPS', later(key, days)),
@@ -214,7 +214,10 @@ def _times(plans):
       ('  arithmetic', of(lambda p, t: seconds(t.arithmetic))),
       ('  memory', of(lambda p, t: seconds(t.memory))),
       ('  network', of(lambda p, t: seconds(t.network))),
-      ('  roofline: the longest', of(lambda p, t: seconds(t.roofline))),
+      (
+        '  roofline: the longest of these',
+        of(lambda p, t: seconds(t.roofline)),
+      ),
       *outcome('roofline'),
       ("  compiler's estimate", of(lambda p, t: seconds(t.compiler))),
       *outcome('compiler'),
@@ -226,7 +229,7 @@ def _times(plans):
   )
   if not rows:
     return []
-  return [_heading(plans, 'a training step takes'), *rows]
+  return [_heading(plans, 'time per training step'), *rows]
 
 
 def _optimal(program):
@@ -257,20 +260,20 @@ def _decoding(plans: Sequence[Plan], key: str):
   rows = [
     _heading(
       plans,
-      f'{program(plans[0]).name}, {plans[0].decode_batch_size:,} rows',
+      f'{program(plans[0]).name}, batch size {plans[0].decode_batch_size:,}',
     ),
     *_rows(
       plans,
       [
-        ('  bytes a device', lambda p: gib(program(p).memory)),
-        ('  of them, the cache', lambda p: gib(p.cache_bytes)),
+        ('  bytes per device', lambda p: gib(program(p).memory)),
+        ('    of which cache', lambda p: gib(p.cache_bytes)),
         ('  sent', sent),
         ('  roofline', of(lambda p, t: seconds(t.roofline))),
         (
           "  compiler's estimate",
           of(lambda p, t: seconds(t.compiler)),
         ),
-        ('  positions a second, at best', of(rate)),
+        ('  tokens per second, at most', of(rate)),
       ],
     ),
   ]
@@ -286,7 +289,7 @@ def _compiling(plans):
         lambda p: f'{sum(x.compile_seconds for x in _programs(p)):,.0f} s',
       ),
       (
-        'text of the training step',
+        'HLO text of the training step',
         lambda p: gib(p.train.hlo_bytes) if p.train.compiled else None,
       ),
     ],

@@ -1,10 +1,10 @@
-"""From a program's work to its time, at best.
+"""Lower bounds on the time of a program, and model FLOPs utilization.
 
 The roofline (Williams et al. 2009): arithmetic, memory and network each take
-their work over the chip's peak rate, and the longest of the three is the least
-that a step can take. The share of peak is the model's arithmetic, by formula,
-over what all devices could do in the time (Chowdhery et al. 2022, arXiv
-2204.02311, appendix B).
+their work divided by the chip's peak rate, and the longest of the three is a
+lower bound on the time of a step. MFU, model FLOPs utilization, is the model's
+arithmetic, by formula, divided by what all devices could do in that time
+(Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ DAY = 24 * 60 * 60
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-  """Seconds of a run of a program.
+  """Seconds that one run of a program takes.
 
   Attributes:
-    arithmetic: of its matrix products and Fourier transforms.
-    memory: of its reads and writes of main memory.
-    network: of what it sends, over all links of a device at once.
-    compiler: the TPU compiler's own estimate, by its cycles; without
-      collectives, most of which it overlaps. None where there is none.
+    arithmetic: for its matrix products and Fourier transforms.
+    memory: for its HBM traffic.
+    network: for what it sends, over all links of a device at once.
+    compiler: the TPU compiler's own estimate, from its cycles, without
+      collectives, most of which it overlaps; None from other compilers.
   """
 
   arithmetic: float
@@ -34,7 +34,7 @@ class Times:
 
   @property
   def roofline(self) -> float:
-    """The least that a run can take."""
+    """Returns the lower bound on the time of a run."""
     return max(self.arithmetic, self.memory, self.network)
 
 
@@ -42,19 +42,24 @@ def times(program: Program, chip: Chip) -> Times:
   """Returns the times of a compiled program on a chip."""
   sent = 0.0
   for found in program.collectives:
-    # A ring sends all but one part of n of the whole, and of a sum twice.
+    # A ring sends (n - 1) / n of the whole; an all-reduce does so twice.
     sent += found['bytes'] * (2 if found['kind'] == 'all-reduce' else 1)
-  cycles = program.work.cycles
+  cycles = program.cost.cycles
   return Times(
-    arithmetic=program.work.flops / chip.flops,
-    memory=program.work.bytes / chip.bandwidth,
+    arithmetic=program.cost.flops / chip.flops,
+    memory=program.cost.bytes / chip.bandwidth,
     network=sent / chip.network,
     compiler=cycles / chip.clock if cycles and chip.clock else None,
   )
 
 
-def share_of_peak(
-  flops: float, seconds: float, devices: int, chip: Chip
-) -> float:
-  """Returns the share of all devices' peak that arithmetic in a time is."""
+def mfu(flops: float, seconds: float, devices: int, chip: Chip) -> float:
+  """Returns the model FLOPs utilization.
+
+  Args:
+    flops: the model's FLOPs in that time, over all devices.
+    seconds: the time.
+    devices: number of devices.
+    chip: their kind.
+  """
   return flops / (seconds * devices * chip.flops)

@@ -99,7 +99,7 @@ def table(plans: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
         f'{plan["parameters"]["total"]:,}',
         f'{plan["training_flops"] / plan["tokens"] / 1e9:,.2f}',
         f'{plan["train"]["memory"] / _GIB:,.2f}',
-        f'{plan["memory_allowed"] / _GIB:,.2f}',
+        f'{plan["hbm_available"] / _GIB:,.2f}',
         days[0],
         days[1] if len(days) > 1 else '',
         content.get('commit') or '',

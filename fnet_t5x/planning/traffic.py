@@ -1,4 +1,4 @@
-"""What an instruction of a compiled program moves to and from main memory."""
+"""HBM traffic of the instructions of a compiled program."""
 
 import math
 import re
@@ -10,24 +10,24 @@ from fnet_t5x.planning.program_text import Computation, Instruction
 _ARRAY = re.compile(
   r'\b(?:pred|token|[a-z]+\d\w*)\[[\d,<=]*\](?:\{[^{}]*\})?',
 )
-# Of a layout: in another memory than the main one.
+# Memory space of a layout that is not HBM.
 _ELSEWHERE = re.compile(r'S\([1-9]')
 
 
-def moved(
+def bytes_accessed(
   computations: Mapping[str, Computation],
   body: Computation,
   instruction: Instruction,
 ) -> float:
   """Returns the bytes that an instruction reads and writes.
 
-  Of an array that it takes a slice of, or updates, its part; of what stays in a
-  TPU's faster memories, none.
+  An array that is sliced or updated counts with that part only. What stays in
+  a TPU's on-chip memories does not count.
 
   Args:
-    computations: the program's.
-    body: the computation that the instruction is in.
-    instruction: one that runs by itself.
+    computations: computations of the program.
+    body: computation of the instruction.
+    instruction: instruction that is executed, not fused into another.
   """
   operands = [body[name] for name in instruction.operands if name in body]
   opcode = instruction.opcode
@@ -46,13 +46,13 @@ def moved(
     return 2 * _bytes(operands[1].shape)
   result = instruction.shape
   if opcode.endswith('-start'):
-    # (result, operand, context) of a copy that others overlap.
+    # An asynchronous copy: (result, operand, context).
     result = _ARRAY.search(result)[0]
   return _bytes(result) + sum(_bytes(each.shape) for each in operands)
 
 
 def _read(computations, inside, number):
-  """Bytes that a fused computation reads of a parameter."""
+  """Returns the bytes that a fused computation reads from a parameter."""
   for name, each in inside.items():
     if each.opcode == 'parameter' and each.operands == (str(number),):
       return _read_of(computations, inside, name)
@@ -60,7 +60,7 @@ def _read(computations, inside, number):
 
 
 def _read_of(computations, inside, name):
-  """Bytes that it reads of a value of its own; infinity is all of them."""
+  """Returns the bytes it reads from one of its values; infinity means all."""
   read = 0.0
   for user, instruction in inside.items():
     if name not in instruction.operands:
@@ -73,7 +73,7 @@ def _read_of(computations, inside, name):
     elif opcode == 'bitcast':
       read += _read_of(computations, inside, user)
     elif opcode == 'fusion':
-      # Fusions hold others, and hand what they slice on to them.
+      # Fusions nest, and pass on what they slice.
       (nested,) = program_text.called(instruction, 'calls')
       read += sum(
         _read(computations, computations.get(nested, {}), number)
@@ -86,7 +86,7 @@ def _read_of(computations, inside, name):
 
 
 def _written(inside, root, shape):
-  """Bytes that a fused computation writes where its result is `root`."""
+  """Returns the bytes that a fused computation with this root writes."""
   if root is None:
     return _bytes(shape)
   if root.opcode == 'tuple':
@@ -102,7 +102,7 @@ def _written(inside, root, shape):
 
 
 def _bytes(shape):
-  """Bytes in main memory."""
+  """Returns the bytes in HBM."""
   return sum(
     program_text.array_bytes(array)
     for array in _ARRAY.findall(shape)

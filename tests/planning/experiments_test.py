@@ -43,7 +43,7 @@ def test_the_plan_is_of_the_run(size, source):
   )
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(variables['params']))
   assert plan['parameters']['total'] == count
-  assert plan['train']['memory'] < plan['memory_allowed']
+  assert plan['train']['memory'] < plan['hbm_available']
   assert math.prod(plan['mesh'].values()) == plan['devices']
   assert topology.parse(plan['topology']).is_tpu
   assert content['thorough'] and content['gin_bindings'] == []

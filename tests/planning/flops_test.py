@@ -50,7 +50,7 @@ def executed(module):
     return jax.grad(lambda p: model.loss_fn(p, batch, None)[0])(params)
 
   compiled = jax.jit(gradients).lower(params, batch).compile()
-  return hlo.work(compiled.as_text()).flops / ROWS
+  return hlo.cost(compiled.as_text()).flops / ROWS
 
 
 def of_position_biases():

@@ -16,7 +16,7 @@ def text_of(function, *shapes, dtype=jnp.float32):
 
 
 def test_a_product_of_matrices_is_two_operations_a_triple():
-  found = hlo.work(text_of(jnp.dot, (64, 128), (128, 32)))
+  found = hlo.cost(text_of(jnp.dot, (64, 128), (128, 32)))
   assert found.flops == 2 * 64 * 128 * 32
   assert found.bytes == 4 * (64 * 128 + 128 * 32 + 64 * 32)
 
@@ -25,7 +25,7 @@ def test_a_batched_product_counts_every_row():
   def product(x, y):
     return jnp.einsum('bhqd,bhkd->bhqk', x, y)
 
-  found = hlo.work(text_of(product, (2, 3, 16, 8), (2, 3, 32, 8)))
+  found = hlo.cost(text_of(product, (2, 3, 16, 8), (2, 3, 32, 8)))
   assert found.flops == 2 * (2 * 3) * 16 * 32 * 8
 
 
@@ -34,7 +34,7 @@ def test_the_body_of_a_loop_counts_once_a_trip():
     return jax.lax.scan(lambda x, k: (jnp.tanh(x @ k), None), x, kernels)[0]
 
   text = text_of(function, (64, 64), (TRIPS, 64, 64))
-  once, all_trips = hlo.work(text, count_loops=False), hlo.work(text)
+  once, all_trips = hlo.cost(text, count_loops=False), hlo.cost(text)
   assert once.flops == 2 * 64**3
   assert all_trips.flops == TRIPS * once.flops
   # Of the stacked kernels a trip reads one, not all.
@@ -69,12 +69,12 @@ ENTRY %main (start: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
 
 
 def test_a_loop_up_to_a_constant_needs_no_note_of_its_trips():
-  found = hlo.work(LOOP)
+  found = hlo.cost(LOOP)
   assert found.flops == 24 * 2 * 8**3
   assert found.cycles == 24 * 100
   # The operand twice, of main memory; the result is in another, S(1).
   assert found.bytes == 24 * 2 * 4 * 8 * 8
-  assert hlo.work(LOOP, count_loops=False).cycles == 100
+  assert hlo.cost(LOOP, count_loops=False).cycles == 100
 
 
 @pytest.mark.parametrize('groups', [1, 2])
@@ -98,14 +98,14 @@ def test_a_convolution_counts_the_pairs_that_exist(groups):
   # A product of ones with ones adds one a pair.
   ones = [jnp.ones(shape, jnp.float32) for shape in shapes]
   pairs = float(np.sum(convolution(*ones)))
-  assert hlo.work(text).flops == 2 * pairs
+  assert hlo.cost(text).flops == 2 * pairs
 
 
 def test_fourier_transforms_count_as_published():
   text = text_of(lambda x: jnp.fft.fft(x).real, (4, 256), dtype=jnp.complex64)
-  assert hlo.work(text).flops == 4 * 5 * 256 * 8
+  assert hlo.cost(text).flops == 4 * 5 * 256 * 8
   text = text_of(lambda x: jnp.abs(jnp.fft.rfft(x)), (4, 256))
-  assert hlo.work(text).flops == 4 * 2.5 * 256 * 8
+  assert hlo.cost(text).flops == 4 * 2.5 * 256 * 8
 
 
 def test_of_two_branches_the_dearer_counts():
@@ -114,7 +114,7 @@ def test_of_two_branches_the_dearer_counts():
       choose[0, 0] > 0, lambda: x @ x, lambda: jnp.tanh(x) + 1
     )
 
-  assert hlo.work(text_of(function, (64, 64), (1, 1))).flops == 2 * 64**3
+  assert hlo.cost(text_of(function, (64, 64), (1, 1))).flops == 2 * 64**3
 
 
 def test_bytes_are_near_the_compilers_count():
@@ -124,11 +124,11 @@ def test_bytes_are_near_the_compilers_count():
   operands = [jax.ShapeDtypeStruct((256, 256), jnp.float32)] * 2
   compiled = jax.jit(function).lower(*operands).compile()
   theirs = compiled.cost_analysis()
-  ours = hlo.work(compiled.as_text())
+  ours = hlo.cost(compiled.as_text())
   assert ours.bytes == pytest.approx(theirs['bytes accessed'], rel=0.25)
   assert ours.flops == 2 * 2 * 256**3
 
 
 def test_what_is_no_program_is_refused():
   with pytest.raises(ValueError, match='no text of a compiled HLO module'):
-    hlo.work('hello')
+    hlo.cost('hello')

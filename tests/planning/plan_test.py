@@ -80,7 +80,7 @@ def test_plans_stand_side_by_side(tmp_path):
   assert t5['mesh'] == hybrid['mesh'] == {'data': 4, 'model': 2}
   assert t5['parameters']['total'] > hybrid['parameters']['total']
   for each in (hybrid, t5):
-    assert each['fits'] and each['memory_allowed'] == 60e9
+    assert each['fits'] and each['hbm_available'] == 60e9
     times = each['train']['seconds']
     assert times['roofline'] == max(
       times['arithmetic'], times['memory'], times['network']
@@ -90,7 +90,7 @@ def test_plans_stand_side_by_side(tmp_path):
     assert estimate['days'] == pytest.approx(
       1000 * times['roofline'] / 86400, rel=1e-6
     )
-    assert estimate['share_of_peak'] == pytest.approx(
+    assert estimate['mfu'] == pytest.approx(
       each['training_flops'] / (times['roofline'] * 8 * 989e12), rel=1e-6
     )
     assert each['step']['tokens'] == 16

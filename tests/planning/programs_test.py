@@ -57,7 +57,7 @@ def test_programs_take_the_state_and_the_batch():
     # [2 rows, 2 heads of 8, 16 targets + 32 inputs]; and counters.
     keys_and_values = 2 * 4 * 2 * 2 * 8 * (16 + 32)
     assert keys_and_values <= cache < keys_and_values + 1024
-    assert prefill.work.flops > decoding.work.flops > 0
+    assert prefill.cost.flops > decoding.cost.flops > 0
     assert decoding.arguments >= state.parameters + cache
 
 

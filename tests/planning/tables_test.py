@@ -21,7 +21,7 @@ CONTENT = {
       'mesh': {'data': 16, 'model': 2},
       'tokens': 1000,
       'training_flops': 2.5e12,
-      'memory_allowed': 3 * 2**30,
+      'hbm_available': 3 * 2**30,
       'parameters': {'total': 1234567},
       'train': {'memory': 2**31},
       'estimates': {'roofline': {'days': 1.26}, 'compiler': {'days': 2000.0}},

@@ -36,10 +36,10 @@ calls=%outer
 
 def test_a_slice_in_a_nested_fusion_is_all_that_is_read():
   index, layer, x, y = 4, 2 * 64 * 32, 2 * 32 * 16, 4 * 64 * 16
-  found = hlo.work(NESTED.replace('LAYOUT', ''))
+  found = hlo.cost(NESTED.replace('LAYOUT', ''))
   assert found.bytes == index + layer + x + y
   # What is in another memory by then costs nothing.
-  found = hlo.work(NESTED.replace('LAYOUT', 'S(1)'))
+  found = hlo.cost(NESTED.replace('LAYOUT', 'S(1)'))
   assert found.bytes == index + layer + y
 
 
@@ -49,4 +49,4 @@ def test_a_stack_that_something_else_reads_is_read_whole():
     '%again = bf16[24,64,32]{2,1,0:T(8,128)} negate(',
   )
   stack = 2 * 24 * 64 * 32
-  assert hlo.work(text.replace('LAYOUT', '')).bytes > stack
+  assert hlo.cost(text.replace('LAYOUT', '')).bytes > stack

@@ -241,7 +241,7 @@ def test_flops_are_the_planners(scan, remat, num_microbatches):
     )
   assert made.flops_per_step == pytest.approx(planned.training_flops, rel=0.01)
   # The program's own products, each as often as it is executed.
-  executed = planned.train.work.flops
+  executed = planned.train.cost.flops
   if remat == 'none':
     assert made.flops_per_step == pytest.approx(executed, rel=0.03)
   else:
