@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read off its HLO text."""
+"""Collectives of a compiled program, from its HLO text."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""What `python -m fnet_t5x.plan` does once its flags are read."""
+"""The command `python -m fnet_t5x.plan`, after its flags are read."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The run that a training command's gin files describe, without running it."""
+"""The run that the gin files of a training command describe."""
 
 import contextlib
 import dataclasses

@@ -2,11 +2,10 @@
 
   python -m fnet_t5x.planning.matched --write
 
-A Fourier layer has no projections, so that a hybrid of T5's shape is smaller
-than T5 and trains with less arithmetic. For a fair comparison it may spend what
-it saves: on encoder layers, until it has T5's parameters
-(`matched_parameters`), or until an example takes T5's training arithmetic
-(`matched_flops`).
+A Fourier layer has no projections, so a hybrid of T5's shape is smaller than T5
+and trains with fewer FLOPs. For a fair comparison it may spend the savings on
+encoder layers, until it has as many parameters as T5 (`matched_parameters`) or
+as many training FLOPs per example (`matched_flops`).
 
 It spends on depth, not width: every other macro of a size is shared with the
 decoder, which is to stay T5's. The nearest depth is at most half a layer off

@@ -1,13 +1,12 @@
-r"""Planned beside taken memory: `python -m fnet_t5x.planning.measured_memory`.
+r"""Planned and measured memory: `python -m fnet_t5x.planning.measured_memory`.
 
 Plans the training step of a run for one CPU device, as fnet_t5x.plan does, then
-takes that step here, with fresh weights and random tokens, and compares what
-the compiler said with what the process grew by at most. Takes the gin files and
-bindings of a training command. Linux only.
+runs it with fresh weights and random tokens, and compares the compiler's figure
+with the peak growth of the process. Takes the gin files and bindings of a
+training command. Linux only.
 
-XLA's CPU compiler hands some products to a library, YNNPACK, which takes memory
-of its own beside what the compiler plans, about a tenth; here it does not, so
-that the compiler's account is the whole.
+XLA's CPU compiler passes some products to a library, YNNPACK, which allocates
+about a tenth more than the compiler plans; it is disabled here.
 
   python -m fnet_t5x.planning.measured_memory \
     --gin_file=gin/models/t5_tiny.gin \

@@ -2,9 +2,8 @@
 
   python -m fnet_t5x.planning.parameters --json=parameters.json
 
-Of each model in gin/models/, from its gin file and abstract shapes, with T5
-1.1's vocabulary of 32,128; T5's beside the counts of its published
-checkpoints.
+Counts each model in gin/models/ from abstract shapes, with T5 1.1's vocabulary
+of 32,128, and compares T5 with its published checkpoints.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A compiled program's HLO text, read: the one parser that planning has."""
+"""A parser of the HLO text of compiled programs."""
 
 import dataclasses
 import math

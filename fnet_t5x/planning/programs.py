@@ -1,4 +1,4 @@
-"""Compiles a run's programs from abstract shapes: no weights, no data."""
+"""Ahead-of-time compilation of a run's programs, from abstract shapes."""
 
 import dataclasses
 import math
@@ -160,7 +160,7 @@ def check_divides(run: Run) -> None:
 
 
 def state_bytes(run: Run) -> StateBytes:
-  """Returns the train state's bytes a device, from its layout alone."""
+  """Returns the bytes of the train state per device, from its layout."""
   initializer = run.initializer()
   shapes = _flat(initializer.global_train_state_shape)
   axes = _flat(initializer.train_state_axes)
@@ -212,14 +212,14 @@ def train_step(run: Run, backend: str) -> Program:
 def prefill_and_step(
   run: Run, backend: str, batch_size: int
 ) -> tuple[Program, Program, int]:
-  """Compiles writing: encoding with the cache's prefill, and one step.
+  """Compiles generation: encoding with cache prefill, and one decoding step.
 
-  One decode an example, no prompt, as `predict_batch` without beams.
+  One sequence per example and no prompt, as `predict_batch` without beams.
 
   Args:
     run: placed on its devices.
     backend: JAX's name of the platform that it is for.
-    batch_size: examples that are written for at once.
+    batch_size: decoding batch size.
 
   Returns:
     Both programs, and the bytes of the cache on one device.

@@ -1,8 +1,8 @@
 """Remedies for a training step that does not fit, estimated from one compiled.
 
-A step holds the train state, at most all gradients, and activations. The state
-and the gradients are computed anew from each layout; activations are what the
-compiler needed beside them, and scale with the rows that are worked on at once.
+A step holds the train state, at most all gradients, and activations. State and
+gradients are computed from each layout; activations are what the compiler
+needed besides, and scale with the rows that are processed at once.
 """
 
 import copy

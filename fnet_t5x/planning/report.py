@@ -215,7 +215,7 @@ def _times(plans):
       ('  memory', of(lambda p, t: seconds(t.memory))),
       ('  network', of(lambda p, t: seconds(t.network))),
       (
-        '  roofline: the longest of these',
+        '  roofline: their maximum',
         of(lambda p, t: seconds(t.roofline)),
       ),
       *outcome('roofline'),

@@ -1,9 +1,8 @@
-r"""Cost a device as devices grow: `python -m fnet_t5x.planning.scaling`.
+r"""Weak scaling, by cost per device: `python -m fnet_t5x.planning.scaling`.
 
-Compiles a run's training step for more and more simulated CPU devices, with as
-many rows a device, and prints what one device then computes, reads, holds and
-sends. Data parallelism that works leaves all of it as it is, but for the sums
-of gradients.
+Compiles the training step for growing numbers of simulated CPU devices, with
+the same rows per device, and prints what one device computes, reads, holds and
+sends. With ideal data parallelism only the all-reduce of gradients changes.
 
   python -m fnet_t5x.planning.scaling --devices=1,8,64,256 \
     --rows_per_device=2 --gin_file=gin/models/fnet_t5_tiny.gin \

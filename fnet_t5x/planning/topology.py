@@ -1,9 +1,9 @@
-"""Devices to plan for: a TPU pod that is not there, or simulated ones.
+"""Devices to plan for: an absent TPU slice, or simulated devices.
 
-`v4:4x4x8` is a TPU topology: libtpu compiles for it ahead of time, on any
+`v4:4x4x8` is a TPU topology: libtpu compiles for it ahead of time on any
 machine, without a TPU. `cpu:256` and `h100:8` are numbers of simulated devices:
-JAX cuts its CPU device in so many, and XLA's CPU compiler makes the program
-that it would make for as many GPUs, up to what the device compiler then does.
+JAX splits its CPU into so many, and XLA's CPU compiler partitions the program
+as for as many GPUs; GPU-specific optimizations are missing.
 """
 
 import dataclasses

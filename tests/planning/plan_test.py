@@ -37,7 +37,7 @@ def plan(*arguments, without_libtpu=False):
   [
     (RUN, 'no --topology given'),
     ((*RUN, '--topology=v4'), 'write a TPU slice as v4:4x4x8'),
-    ((*RUN, '--topology=b300:8'), "the table of chips has no 'b300'"),
+    ((*RUN, '--topology=b300:8'), "unknown chip 'b300'"),
     (('--topology=cpu:8',), 'no --gin_file given'),
     ((*RUN, '--topology=cpu:8', '--json=none/p.json'), 'no folder'),
     ((*RUN, '--topology=cpu:8', 'more'), 'no such argument: more'),

@@ -33,7 +33,7 @@ def test_topology_is_a_chip_and_a_shape(text, backend, shape):
   [
     ('v4', 'write a TPU slice as v4:4x4x8'),
     ('v4:4x', 'write a TPU slice as v4:4x4x8'),
-    ('b200:8', "the table of chips has no 'b200'"),
+    ('b200:8', "unknown chip 'b200'"),
     ('v4:8', 'two or three sides'),
     ('h100:2x4', 'one number'),
     ('cpu:0', 'at least 1'),
