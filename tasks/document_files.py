@@ -334,14 +334,14 @@ def parse(path: str, record: Record, options: ReadOptions) -> Document:
 def documents(
   path: str,
   options: ReadOptions,
-  left_out: Callable[[DocumentError], object] = lambda error: None,
+  on_skipped: Callable[[DocumentError], object] = lambda error: None,
 ) -> Iterator[Document]:
   """Yields a file's documents; skips bad ones if the options say so.
 
   Args:
     path: local or gs://, its suffix one of `SUFFIXES`.
     options: how to read.
-    left_out: called with the error of each document that is skipped.
+    on_skipped: called with the error of each document that is skipped.
 
   Raises:
     DocumentError: a bad document or file, unless these are skipped.
@@ -357,7 +357,7 @@ def documents(
       if not options.skip_bad_documents:
         raise
       # A new error without a cause, which would keep the document in memory.
-      left_out(DocumentError(str(error)))
+      on_skipped(DocumentError(str(error)))
     else:
       yield document
 

@@ -32,7 +32,7 @@ _LOGGED = 10
 _SENTINEL = re.compile(rb'<extra_id_\d+>')
 
 
-def place(text: bytes) -> float:
+def unit_hash(text: bytes) -> float:
   """Returns a hash of a text in [0, 1); texts below a share are held out.
 
   Copies of a text have the same hash, so they stay in one split.
@@ -58,7 +58,7 @@ class Part:
 
   def has(self, text: bytes) -> bool:
     """Returns whether a text belongs to this part."""
-    return (place(text) < self.share) == self.held_out
+    return (unit_hash(text) < self.share) == self.held_out
 
   def of(
     self, document: document_files.Document

@@ -96,13 +96,13 @@ def _survey(
   passage_bytes = None
   largest = max(map(len, texts), default=0)
   if share is None and largest > _LARGE_SHARE * estimated:
-    least, most = _PASSAGE_BYTES
-    passage_bytes = min(max(round(_LARGE_SHARE * estimated), least), most)
+    lowest, highest = _PASSAGE_BYTES
+    passage_bytes = min(max(round(_LARGE_SHARE * estimated), lowest), highest)
   cut = _cut(texts, passage_bytes) if passage_bytes else texts
-  places = [(document_source.place(text), len(text)) for text in cut]
+  hashes = [(document_source.unit_hash(text), len(text)) for text in cut]
   if share is None:
-    share = _chosen_share(places)
-  held_out = [size for place, size in places if place < share]
+    share = _chosen_share(hashes)
+  held_out = [size for text_hash, size in hashes if text_hash < share]
   sample = _cut(texts, _SAMPLE_PIECE)
   return Survey(
     files=len(paths),
@@ -125,7 +125,7 @@ def _read(
   """Returns texts, files read, documents skipped, and whether all was read."""
   texts, num_bytes, skipped = [], 0, 0
 
-  def left_out(error: document_files.DocumentError) -> None:
+  def on_skipped(error: document_files.DocumentError) -> None:
     nonlocal skipped
     del error
     skipped += 1
@@ -133,7 +133,7 @@ def _read(
   for number, path in enumerate(paths):
     if num_bytes >= MAX_BYTES:
       return texts, number, skipped, False
-    for document in document_files.documents(path, options, left_out):
+    for document in document_files.documents(path, options, on_skipped):
       if num_bytes >= MAX_BYTES:
         return texts, number + 1, skipped, False
       texts.append(document.text)
@@ -152,27 +152,27 @@ def _disk_bytes(paths: Sequence[str]) -> int:
   return max(1, round(sum(sizes) * len(paths) / len(sampled)))
 
 
-def _chosen_share(places: Sequence[tuple[float, int]]) -> float:
+def _chosen_share(hashes: Sequence[tuple[float, int]]) -> float:
   """Returns the minimum share that holds out enough text, but not all of it.
 
   Args:
-    places: hash in [0, 1) and bytes of each document or passage.
+    hashes: hash in [0, 1) and bytes of each document or passage.
   """
-  if not places:
+  if not hashes:
     return _SHARE
-  total = sum(size for _, size in places)
+  total = sum(size for _, size in hashes)
   if _SHARE * total > _ENOUGH_BYTES:
     # A fixed share for a large corpus, so that adding text does not change it.
     return _SHARE
   wanted = min(_SMALL_SHARE * total, _ENOUGH_BYTES)
   # Copies have the same hash, and are held out together.
   sizes = collections.Counter()
-  for place, size in places:
-    sizes[place] += size
+  for text_hash, size in hashes:
+    sizes[text_hash] += size
   taken = 0
-  for place, above in itertools.pairwise(sorted(sizes)):
-    taken += sizes[place]
+  for text_hash, next_hash in itertools.pairwise(sorted(sizes)):
+    taken += sizes[text_hash]
     if taken >= wanted:
-      return (place + above) / 2
+      return (text_hash + next_hash) / 2
   # All but the last; if there is only one text, none.
   return max(sizes)

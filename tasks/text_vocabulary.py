@@ -199,8 +199,8 @@ def trained_model_file(
       f'a vocabulary of {pieces} pieces: {kind} byte fallback it needs at least'
       f' {min_pieces}; raise VOCABULARY_PIECES'
     )
-  least, most = _SAMPLE_BYTES
-  size = min(max(pieces * _BYTES_PER_PIECE, least), most)
+  lowest, highest = _SAMPLE_BYTES
+  size = min(max(pieces * _BYTES_PER_PIECE, lowest), highest)
   chosen = sample(paths, part, options, size)
   if not chosen:
     raise ValueError(

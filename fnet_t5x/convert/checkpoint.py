@@ -76,17 +76,17 @@ def convert(
   macros = {'SCAN_LAYERS': to == 'scanned'}
   if result.own_biases or to == 'unscanned':
     macros['RELPOS_BIAS_PER_LAYER'] = bool(result.own_biases)
-  beside = _beside(source.parent, target.parent, macros)
+  other_files = _other_files(source.parent, target.parent, macros)
   _write(target.parent, step, result.leaves, source / checkpoints.DATASET)
-  for path, content in beside.items():
+  for path, content in other_files.items():
     path.write_bytes(content)
-  says = f'its {model_directory.CONFIG_FILE} sets'
-  if target.parent / model_directory.CONFIG_FILE not in beside:
-    says = 'set'
-  console.say(f'{target}: {to}; {says} SCAN_LAYERS = {to == "scanned"}')
+  verb = f'its {model_directory.CONFIG_FILE} sets'
+  if target.parent / model_directory.CONFIG_FILE not in other_files:
+    verb = 'set'
+  console.say(f'{target}: {to}; {verb} SCAN_LAYERS = {to == "scanned"}')
   if result.own_biases:
     console.say(
-      f'position biases differ between layers; {says} '
+      f'position biases differ between layers; {verb} '
       'RELPOS_BIAS_PER_LAYER = True'
     )
   if result.refactored:
@@ -97,7 +97,7 @@ def convert(
   return target
 
 
-def _beside(
+def _other_files(
   source: epath.Path, target: epath.Path, macros: dict[str, bool]
 ) -> dict[epath.Path, bytes]:
   """Returns the contents of a model directory's other files by new path.

@@ -110,12 +110,12 @@ options = document_files.ReadOptions(
   skip_bad_documents=True, max_document_bytes=1_000_000
 )
 def read(path):
-  left_out = 0
+  skipped = 0
   def count(error):
-    nonlocal left_out
-    left_out += 1
+    nonlocal skipped
+    skipped += 1
   documents = document_files.documents(path, options, count)
-  print([d.id for d in documents], left_out)
+  print([d.id for d in documents], skipped)
 def memory(kind):
   with open('/proc/self/status') as f:
     return int(re.search(kind + r':\\s+(\\d+) kB', f.read())[1]) // 1000
@@ -157,7 +157,7 @@ def test_memory_does_not_grow_with_a_bomb(tmp_path, compression, content):
   )
   _, seen, megabytes_taken = result.stdout.splitlines()
   lines = megabytes * bomb.count(b'\n')
-  left_out = {b'a': 1, b'{"a": 1}\n': lines}.get(content, 0)
+  skipped = {b'a': 1, b'{"a": 1}\n': lines}.get(content, 0)
   last = f'bomb.jsonl.{compression}:{lines + 3}'
-  assert seen == f"['bomb.jsonl.{compression}:1', '{last}'] {left_out}"
+  assert seen == f"['bomb.jsonl.{compression}:1', '{last}'] {skipped}"
   assert int(megabytes_taken) < 60

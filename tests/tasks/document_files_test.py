@@ -153,16 +153,16 @@ def test_bad_line_is_named(tmp_path, line, message):
   assert error.match(rf'a\.jsonl, line 2: {message}.*; .*SKIP_BAD_DOCUMENTS')
   assert '\n' not in str(error.value)
   assert len(str(error.value)) < 300 + len(str(path))
-  left_out = []
+  skipped = []
   documents = document_files.documents(
     str(path),
     document_files.ReadOptions(skip_bad_documents=True),
-    left_out.append,
+    skipped.append,
   )
   assert [d.id for d in documents] == ['a.jsonl:1', 'a.jsonl:3']
-  assert [str(e) for e in left_out] == [str(error.value)]
+  assert [str(e) for e in skipped] == [str(error.value)]
   # A cause or traceback would keep the document in memory.
-  assert left_out[0].__cause__ is left_out[0].__traceback__ is None
+  assert skipped[0].__cause__ is skipped[0].__traceback__ is None
 
 
 def test_bad_row_is_named(tmp_path):

@@ -11,10 +11,10 @@ _GROUP = 100
 
 def _read(path, **options):
   """Returns texts, and the messages of skipped documents."""
-  left_out = []
+  skipped = []
   options = document_files.ReadOptions(skip_bad_documents=True, **options)
-  found = list(document_files.documents(str(path), options, left_out.append))
-  return found, [str(e) for e in left_out]
+  found = list(document_files.documents(str(path), options, skipped.append))
+  return found, [str(e) for e in skipped]
 
 
 def _error(path, **options):
@@ -46,18 +46,18 @@ def _invalid(values):
 def test_only_rows_that_are_not_utf8_are_lost(tmp_path, bad):
   values = [b'\xff' if n in bad else b'%d' % n for n in range(1000)]
   path = _write(tmp_path / 'a.parquet', text=_invalid(values))
-  found, left_out = _read(path)
+  found, skipped = _read(path)
   assert [int(d.text) for d in found] == [
     n for n in range(1000) if n not in bad
   ]
   assert [d.id for d in found] == [
     f'a.parquet:{int(d.text) + 1}' for d in found
   ]
-  assert len(left_out) == len(bad)
-  for n, message in zip(bad, left_out, strict=True):
+  assert len(skipped) == len(bad)
+  for n, message in zip(bad, skipped, strict=True):
     assert message.startswith(f'{path}, row {n + 1}: invalid UTF-8 at byte 0; ')
     assert 'SKIP_BAD_DOCUMENTS = True' in message
-  assert _error(path) == left_out[0]
+  assert _error(path) == skipped[0]
 
 
 def test_components_that_are_not_utf8_are_tolerated(tmp_path):
@@ -66,9 +66,9 @@ def test_components_that_are_not_utf8_are_tolerated(tmp_path):
   whole = _invalid([b"{'pile_set_name': 'ArXiv'}", b'\xff', None])
   for meta, second in ((struct, 'a\ufffd'), (whole, '')):
     path = _write(tmp_path / 'a.parquet', text=['a', 'b', 'c'], meta=meta)
-    found, left_out = _read(path)
+    found, skipped = _read(path)
     assert [d.component for d in found] == ['ArXiv', second, '']
-    assert not left_out
+    assert not skipped
 
 
 def test_damaged_page_costs_its_row_group(tmp_path):
@@ -79,11 +79,11 @@ def test_damaged_page_costs_its_row_group(tmp_path):
   metadata = pyarrow.parquet.ParquetFile(path).metadata
   start = metadata.row_group(2).column(0).data_page_offset
   path.write_bytes(content[:start] + b'\xff' * 20 + content[start + 20 :])
-  found, left_out = _read(path)
+  found, skipped = _read(path)
   rows = [int(d.id.split(':')[1]) for d in found]
   assert rows == [n for n in range(1, 1001) if not 200 < n <= 300]
   assert [d.text.decode() for d in found] == [texts[n - 1] for n in rows]
-  (message,) = left_out
+  (message,) = skipped
   assert f'{path}, row group 3, rows 201 to 300: damaged (' in message
   assert 'SKIP_BAD_DOCUMENTS = True' in message
   assert _error(path) == message
@@ -100,9 +100,9 @@ def test_checksum_detects_damage(tmp_path):
     use_dictionary=False,
   )
   path.write_bytes(path.read_bytes().replace(b'text 3', b'tex! 3', 1))
-  found, left_out = _read(path)
+  found, skipped = _read(path)
   assert [d.text for d in found] == [b'text %d' % n for n in range(10, 20)]
-  assert 'row group 1, rows 1 to 10: damaged (' in left_out[0]
+  assert 'row group 1, rows 1 to 10: damaged (' in skipped[0]
 
 
 @pytest.mark.parametrize('position', [5, 8, 60])
@@ -162,27 +162,24 @@ def test_every_kind_of_text(tmp_path, kind):
     else column.cast(kind)
   )
   path = _write(tmp_path / 'a.parquet', text=column)
-  found, left_out = _read(path)
+  found, skipped = _read(path)
   assert [d.text.decode() for d in found] == ['é', 'b']
   assert [d.id for d in found] == ['a.parquet:1', 'a.parquet:3']
-  assert "row 2: the field 'text' is null (others: none)" in left_out[0]
+  assert "row 2: the field 'text' is null (others: none)" in skipped[0]
 
 
 def test_columns_are_not_all_listed(tmp_path):
   path = _write(tmp_path / 'a.parquet', **{f'c{i}': ['a'] for i in range(500)})
-  assert _error(path) == (
-    f"{path}: no column 'text'; it has c0, c1, c2, c3, c4 and 495 more; set "
-    'TEXT_KEY to the one that holds the text'
-  )
+  message = _error(path)
+  assert message.startswith(f"{path}: no column 'text'; ")
+  assert ': c0, c1, c2, c3, c4 and 495 more; set TEXT_KEY' in message
 
 
 def test_two_columns_with_the_same_name(tmp_path):
   path = tmp_path / 'a.parquet'
   table = pyarrow.table([['a'], ['b']], names=['text', 'text'])
   pyarrow.parquet.write_table(table, path)
-  assert _error(path) == (
-    f"{path}: 2 columns named 'text'; give each a name of its own"
-  )
+  assert _error(path).startswith(f"{path}: 2 columns are named 'text'; ")
 
 
 def test_column_meta_may_hold_the_text(tmp_path):
