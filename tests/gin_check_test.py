@@ -59,7 +59,7 @@ def test_whole_experiments_pass():
     ({'more': ["TEXT_FILES='x'"]}, 'add --gin_file=gin/sources/text.gin'),
     ({'more': ['BATCH_SIZE=']}, 'nothing is not a gin value'),
     ({'more': ['ENCODER_MIXING=none at all']}, 'strings need quotes'),
-    ({'more': ["TASK_FEATURE_LENGTHS={'inputs': 1"]}, 'no gin value'),
+    ({'more': ["TASK_FEATURE_LENGTHS={'inputs': 1"]}, 'not a gin value'),
     ({'more': ['BATCH_SIZE=1\nBATCH_SIZE=2']}, 'not one binding'),
     ({'bindings': ["MODEL_DIR='gs://b/r'"]}, 'TRAIN_STEPS not set'),
     ({'more': ['BATCH_SIZE=%ANOTHER']}, 'ANOTHER not set'),
