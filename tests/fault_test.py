@@ -8,16 +8,16 @@ import re
 import subprocess
 import sys
 
+import faults
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from faults import compile_library
 
 import fnet_t5x
 from fnet_t5x.runtime import reporting
 
-_TESTS = pathlib.Path(__file__).parent
+_HELPERS = pathlib.Path(faults.__file__).parent
 _LAST = 'checkpoint_8'
 
 
@@ -28,14 +28,14 @@ class Runs:
     root = pathlib.Path(fnet_t5x.__file__).parents[1]
     environment = {
       **os.environ,
-      'PYTHONPATH': os.pathsep.join([str(_TESTS), str(root)]),
+      'PYTHONPATH': os.pathsep.join([str(_HELPERS), str(root)]),
       'XLA_FLAGS': '--xla_backend_optimization_level=0',
     }
     if library:
       environment['LD_PRELOAD'] = str(library)
     self._library = library and str(library)
     self._server = subprocess.Popen(
-      [sys.executable, _TESTS / 'faulty_runs.py'],
+      [sys.executable, _HELPERS / 'faulty_runs.py'],
       env=environment,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -135,7 +135,7 @@ def in_python(tmp_path_factory):
 @pytest.fixture(scope='module')
 def in_c(tmp_path_factory):
   folder = tmp_path_factory.mktemp('in_c')
-  library = compile_library(folder)
+  library = faults.compile_library(folder)
   if library is None:
     pytest.skip('no C compiler')
   runs = Runs(library)

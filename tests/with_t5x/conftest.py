@@ -34,7 +34,8 @@ def python():
 
   def run(*arguments, engine='t5x', devices=1, cwd=TESTS / 'golden'):
     flags = f'--xla_force_host_platform_device_count={devices}'
-    paths = [str(ROOT), str(TESTS), os.environ.get('PYTHONPATH', '')]
+    places = (ROOT, TESTS, TESTS / 'helpers')
+    paths = [*map(str, places), os.environ.get('PYTHONPATH', '')]
     done = subprocess.run(
       [sys.executable, *map(str, arguments)],
       cwd=cwd,

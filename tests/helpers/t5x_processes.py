@@ -17,7 +17,8 @@ import orbax.checkpoint
 from flax import traverse_util
 from golden import runs
 
-TESTS = pathlib.Path(__file__).parent
+HELPERS = pathlib.Path(__file__).parent
+TESTS = HELPERS.parent
 ROOT = TESTS.parent
 
 
@@ -49,7 +50,7 @@ def started(folder, module, run, processes, devices, **bindings):
     f'--gin_file=gin/runs/{run}.gin',
     *(f'--gin.{name}={value!r}' for name, value in bindings.items()),
   ]
-  paths = [str(ROOT), str(TESTS), os.environ.get('PYTHONPATH', '')]
+  paths = [*map(str, (ROOT, TESTS, HELPERS)), os.environ.get('PYTHONPATH', '')]
   flags = f'--xla_force_host_platform_device_count={devices}'
   environment = {
     **os.environ,
