@@ -21,7 +21,7 @@ COMMANDS = {
   'generate': ('generate', 'continues texts'),
   'report': ('report', 'plots runs: loss, learning rate, speed'),
   'tasks': ('tasks.catalog', 'lists the tasks'),
-  'show': ('tasks.show', 'shows examples of a task'),
+  'show': ('show', 'shows examples of a task'),
   'vocabulary': ('tasks.text_vocabulary', 'trains a vocabulary on texts'),
   'plan': ('plan', 'estimates the cost of a run, for absent devices'),
   'convert': ('convert', 'converts checkpoints to another layout'),

@@ -205,7 +205,7 @@ NESTED = {
 }
 
 
-@pytest.mark.parametrize('module', ['train', 'plan', 'tasks.show'])
+@pytest.mark.parametrize('module', ['train', 'plan', 'show'])
 @pytest.mark.parametrize(
   ('text', 'binding', 'line'),
   [

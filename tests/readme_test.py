@@ -46,7 +46,7 @@ printf '\\n' >> {log}
 _RUN = (
   'fnet_t5x.gin_root',
   'fnet_t5x.tasks.catalog',
-  'fnet_t5x.tasks.show',
+  'fnet_t5x.show',
 )
 _MODES = {'train': 'train', 'eval': 'eval', 'infer': 'infer'}
 

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fnet_t5x import absent_tpu, argument_parser, command_line
-from fnet_t5x.benchmarks import report
+from fnet_t5x import absent_tpu, argument_parser, command_line, result_table
 from fnet_t5x.benchmarks.timing import Times, speedup, time_in_turns
 
 SIDES = ('without', 'with checksums')
@@ -153,7 +152,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--folder', help='folder for the checkpoints; a temporary one by default'
   )
-  options = report.parse(parser, arguments)
+  options = result_table.parse(parser, arguments)
   if min(options.megabytes, options.rounds) < 1:
     parser.error('--megabytes and --rounds: at least 1')
   if options.folder and not pathlib.Path(options.folder).is_dir():
@@ -176,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
   options = parse(arguments)
   with tempfile.TemporaryDirectory(dir=options.folder) as folder:
     rows = measure(options.megabytes, options.rounds, folder)
-  report.print_table(
+  result_table.print_table(
     f'a state of {options.megabytes:,} MiB; medians of {options.rounds} rounds',
     ['', 'seconds', 'minimum', 'MiB/s', 'relative time'],
     [
@@ -186,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
   )
   if options.json:
     settings = {'megabytes': options.megabytes, 'rounds': options.rounds}
-    report.write_json(options.json, 'checkpoints', settings, rows)
+    result_table.write_json(options.json, 'checkpoints', settings, rows)
 
 
 if __name__ == '__main__':

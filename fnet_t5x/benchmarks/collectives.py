@@ -22,8 +22,7 @@ os.environ['JAX_PLATFORMS'] = os.environ.get('JAX_PLATFORMS') or 'cpu'
 
 import gin
 
-from fnet_t5x import argument_parser, command_line
-from fnet_t5x.benchmarks import report
+from fnet_t5x import argument_parser, command_line, result_table
 from fnet_t5x.gin_root import gin_root
 from fnet_t5x.planning.collectives import collectives
 
@@ -199,7 +198,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     default=[],
     help="further bindings, such as 'SCAN_LAYERS = True'",
   )
-  return report.parse(parser, arguments)
+  return result_table.parse(parser, arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -218,9 +217,9 @@ def main(arguments: list[str] | None = None) -> None:
     for layout in options.layouts
     for partitions in options.partitions or LAYOUTS[layout]
   ]
-  devices = report.environment()['device_count']
+  devices = result_table.environment()['device_count']
   heads = [f'{network} {what}' for network in NETWORKS for what in ('', 'MB')]
-  report.print_table(
+  result_table.print_table(
     f'{options.size}, {options.batch} rows of {options.inputs} and '
     f'{options.targets} tokens, {devices} devices (data, model)',
     ['', *(head.strip() for head in heads)],
@@ -229,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
   if options.json:
     settings = {k: v for k, v in vars(options).items() if k != 'json'}
     rows = [row for section in sections for row in section]
-    report.write_json(options.json, 'collectives', settings, rows)
+    result_table.write_json(options.json, 'collectives', settings, rows)
 
 
 if __name__ == '__main__':

@@ -30,8 +30,7 @@ import gin
 import numpy as np
 from absl import logging as absl_logging
 
-from fnet_t5x import absent_tpu, argument_parser, command_line
-from fnet_t5x.benchmarks import report
+from fnet_t5x import absent_tpu, argument_parser, command_line, result_table
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 from fnet_t5x.gin_root import gin_root
 
@@ -279,7 +278,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
       f'--{name}', type=int, default=default, help=helps[field]
     )
   parser.add_argument('--quick', action='store_true', help='three rounds only')
-  options = report.parse(parser, arguments)
+  options = result_table.parse(parser, arguments)
   if min(getattr(options, field) for field in Lengths._fields) < 1:
     parser.error('--batch, --inputs, --targets, --new-tokens: at least 1')
   folder = pathlib.Path(gin_root()) / 'gin/sizes'
@@ -297,9 +296,10 @@ def print_section(rows: list[dict[str, Any]], lengths: Lengths) -> None:
     work = f'training on {lengths.targets} targets'
   else:
     work = f'generating {lengths.new_tokens} tokens'
-  report.print_table(
-    f'{first["size"]}, {first["what"]} ({report.environment()["device"]}, '
-    f'float32): {lengths.batch} rows of {lengths.inputs} inputs, {work}; '
+  device = result_table.environment()['device']
+  result_table.print_table(
+    f'{first["size"]}, {first["what"]} ({device}, float32): {lengths.batch} '
+    f'rows of {lengths.inputs} inputs, {work}; '
     f'median ms, and speedup over {first["engine"]} with {first["network"]}',
     ['', 'ms', ''],
     [
@@ -336,7 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
       'quick': options.quick,
     }
     rows = [row for section in sections for row in section]
-    report.write_json(options.json, 'engines', settings, rows)
+    result_table.write_json(options.json, 'engines', settings, rows)
 
 
 if __name__ == '__main__':

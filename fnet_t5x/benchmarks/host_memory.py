@@ -16,8 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from fnet_t5x import absent_tpu, argument_parser, command_line, host_memory
-from fnet_t5x.benchmarks import engines, report
+from fnet_t5x import (
+  absent_tpu,
+  argument_parser,
+  command_line,
+  host_memory,
+  result_table,
+)
+from fnet_t5x.benchmarks import engines
 from fnet_t5x.benchmarks.timing import speedup
 
 SIDES = ('returned', 'kept')
@@ -119,13 +125,13 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument(
     '--rounds', type=int, default=3, help='processes per side'
   )
-  options = report.parse(parser, arguments)
+  options = result_table.parse(parser, arguments)
   names = ('batch', 'inputs', 'steps', 'rounds')
   counts = {name: getattr(options, name) for name in names}
   if min(counts.values()) < 1:
     parser.error('--batch, --inputs, --steps and --rounds: at least 1')
   rows = measure(options.size, **counts)
-  report.print_table(
+  result_table.print_table(
     f'{options.size}, training step of {options.batch} rows of '
     f'{options.inputs} inputs, with freed memory',
     ['', 'ms', '', 'pages per step', 'peak GiB'],
@@ -144,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
   )
   if options.json:
     settings = {'size': options.size, **counts}
-    report.write_json(options.json, 'host_memory', settings, rows)
+    result_table.write_json(options.json, 'host_memory', settings, rows)
 
 
 if __name__ == '__main__':

@@ -16,8 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fnet_t5x import absent_tpu, argument_parser, command_line
-from fnet_t5x.benchmarks import report
+from fnet_t5x import absent_tpu, argument_parser, command_line, result_table
 
 OBJECTIVES = (
   'span_corruption',
@@ -82,7 +81,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     '--sequences', type=int, default=8192, help='rows per timed call'
   )
   parser.add_argument('--rounds', type=int, default=5, help='timed calls')
-  options = report.parse(parser, arguments)
+  options = result_table.parse(parser, arguments)
   if min(*(options.lengths or ()), options.sequences, options.rounds) < 1:
     parser.error('--lengths, --sequences and --rounds must be at least 1')
   return options
@@ -114,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for name in options.objectives
   ]
-  report.print_table(
+  result_table.print_table(
     f'{options.source}, {os.cpu_count()} CPU cores: training batches, packed;'
     f' medians of {options.rounds} calls',
     ['', 'sequences/s', 'tokens/s', 'padding', 'speedup over t5'],
@@ -132,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
       'cpu_count': os.cpu_count(),
     }
     rows = [row for section in measured for row in section]
-    report.write_json(options.json, 'input_pipeline', settings, rows)
+    result_table.write_json(options.json, 'input_pipeline', settings, rows)
 
 
 if __name__ == '__main__':

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fnet_t5x import absent_tpu, argument_parser
-from fnet_t5x.benchmarks import report
+from fnet_t5x import absent_tpu, argument_parser, result_table
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 
 if TYPE_CHECKING:
@@ -224,7 +223,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     action='store_true',
     help='two lengths and three rounds, in well under a minute',
   )
-  options = report.parse(parser, arguments)
+  options = result_table.parse(parser, arguments)
   options.lengths = options.lengths or (
     QUICK_LENGTHS if options.quick else LENGTHS
   )
@@ -254,8 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
   for length in options.lengths:
     shape = (max(options.tokens // length, 1), length, options.embed)
     measured.append(measure(shape, dtype=options.dtype, **limits))
-  where = report.environment()
-  report.print_table(
+  where = result_table.environment()
+  result_table.print_table(
     f'{where["device"]}, {options.dtype}: median ms, and speedup over '
     f'{BASELINE}',
     ['', 'forward', '', 'forward+backward', ''],
@@ -272,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
       'quick': options.quick,
     }
     rows = [row for section in measured for row in section]
-    report.write_json(options.json, 'mixing', settings, rows)
+    result_table.write_json(options.json, 'mixing', settings, rows)
 
 
 if __name__ == '__main__':

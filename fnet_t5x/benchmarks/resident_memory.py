@@ -22,8 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fnet_t5x import argument_parser, command_line, run_metrics
-from fnet_t5x.benchmarks import report
+from fnet_t5x import argument_parser, command_line, result_table, run_metrics
 
 GIN_FILE = 'gin/experiments/quickstart.gin'
 # Macros of a model so small that a step takes almost no time.
@@ -171,7 +170,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--eval_period', type=int, default=100, help='steps between evaluations'
   )
-  options = report.parse(parser, arguments)
+  options = result_table.parse(parser, arguments)
   if min(options.steps, options.save_period, options.eval_period) < 1:
     parser.error('--steps, --save_period and --eval_period: at least 1')
   if sys.platform != 'linux':
@@ -200,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
   readings = measure(**settings)
   trend = growth(readings)
   found = rows(readings, options.save_period)
-  report.print_table(
+  result_table.print_table(
     f'a save every {options.save_period} steps, an evaluation every '
     f'{options.eval_period}',
     ['step', 'saves', 'lowest resident MiB'],
@@ -213,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
   )
   if options.json:
     settings |= {'bytes_per_save': per_save, 'standard_error': error}
-    report.write_json(options.json, 'resident_memory', settings, found)
+    result_table.write_json(options.json, 'resident_memory', settings, found)
 
 
 if __name__ == '__main__':

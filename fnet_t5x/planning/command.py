@@ -8,7 +8,7 @@ import sys
 import jax
 from absl import flags
 
-from fnet_t5x.benchmarks.accelerator import environment
+from fnet_t5x import environment
 from fnet_t5x.planning import gin_run, plan, report
 from fnet_t5x.planning.topology import Topology, devices
 

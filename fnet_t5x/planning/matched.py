@@ -12,7 +12,7 @@ decoder, which is to stay T5's. The nearest depth is at most half a layer off
 what was saved; the table says what that is of the whole. The last two layers
 attend, as in any hybrid here.
 
-Arithmetic is counted by the formulas of `planning.flops` for packed rows of
+Arithmetic is counted by the formulas of `costs.flops` for packed rows of
 T5's lengths on TPU, where both axes are transformed by matrices, the dearest
 way. `--write` generates the models' files.
 """
@@ -140,7 +140,7 @@ def parameters_by_depth(name: str, decoder_layers: int) -> Callable[[int], int]:
 
 
 def _training_flops(config: Any) -> float:
-  from fnet_t5x.planning import flops
+  from fnet_t5x.costs import flops
 
   return flops.example_flops(config, INPUTS, TARGETS).training
 
@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
   with command_line.one_line_errors():
     command_line.use_runtime()
     command_line.import_tensorflow()
-    from fnet_t5x.benchmarks import report
+    from fnet_t5x import result_table
     from fnet_t5x.gin_root import gin_root
 
     sections = []
@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
       for each in found if options.write else ():
         root = pathlib.Path(gin_root())
         (root / each.model_file).write_text(each.model_text)
-    report.print_table(
+    result_table.print_table(
       "hybrids matched to T5 1.1: encoder layers, parameters with T5's "
       'vocabulary, training GFLOPs an example',
       [

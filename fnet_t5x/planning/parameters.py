@@ -163,12 +163,12 @@ def main(arguments: list[str] | None = None) -> None:
   with command_line.one_line_errors():
     command_line.use_runtime()
     command_line.import_tensorflow()
-    from fnet_t5x.benchmarks import report
+    from fnet_t5x import result_table
 
     if options.json:
-      report.check_writable(options.json)
+      result_table.check_writable(options.json)
     records = rows()
-    report.print_table(
+    result_table.print_table(
       'parameters, vocabulary of 32,128, and the ratio to T5 1.1 as published',
       ['', 'encoder', 'decoder', 'embeddings', 'total', 'ratio'],
       [
@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
       ],
     )
     if options.json:
-      report.write_json(
+      result_table.write_json(
         options.json, 'parameters', {'vocab_size': VOCAB_SIZE}, records
       )
 

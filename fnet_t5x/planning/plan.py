@@ -6,7 +6,8 @@ from typing import Any
 
 from flax import traverse_util
 
-from fnet_t5x.planning import flops, parameters, programs, remedies, roofline
+from fnet_t5x.costs import flops
+from fnet_t5x.planning import parameters, programs, remedies, roofline
 from fnet_t5x.planning.gin_run import Run
 from fnet_t5x.planning.topology import Topology
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from fnet_t5x.benchmarks import report
+from fnet_t5x import result_table
 from fnet_t5x.planning.plan import Plan
 from fnet_t5x.planning.programs import Program
 from fnet_t5x.planning.roofline import DAY
@@ -34,7 +34,7 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
     if all(getattr(plan, key) for plan in plans):
       sections.append(_decoding(plans, key))
   sections.append(_compiling(plans))
-  report.print_table(
+  result_table.print_table(
     f'{where}\nall figures are estimates',
     ['', *(plan.name for plan in plans)],
     [rows for rows in sections if rows],

@@ -9,7 +9,7 @@ arithmetic, by formula, divided by what all devices could do in that time
 
 import dataclasses
 
-from fnet_t5x.planning.chips import Chip
+from fnet_t5x.costs.chips import Chip
 from fnet_t5x.planning.programs import Program
 
 DAY = 24 * 60 * 60

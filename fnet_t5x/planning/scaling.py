@@ -78,10 +78,10 @@ def main(argv: list[str]) -> int:
   topology.prepare([topology.parse(f'cpu:{max(counts)}')])
   command_line.use_runtime()
   command_line.import_tensorflow()
-  from fnet_t5x.benchmarks import report
+  from fnet_t5x import result_table
 
   records = [measure(n, flags.FLAGS.rows_per_device) for n in counts]
-  report.print_table(
+  result_table.print_table(
     'a training step on one of so many simulated devices',
     ['devices', 'rows', 'GFLOPs', 'accessed', 'held', 'in collectives'],
     [[as_cells(record) for record in records]],

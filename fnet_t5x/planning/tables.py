@@ -13,11 +13,10 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fnet_t5x import argument_parser
-from fnet_t5x.benchmarks.accelerator import tables
+from fnet_t5x import argument_parser, generated_page
 from fnet_t5x.gin_root import gin_root
 
-DOCS = tables.DOCS
+DOCS = generated_page.DOCS
 PAGE = 'PLANS.md'
 PLANS = 'measurements/plans'
 BEGIN = '<!-- Table: python -m fnet_t5x.planning.tables -->'
@@ -120,7 +119,7 @@ def table(plans: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
     'days, compiler',
     'commit',
   ]
-  lines = [*tables.table(heads, rows), '', '```', *commands, '```']
+  lines = [*generated_page.table(heads, rows), '', '```', *commands, '```']
   for note, names in notes.items():
     lines += ['', *textwrap.wrap(f'Copied ({", ".join(names)}): {note}', 80)]
   return '\n'.join(lines)
@@ -170,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text)
     return
   page = DOCS / PAGE
-  page.write_text(tables.with_tables(page.read_text(), text, BEGIN))
+  page.write_text(generated_page.with_tables(page.read_text(), text, BEGIN))
   for paths, content in plans:
     for path in paths:
       path.write_text(with_expected(path.read_text(), expected(content)))

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 
 from fnet_t5x import command_line
-from fnet_t5x.planning import chips
+from fnet_t5x.costs import chips
 
 CPU = 'cpu'
 # More simulated devices than this take minutes to set up.

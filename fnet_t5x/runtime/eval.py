@@ -292,7 +292,7 @@ class TargetText:
   def __init__(self, vocabulary: seqio.Vocabulary):
     """Takes the vocabulary of the targets."""
     self._vocabulary = vocabulary
-    self._bytes: Int[np.ndarray, 'vocab'] | None = None
+    self._bytes: Int[np.ndarray, ' vocab'] | None = None
     self._counts: dict[str, tuple[int, int] | None] = {}
 
   def counted(self, name: str, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -340,7 +340,7 @@ class TargetText:
 
 def piece_bytes(
   vocabulary: seqio.Vocabulary,
-) -> Int[np.ndarray, 'vocab'] | None:
+) -> Int[np.ndarray, ' vocab'] | None:
   """Returns the bytes of text that each id stands for.
 
   Those of a piece's UTF-8, its space (`▁`) among them, also the one that

@@ -18,7 +18,7 @@ import tensorflow as tf
 from clu import metric_writers
 
 from fnet_t5x import command_line, data_counters, run_metrics
-from fnet_t5x.planning import chips
+from fnet_t5x.costs import chips
 from fnet_t5x.runtime import checkpoints, console, free_memory, wandb_writer
 
 METRICS_FILE = run_metrics.FILE

@@ -26,7 +26,7 @@ from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from fnet_t5x.backend import current_backend
-from fnet_t5x.planning import flops
+from fnet_t5x.costs import flops
 from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import models, partitioning
 from fnet_t5x.runtime import train_state as train_state_lib
@@ -45,7 +45,7 @@ class Trainer:
     train_state: parameters, optimizer state and step, on the mesh.
     num_microbatches: parts that a batch is cut in; None or 1 for none.
     flops_per_step: what a training step takes on all devices, by the formulas
-      of `planning.flops`: the same whether layers are scanned, batches cut, or
+      of `costs.flops`: the same whether layers are scanned, batches cut, or
       activations computed twice. None before `compile_train`, and for a network
       that has no formula there.
     stop_training: set it, from a signal handler say, and `train` returns

@@ -8,8 +8,9 @@ import shlex
 import jax
 import pytest
 
+from fnet_t5x.costs import flops
 from fnet_t5x.gin_root import gin_root
-from fnet_t5x.planning import flops, gin_run, tables, topology
+from fnet_t5x.planning import gin_run, tables, topology
 
 ROOT = pathlib.Path(gin_root())
 SIZES = ('small', 'base', 'large', 'xl', 'xxl')

@@ -4,8 +4,9 @@ import pathlib
 
 import pytest
 
+from fnet_t5x.costs import flops
 from fnet_t5x.gin_root import gin_root
-from fnet_t5x.planning import flops, matched, parameters
+from fnet_t5x.planning import matched, parameters
 
 SIZES = list(parameters.PUBLISHED)
 

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from fnet_t5x.benchmarks.accelerator import tables as pages
+from fnet_t5x import generated_page
 from fnet_t5x.gin_root import gin_root
 from fnet_t5x.planning import tables
 
@@ -36,7 +36,7 @@ def test_page_and_heads_are_what_the_plans_say():
   text = tables.table(
     [([path.stem for path in paths], each) for paths, each in PLANS]
   )
-  assert pages.with_tables(page, text, tables.BEGIN) == page
+  assert generated_page.with_tables(page, text, tables.BEGIN) == page
   for paths, content in PLANS:
     for path in paths:
       assert tables.expected(content) in path.read_text().splitlines()

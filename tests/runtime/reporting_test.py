@@ -16,7 +16,7 @@ import rich.console
 from tensorflow.python.summary import summary_iterator
 
 from fnet_t5x import data_counters
-from fnet_t5x.planning import chips
+from fnet_t5x.costs import chips
 from fnet_t5x.runtime import console, reporting
 
 VALUES = {

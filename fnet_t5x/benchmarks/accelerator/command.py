@@ -10,9 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from fnet_t5x import absent_tpu, argument_parser
+from fnet_t5x import absent_tpu, argument_parser, environment
 from fnet_t5x.benchmarks.accelerator import (
-  environment,
   sections,
   shape_annotations,
 )

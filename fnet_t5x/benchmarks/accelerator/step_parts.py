@@ -23,13 +23,13 @@ from fnet_t5x.benchmarks.accelerator.programs import (
   time_calls,
   time_state_calls,
 )
+from fnet_t5x.costs.flops import layer_mixing
 from fnet_t5x.fourier.mixing import make_mixing_plan
 from fnet_t5x.layers import masks
 from fnet_t5x.layers.embedding import Embed
 from fnet_t5x.layers.fourier_mixing import FourierMixing
 from fnet_t5x.layers.normalization import LayerNorm
 from fnet_t5x.networks import t5_config, t5_encoder
-from fnet_t5x.planning.flops import layer_mixing
 from fnet_t5x.runtime import losses
 
 # Columns of a step's table, in order.

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fnet_t5x import argument_parser
+from fnet_t5x.generated_page import DOCS, table, with_tables
 
 Row = Mapping[str, Any]
 Lines = list[str]
 
-DOCS = pathlib.Path(__file__).parents[3] / 'docs'
 PAGE = 'ACCELERATOR.md'
 BEGIN = '<!-- Tables: python -m fnet_t5x.benchmarks.accelerator.tables -->'
-END = '<!-- End of tables -->'
 
 
 def tables(folder: pathlib.Path) -> str:
@@ -206,12 +205,6 @@ _TABLES: dict[str, Callable[[Sequence[Row]], list[Lines]]] = {
 }
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
-  """Returns a Markdown table of a text column and numeric columns."""
-  rule = ['---', *['---:'] * (len(heads) - 1)]
-  return [f'| {" | ".join(cells)} |' for cells in (heads, rule, *rows)]
-
-
 def _left_out(rows):
   """Returns a line per reason, with the cases that have no figures."""
   reasons: dict[tuple[str, str], list[str]] = {}
@@ -244,24 +237,6 @@ def _percent(value: float | None) -> str:
   return '' if value is None else f'{100 * value:.1f} %'
 
 
-def with_tables(page: str, text: str, mark: str = BEGIN) -> str:
-  """Returns the page with the text between its two marks.
-
-  Args:
-    page: has the marks.
-    text: what is to stand there.
-    mark: the first one; the other is `END`.
-
-  Raises:
-    ValueError: if the page lacks a mark.
-  """
-  before, begin, rest = page.partition(mark)
-  _, end, after = rest.partition(END)
-  if not (begin and end):
-    raise ValueError(f'the page has no {END if begin else mark!r}')
-  return f'{before}{mark}\n\n{text}\n\n{END}{after}'
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
   """Prints the tables, or writes them into the page."""
   parser = argument_parser.ArgumentParser(
@@ -276,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text)
     return
   page = DOCS / PAGE
-  page.write_text(with_tables(page.read_text(), text))
+  page.write_text(with_tables(page.read_text(), text, BEGIN))
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ from fnet_t5x.benchmarks.accelerator.programs import (
   compile_program,
   time_state_calls,
 )
-from fnet_t5x.planning import flops
+from fnet_t5x.costs import flops
 
 # Devices with less memory than this (bytes) get a quarter of the batch size.
 _MUCH_MEMORY = 40e9

@@ -66,7 +66,7 @@ def test_imports_jax_flax_optax_and_numpy_only():
 def test_blocked_imports_fail():
   for package, text in (
     ('seqio', 'seqio is refused'),
-    ('fnet_t5x.benchmarks.report', 'fnet_t5x.benchmarks.report imports rich'),
+    ('fnet_t5x.result_table', 'fnet_t5x.result_table imports rich'),
   ):
     ran = run(f'import {package}')
     assert ran.returncode and text in ran.stderr

@@ -4,14 +4,14 @@ import io
 
 from rich.console import Console
 
-from fnet_t5x.benchmarks import report
+from fnet_t5x import result_table
 
 
 def test_a_table_is_as_wide_as_its_numbers():
   file = io.StringIO()
   title = 'a title of more than forty columns, which is one line all the same'
   number = '1,234,567,890,123,456,789,012,345'
-  report.print_table(
+  result_table.print_table(
     title,
     ['', 'first', 'second'],
     [[['a row', number, number]], [['another row', '1', '2']]],

@@ -1,6 +1,6 @@
-"""Display of a task's examples: `python -m fnet_t5x.tasks.show`.
+"""Display of a task's examples: `python -m fnet_t5x.show`.
 
-  python -m fnet_t5x.tasks.show --task=fnet_sotu_span_corruption --n=3
+  python -m fnet_t5x.show --task=fnet_sotu_span_corruption --n=3
 
 Given the gin files and bindings of a run, it shows the examples that the run
 trains on: MIXTURE_OR_TASK_NAME and TASK_FEATURE_LENGTHS come from the run.

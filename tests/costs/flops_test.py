@@ -6,8 +6,9 @@ import pytest
 import small_runs
 
 from fnet_t5x.backend import target_backend
+from fnet_t5x.costs import flops
 from fnet_t5x.networks import fnet_t5, t5
-from fnet_t5x.planning import flops, hlo
+from fnet_t5x.planning import hlo
 
 INPUTS, TARGETS, ROWS = 32, 16, 2
 SIZES = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import seqio
 
-from fnet_t5x.tasks import show
+from fnet_t5x import show
 
 _VOCABULARY = seqio.ByteVocabulary(extra_ids=10)
 _LAST = _VOCABULARY.vocab_size - 1

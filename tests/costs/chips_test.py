@@ -2,7 +2,7 @@
 
 import pytest
 
-from fnet_t5x.planning import chips
+from fnet_t5x.costs import chips
 
 
 @pytest.mark.parametrize(
