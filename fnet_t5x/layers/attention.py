@@ -105,7 +105,7 @@ class MultiHeadDotProductAttention(nn.Module):
     self,
     inputs_q: Float[Array, 'batch q_length embed'],
     inputs_kv: Float[Array, 'batch kv_length embed'],
-    mask: Num[Array, 'batch #heads #q_length kv_length']
+    mask: Num[Array, 'batch #heads #q_length kv_length']  # noqa: F821
     | LengthMask
     | None = None,
     bias: Float[Array, '#batch heads q_length kv_length'] | None = None,

@@ -49,7 +49,7 @@ def step_self_attention(
   module: nn.Module,
   key: KeyOrValue,
   value: KeyOrValue,
-  mask: Num[Array, 'batch #heads q_length kv_length'] | None,
+  mask: Num[Array, 'batch #heads q_length kv_length'] | None,  # noqa: F821
 ) -> tuple[KeyOrValue, KeyOrValue, Num[Array, '...'] | None]:
   """Creates the cache on the first call, and appends one token on later ones.
 
