@@ -79,7 +79,9 @@ class Trainer(trainer_lib.Trainer):
     # From here on there is something to lose. Where there are several processes
     # JAX has a handler of its own.
     if jax.process_count() == 1 and self._received is None:
-      self._deferred = stop_signals.deferred(stop=lambda: None, say=_print_line)
+      self._deferred = stop_signals.deferred(
+        stop=lambda: None, print_line=_print_line
+      )
       self._received = self._deferred.__enter__()
 
   def _preemption_error(self):

@@ -145,7 +145,7 @@ def test_all_stop_after_the_same_step(start, processes, number):
   # Every batch is a one: the state is the number of steps.
   assert len(set(said)) == 1, said
   match = re.fullmatch(
-    rf'(?:.*stopping after the step.*\n)?flushed\nstate (\d+)\n'
+    rf'(?:.*stopping after the .*step.*\n)?flushed\nstate (\d+)\n'
     rf'stopped by {name} at step (\d+)\n',
     said[0],
   )
