@@ -16,7 +16,7 @@ _GAP = '  '
 _CONSOLE = rich.console.Console(highlight=False, soft_wrap=True, emoji=False)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
   """Prints one line, above the progress bar where one is shown."""
   _CONSOLE.print(line, markup=False)
 
@@ -29,7 +29,7 @@ def is_terminal() -> bool:
 @contextlib.contextmanager
 def waiting(what: str, seconds: float = 2.0) -> Iterator[None]:
   """Says what the block waits for, if it takes so many seconds."""
-  timer = threading.Timer(seconds, say, [f'{what} ...'])
+  timer = threading.Timer(seconds, print_line, [f'{what} ...'])
   timer.daemon = True
   timer.start()
   try:

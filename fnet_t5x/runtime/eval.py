@@ -88,7 +88,7 @@ def evaluate(
   with console.waiting('restoring the checkpoint'):
     train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
   step = int(train_state.step)
-  console.say(
+  console.print_line(
     console.wrapped([f'evaluating step {step}', restore_checkpoint_cfg.path])
   )
   summarize_config_fn(output_dir, None, step)
@@ -135,10 +135,10 @@ def evaluate(
     for task, metrics in results.items():
       f.write(reporting.json_line({'step': step, 'task': task, **metrics}))
       fields = [f'{task}:', *reporting.evaluation_fields(metrics)]
-      console.say(console.wrapped(fields))
+      console.print_line(console.wrapped(fields))
       if own.get(task):
         fields = [f'{task}:', *reporting.listed(own[task])]
-        console.say(console.wrapped(fields))
+        console.print_line(console.wrapped(fields))
   return results
 
 

@@ -129,13 +129,13 @@ def infer(
         jax.random.fold_in(jax.random.PRNGKey(0), index),
       )
       _write(chunks[-1], _lines(part, outputs, mode, task.output_features))
-      console.say(f'{name}: chunk {index} written')
+      console.print_line(f'{name}: chunk {index} written')
     if not chunks:
       raise ValueError(f'{task.name}, split {dataset_cfg.split!r}, is empty')
     _write(path, _joined(chunks))
     for chunk in chunks:
       tf.io.gfile.remove(chunk)
-    console.say(f'wrote {path}')
+    console.print_line(f'wrote {path}')
     written.append(path)
   return written
 

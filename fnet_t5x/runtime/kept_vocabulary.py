@@ -61,7 +61,7 @@ def use(model_dir: str) -> None:
     return
   with gin.unlock_config():
     gin.bind_parameter(_NAME, kept)
-  console.say(f'vocabulary: {kept}, as this model was trained with it')
+  console.print_line(f'vocabulary: {kept}, as this model was trained with it')
 
 
 def use_configured(run: str) -> None:

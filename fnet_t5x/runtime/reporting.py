@@ -58,7 +58,9 @@ class Reporter:
     self._model_dir = model_dir
     rows, skipped = _read(self._path) if resumed else ([], 0)
     if skipped:
-      console.say(f'{self._path}: lines left out that are no row: {skipped}')
+      console.print_line(
+        f'{self._path}: lines left out that are no row: {skipped}'
+      )
     rows = [row for row in rows if row['step'] <= first_step]
     self._reported = {(row['collection'], row['step']) for row in rows}
     trained = [row for row in rows if row['collection'] == TRAIN]
@@ -162,7 +164,7 @@ class Reporter:
       'left': left,
     }
     spare = ('learning rate', 'accuracy', 'arithmetic')
-    console.say(console.fitted(fields, spare))
+    console.print_line(console.fitted(fields, spare))
 
   def eval(
     self,
@@ -183,7 +185,7 @@ class Reporter:
     fields = [self._at(step), *evaluation_fields(values)]
     if named:
       fields.append(os.path.basename(collection))
-    console.say(console.wrapped(fields))
+    console.print_line(console.wrapped(fields))
 
   def inference_eval(
     self, step: int, collection: str, values: Mapping[str, float]
@@ -191,7 +193,7 @@ class Reporter:
     """Reports a task's own metrics; arguments as `eval`'s."""
     self._write(collection, step, values)
     fields = [self._at(step), f'{os.path.basename(collection)}:']
-    console.say(console.wrapped([*fields, *listed(values)]))
+    console.print_line(console.wrapped([*fields, *listed(values)]))
 
   def close(self) -> None:
     """Writes what is pending."""

@@ -147,7 +147,7 @@ def train(
   with directory_lock.held(model_dir), disk_space.exhaustion_named(model_dir):
     # Read now: another run may have gone on until it let the directory go.
     resume_step = checkpoints.latest_step(model_dir)
-    console.say(f'model_dir: {model_dir}')
+    console.print_line(f'model_dir: {model_dir}')
     if resume_step is not None:
       with console.waiting('restoring the checkpoint'):
         train_state, train_iter = _last_whole_state(
@@ -156,7 +156,7 @@ def train(
           itertools.chain([train_iter], iter(make_train_iter, None)),
           save_dataset,
         )
-      console.say(f'resuming from step {int(train_state.step)}')
+      console.print_line(f'resuming from step {int(train_state.step)}')
     elif checkpoint_cfg.restore and checkpoint_cfg.restore.path:
       restore = checkpoint_cfg.restore
       with console.waiting('restoring the checkpoint to start from'):
@@ -164,7 +164,7 @@ def train(
           restore, init_rng, train_iter if restore.restore_dataset else None
         )
       step = f'starting from step {int(train_state.step)} of'
-      console.say(console.wrapped([step, restore.path]))
+      console.print_line(console.wrapped([step, restore.path]))
     else:
       with console.waiting('initializing the parameters'):
         train_state = initializer.from_scratch(init_rng)
@@ -185,7 +185,7 @@ def train(
     mesh = ', '.join(
       f'{n}={size}' for n, size in partitioner.mesh.shape.items()
     )
-    console.say(
+    console.print_line(
       console.wrapped(
         [f'{parameters:,} parameters', f'devices: {devices}', f'mesh: {mesh}']
       )
@@ -241,9 +241,9 @@ def train(
       trainer.stop_training = True
 
     with free_memory.exhaustion_named(), contextlib.closing(run):
-      run.make_up(run_eval_before_training)
+      run.run_missed_evaluation(run_eval_before_training)
       if first_step == total_steps:
-        console.say(f'already at step {total_steps}: nothing to train')
+        console.print_line(f'already at step {total_steps}: nothing to train')
         _say_commands(model_dir)
         return 0
       run.save()
@@ -252,7 +252,7 @@ def train(
         first_batch = datasets.first_batch(train_iter, train_dataset_cfg)
       _compile(trainer, first_batch, train_dataset_cfg.batch_size, partitioner)
       # Before there is a step to save, a signal may end the process at once.
-      with stop_signals.deferred(stop, console.say) as received:
+      with stop_signals.deferred(stop, console.print_line) as received:
         run.run(itertools.chain([first_batch], train_iter))
     step = int(trainer.train_state.step)
     if received.signal:
@@ -260,15 +260,15 @@ def train(
       after = 'the same command goes on'
       if run.saved_step != step:
         after = 'no checkpoint was saved (SAVE_PERIOD)'
-      console.say(f'stopped{by} at step {step}; {after}')
+      console.print_line(f'stopped{by} at step {step}; {after}')
       return received.exit_code
     if trainer.stop_training:
-      console.say(f'stopped by an action at step {step}')
+      console.print_line(f'stopped by an action at step {step}')
     lines = reporting.results(
       model_dir, step - first_step, time.perf_counter() - start, run.saved_step
     )
     for line in lines:
-      console.say(line)
+      console.print_line(line)
     _say_commands(model_dir)
     return 0
 
@@ -280,16 +280,18 @@ def _compile(
   partitioner: partitioning.PjitPartitioner,
 ) -> None:
   """Compiles the training step, and says how long it took and what it takes."""
-  console.say('compiling the training step (under a minute on a laptop) ...')
+  console.print_line(
+    'compiling the training step (under a minute on a laptop) ...'
+  )
   start = time.perf_counter()
   compiled = trainer.compile_train(batch)
-  console.say(f'compiled in {time.perf_counter() - start:.1f} s')
+  console.print_line(f'compiled in {time.perf_counter() - start:.1f} s')
   memory = free_memory.step_memory(compiled, trainer.train_state.params)
   if memory is None:
     return
-  console.say(memory.line())
+  console.print_line(memory.line())
   if not memory.fits:
-    console.say(
+    console.print_line(
       memory.warning(
         batch_size,
         trainer.num_microbatches or 1,
@@ -300,9 +302,9 @@ def _compile(
 
 def _say_commands(model_dir: str) -> None:
   if reporting.commands_are_wanted():
-    console.say('continue a text with it, or evaluate it:')
+    console.print_line('continue a text with it, or evaluate it:')
     for line in reporting.commands(model_dir):
-      console.say(line)
+      console.print_line(line)
 
 
 def _last_whole_state(
@@ -338,7 +340,7 @@ def _last_whole_state(
     return state, iterator
 
   return damaged_checkpoints.restored(
-    checkpoints.steps(model_dir), checkpoint, restore, console.say
+    checkpoints.steps(model_dir), checkpoint, restore, console.print_line
   )
 
 
@@ -446,7 +448,7 @@ class TrainLoop:
       if self._is_due(self._eval_period):
         self.evaluate()
     if self._stopped_by_action and not _all_finite(self._trainer.train_state):
-      console.say(
+      console.print_line(
         f'not saved, as {_NOT_FINITE} is no finite number; {self._kept()}'
       )
       return
@@ -460,7 +462,7 @@ class TrainLoop:
     """The step of the last checkpoint; None where none is saved."""
     return self._manager.latest_step() if self._manager else None
 
-  def make_up(self, run_eval_before_training: bool) -> None:
+  def run_missed_evaluation(self, run_eval_before_training: bool) -> None:
     """Evaluates where a run starts, or was cut off before it had."""
     if self._reporter.has_trained():
       due = self._is_due(self._eval_period)
@@ -525,7 +527,7 @@ class TrainLoop:
   def _evaluating(self) -> contextlib.AbstractContextManager[None]:
     first, self._eval_compiled = not self._eval_compiled, True
     if first:
-      console.say('compiling the evaluation, then evaluating ...')
+      console.print_line('compiling the evaluation, then evaluating ...')
     return self._reporter.busy('evaluating', said=first)
 
   def _evaluate_predictions(self) -> Mapping[str, Mapping[str, float]]:

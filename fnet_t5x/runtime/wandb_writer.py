@@ -88,7 +88,7 @@ def open_run(
   run.define_metric('*', step_metric='step')
   # To ask an offline run for its address is a warning.
   where = f'offline, in {run.dir}' if run.offline else run.url
-  console.say(f'Weights & Biases: {where}')
+  console.print_line(f'Weights & Biases: {where}')
   return WandbWriter(run)
 
 

@@ -244,7 +244,7 @@ def test_long_times_show_hours():
 
 def test_bar_moves_on_a_terminal_only(monkeypatch, capfd):
   assert console.progress(10, 0) is None
-  console.say('a [b]path[/b] :100: ' + 'x' * 200)
+  console.print_line('a [b]path[/b] :100: ' + 'x' * 200)
   assert capfd.readouterr().out == 'a [b]path[/b] :100: ' + 'x' * 200 + '\n'
 
   screen = io.StringIO()
@@ -253,7 +253,7 @@ def test_bar_moves_on_a_terminal_only(monkeypatch, capfd):
   bar = console.progress(10, 4)
   bar.advance(bar.task_ids[0])
   bar.refresh()
-  console.say('a line')
+  console.print_line('a line')
   bar.stop()
   text = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', screen.getvalue())
   assert '5/10' in text

@@ -73,7 +73,7 @@ def test_t5x_does_not_know_it(monkeypatch):
 def test_rows_reach_the_run(_wandb, tmp_path, monkeypatch):
   monkeypatch.setenv('WANDB_MODE', 'offline')
   said = []
-  monkeypatch.setattr(console, 'say', said.append)
+  monkeypatch.setattr(console, 'print_line', said.append)
   bind()
   for resumed in (False, True):
     reporter = reporting.Reporter(str(tmp_path), 10, 0, resumed=resumed)
