@@ -284,7 +284,7 @@ def endless():
       ['--gin_file=gin/experiments/quickstart.gin'],
       {'FNET_T5X_ENGINE': 'none'},
       1,
-      r"error: FNET_T5X_ENGINE='none' is no engine; use one of runtime, t5x",
+      r"error: FNET_T5X_ENGINE='none' is not an engine; .* runtime, t5x",
     ),
   ],
 )

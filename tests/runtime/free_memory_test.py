@@ -152,7 +152,7 @@ def memory(needed, gradients, free):
 
 def test_line_and_warning_fit_a_terminal():
   assert memory(1.9, 0.2, 6.1).line() == (
-    'the training step takes 1.9 GB beside the train state; 6.1 GB are free'
+    'the training step needs 1.9 GB besides the train state; 6.1 GB free'
   )
   assert memory(1.9, 0.2, 6.1).fits
   large = memory(900, 200, 600)
@@ -175,7 +175,7 @@ def test_line_and_warning_fit_a_terminal():
 def test_warning_names_the_first_value_that_fits(needed, rows, parts, advice):
   found = memory(needed, 0.5, 3.6).warning(rows, 1, parts)
   if advice is None:
-    assert 'take a smaller model' in found
+    assert 'smaller model' in found
     assert '--gin' not in found
   else:
     assert found.endswith(f'Try --gin.{advice}')

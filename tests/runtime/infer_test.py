@@ -275,7 +275,7 @@ def test_broken_parameters_are_one_line(model, params, tmp_path, mode):
     jax.tree.map(lambda x: np.full_like(x, np.nan), params)
   )
   checkpoint = save(broken, tmp_path / 'model')
-  with pytest.raises(ValueError, match=r'gives no numbers \(NaN\)') as error:
+  with pytest.raises(ValueError, match='NaN') as error:
     infer.infer(
       mode=mode,
       checkpoint_period=1,

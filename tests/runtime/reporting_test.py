@@ -108,7 +108,7 @@ def test_lines_that_are_no_row_are_left_out_with_a_word(tmp_path, capfd):
   reporter.close()
   assert path.read_bytes() == good + b'\n'
   out = capfd.readouterr().out
-  assert out == f'{path}: lines left out that are no row: 5\n'
+  assert out == f'{path}: skipped invalid lines: 5\n'
 
 
 def test_last_line_without_its_end_counts(tmp_path):

@@ -187,7 +187,7 @@ def test_run_says_plain_lines(tmp_path, capfd):
     r'69,696 parameters  devices: 8 x cpu  mesh: data=1, model=1',
     r'compiling the training step \(under a minute on a laptop\) \.\.\.',
     r'compiled in [\d.]+ s',
-    r'the training step takes \S+ .B beside the train state; \S+ .B are free',
+    r'the training step needs \S+ .B besides the train state; \S+ .B free',
     r'step 1/2  loss \d\.\d{4}  acc \d\.\d{3}  lr 1\.0e-01  '
     r'[\d,.]+k? tok/s  \d+m\d\ds left',
     r'compiling the evaluation, then evaluating \.\.\.',
@@ -218,7 +218,7 @@ def test_stopped_run_saves_and_goes_on_bit_for_bit(
   assert [signal.getsignal(each) for each in signals] == handlers
   assert saved_steps(tmp_path)[-1] == 8
   out = capfd.readouterr().out
-  assert out.endswith(f'{line}; the same command goes on\n')
+  assert out.endswith(f'{line}; the same command resumes\n')
   assert run(tmp_path) == 0
   rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
   assert without_times(rows[0]) == without_times(rows[1])
@@ -313,7 +313,7 @@ def test_each_restore_has_an_iterator_of_its_own(tmp_path):
       raise damaged_checkpoints.DamagedError(f'{cfg.path} is damaged')
     return 'state'
 
-  found = train._last_whole_state(
+  found = train._restore_last_readable(
     str(tmp_path), from_checkpoint, iter(['first', 'second']), True
   )
   assert given == ['first', 'second']
@@ -432,7 +432,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
   kept = 5 if stopped_at > 5 else 0
   line = capsys.readouterr().err.splitlines()[0]
   assert re.fullmatch(
-    rf'error: {what} is no finite number at step {stopped_at}: stopped; the '
+    rf'error: {what} is not finite at step {stopped_at}: stopped; the '
     rf'checkpoint of step {kept} is kept\..*',
     line,
   )

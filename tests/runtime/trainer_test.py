@@ -346,10 +346,10 @@ def test_terminate_on_nan(value, stops):
 @pytest.mark.parametrize(
   ('metrics', 'warning'),
   [
-    ({'another': {METRIC: math.nan}}, "no task 'a_task', but another"),
-    ({TASK: {'another': math.nan}}, "no metric 'a_metric', but another"),
-    ({TASK: {METRIC: 'text'}}, 'no scalar but a str'),
-    ({TASK: {METRIC: 3}}, 'no scalar but a int'),
+    ({'another': {METRIC: math.nan}}, "no task 'a_task'; there is another"),
+    ({TASK: {'another': math.nan}}, "no metric 'a_metric'; it has another"),
+    ({TASK: {METRIC: 'text'}}, 'not a scalar but a str'),
+    ({TASK: {METRIC: 3}}, 'not a scalar but a int'),
   ],
 )
 def test_action_that_finds_no_number_warns(action, metrics, warning, warnings):
@@ -438,7 +438,7 @@ def test_an_action_may_stop_at_a_loss_that_is_no_number(
   assert code == 0
   said = capfd.readouterr().out
   assert 'stopped by an action at step 7' in said
-  assert 'not saved, as a parameter or optimizer state is no finite' in said
+  assert 'not saved: a parameter or optimizer state is not finite' in said
   assert 'the checkpoint of step 5 is kept' in said
   assert warnings[-1] == f'{metric} of train is nan; training stops'
   assert checkpoints.latest_step(str(tmp_path)) == 5
