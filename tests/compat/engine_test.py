@@ -1,4 +1,4 @@
-"""Which engine executes a run."""
+"""Choice of the engine."""
 
 import importlib.util
 

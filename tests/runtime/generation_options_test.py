@@ -1,4 +1,4 @@
-"""Options of generation: what is refused, and what the defaults are."""
+"""Generation options: invalid values and defaults."""
 
 import math
 import subprocess
