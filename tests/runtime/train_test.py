@@ -301,8 +301,8 @@ def test_damage_that_nothing_shows_leaves_the_last_good_checkpoint(
 
 
 def test_each_restore_has_an_iterator_of_its_own(tmp_path):
-  # Once a failed restore has advanced a shuffled pipeline, it cannot be restored
-  # to an earlier position.
+  # A shuffled pipeline that a failed restore has advanced cannot be restored to
+  # an earlier position.
   for step in (2, 4):
     (tmp_path / f'checkpoint_{step}').mkdir()
   given = []
