@@ -22,7 +22,7 @@ from fnet_t5x.runtime.generation_options import GenerationOptions
     ({'num_samples': 0}, 'num_samples is 0; it must be at least 1'),
     ({'num_beams': 0}, 'num_beams is 0; it must be at least 1'),
     ({'max_tokens': 0}, 'max_tokens is 0; it must be at least 1'),
-    ({'no_repeat_ngram_size': -1}, 'no_repeat_ngram_size is -1; it must be 0'),
+    ({'no_repeat_ngram_size': -1}, 'no_repeat_ngram_size is -1; it must be at'),
     ({'seed': -1}, 'seed is -1; it must be from 0 to 4294967295'),
     ({'seed': 2**32}, 'seed is 4294967296; it must be from 0 to'),
     (

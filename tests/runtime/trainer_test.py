@@ -441,7 +441,7 @@ def test_an_action_may_stop_at_a_loss_that_is_no_number(
   assert 'stopped by an action at step 7' in said
   assert 'not saved: a parameter or optimizer state is not finite' in said
   assert 'the checkpoint of step 5 is kept' in said
-  assert warnings[-1] == f'{metric} of train is nan; training stops'
+  assert warnings[-1] == f'{metric} of train is nan; stopping training'
   assert checkpoints.latest_step(str(tmp_path)) == 5
   # The row of the step is written, for finding the cause.
   rows = reporting.read_metrics(tmp_path)
