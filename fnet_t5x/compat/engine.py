@@ -14,7 +14,7 @@ def engine_name() -> str:
   variable `FNET_T5X_ENGINE` takes precedence.
 
   Raises:
-    ValueError: the variable is not an engine, or is T5X and not importable.
+    ValueError: the variable is not an engine, or is T5X, which is missing.
   """
   installed = importlib.util.find_spec('t5x') is not None
   chosen = os.environ.get(_VARIABLE) or ('t5x' if installed else 'runtime')

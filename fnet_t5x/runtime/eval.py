@@ -125,19 +125,19 @@ def evaluate(
     initializer.train_state_axes,
     output_dir,
   )
-  own = {}
+  task_metrics = {}
   if evaluator:
     with console.waiting('evaluating predictions'):
-      own = evaluator.evaluate(train_state)
-    for task, metrics in own.items():
+      task_metrics = evaluator.evaluate(train_state)
+    for task, metrics in task_metrics.items():
       results.setdefault(task, {}).update(metrics)
   with tf.io.gfile.GFile(os.path.join(output_dir, 'eval.jsonl'), 'a') as f:
     for task, metrics in results.items():
       f.write(reporting.json_line({'step': step, 'task': task, **metrics}))
       fields = [f'{task}:', *reporting.evaluation_fields(metrics)]
       console.print_line(console.wrapped(fields))
-      if own.get(task):
-        fields = [f'{task}:', *reporting.listed(own[task])]
+      if task_metrics.get(task):
+        fields = [f'{task}:', *reporting.listed(task_metrics[task])]
         console.print_line(console.wrapped(fields))
   return results
 
@@ -224,10 +224,10 @@ def make_evaluator(
   """Returns an evaluator; None without a config or metrics."""
   if cfg is None:
     return None
-  made = InferenceEvaluator(
+  evaluator = InferenceEvaluator(
     cfg, evaluator_cls, model, partitioner, train_state_axes, log_dir
   )
-  return made if made.tasks else None
+  return evaluator if evaluator.tasks else None
 
 
 def padded_batches(
@@ -241,7 +241,7 @@ def padded_batches(
   The last batch is padded with rows without target tokens and with zero loss
   weights. Only the first `num_examples` are used; None for all.
   """
-  whole = datasets.get_dataset(
+  examples = datasets.get_dataset(
     dataclasses.replace(
       cfg,
       mixture_or_task_name=task,
@@ -254,7 +254,7 @@ def padded_batches(
     feature_converter_cls,
     num_epochs=1,
   ).take(-1 if num_examples is None else num_examples)
-  for batch in whole.unbatch().batch(cfg.batch_size).as_numpy_iterator():
+  for batch in examples.unbatch().batch(cfg.batch_size).as_numpy_iterator():
     yield {
       name: np.pad(x, [(0, cfg.batch_size - len(x)), *[(0, 0)] * (x.ndim - 1)])
       for name, x in batch.items()

@@ -52,7 +52,7 @@ def parse_gin_flags(
 
 
 def parse_file(name: str, search_paths: Sequence[str]) -> None:
-  """Parses one gin file, whose macros may lack values; raises the same."""
+  """Parses one gin file; macros may lack values. Raises as above."""
   for path in search_paths:
     gin.add_config_file_search_path(path)
   _check_exists(name, search_paths)

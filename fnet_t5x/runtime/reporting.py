@@ -100,17 +100,19 @@ class Reporter:
       yield batch
 
   @contextlib.contextmanager
-  def busy(self, what: str, said: bool = False) -> Iterator[None]:
+  def busy(self, what: str, announced: bool = False) -> Iterator[None]:
     """Shows what the block does, if not training: on the bar or in a line.
 
     Args:
       what: description of the block.
-      said: whether a line has been printed already.
+      announced: whether a line has been printed already.
     """
     self._move_bar(description=what)
     try:
       with (
-        contextlib.nullcontext() if said or self._bar else console.waiting(what)
+        contextlib.nullcontext()
+        if announced or self._bar
+        else console.waiting(what)
       ):
         yield
     finally:

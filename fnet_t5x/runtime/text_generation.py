@@ -299,10 +299,10 @@ class TextGenerator:
       texts.append(GeneratedText(''.join(stream), stream.ended))
     return texts
 
-  def max_tokens(self, asked: int | None) -> int:
+  def max_tokens(self, requested: int | None) -> int:
     """Returns the requested number of tokens, at most the decoder's length."""
     longest = self.feature_lengths['targets']
-    return longest if asked is None else min(asked, longest)
+    return longest if requested is None else min(requested, longest)
 
   def check_prompts(
     self, prompts: Sequence[str], truncate: bool = False

@@ -92,8 +92,8 @@ def train(
       run only if it is False; here all actions run.
 
   Returns:
-    The exit code: 0, 130 after Ctrl-C, or 143 after SIGTERM. In the last two
-    cases a checkpoint has been saved.
+    The exit code: 0, 130 after Ctrl-C, or 143 after SIGTERM. If the run saves
+    checkpoints, one has been saved in each case.
 
   Raises:
     ValueError: bad input, a loss that is not finite, or another run that uses
@@ -462,7 +462,7 @@ class TrainLoop:
     return self._manager.latest_step() if self._manager else None
 
   def run_missed_evaluation(self, run_eval_before_training: bool) -> None:
-    """Runs an evaluation that was interrupted, or the one before step 1."""
+    """Runs the evaluation that a stopped run missed, or the initial one."""
     if self._reporter.has_trained():
       due = self._is_due(self._eval_period)
     else:
@@ -527,7 +527,7 @@ class TrainLoop:
     first, self._eval_compiled = not self._eval_compiled, True
     if first:
       console.print_line('compiling the evaluation, then evaluating ...')
-    return self._reporter.busy('evaluating', said=first)
+    return self._reporter.busy('evaluating', announced=first)
 
   def _evaluate_predictions(self) -> Mapping[str, Mapping[str, float]]:
     tasks = [f'inference_eval/{task.name}' for task in self._inference_tasks()]

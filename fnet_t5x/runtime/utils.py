@@ -191,8 +191,8 @@ def create_learning_rate_scheduler(
     min_learning_rate: minimum of the product.
 
   Raises:
-    ValueError: a rate or number of steps is negative or not finite; a factor
-      is unknown, or divides by `warmup_steps` if those are less than 1.
+    ValueError: a rate or number of steps is negative or not finite, a factor is
+      unknown, or a factor divides by `warmup_steps` and they are less than 1.
   """
   number_ranges.check('LEARNING_RATE', base_learning_rate, 0)
   number_ranges.check('WARMUP_STEPS', warmup_steps, 0)
