@@ -350,7 +350,7 @@ class CheckpointManager:
         checksums.write(folder)
 
   def _report_kept(self, saved: Sequence[int]) -> None:
-    kept = self._retention.kept_besides(saved)
+    kept = self._retention.kept_for_loss(saved)
     if kept and kept != self._kept:
       names = ' and '.join(f'{PREFIX}_{step}' for step in kept)
       console.say(
