@@ -285,16 +285,15 @@ LAYER_NORM = r'(.*)/pre_attention_layer_norm/scale'
 @pytest.mark.parametrize(
   ('assignment_map', 'message'),
   [
-    # A plural: nothing is called so.
+    # The singular, a typo: no parameter has that name.
     (
       [('target/encoder/layer_0/mlp/(.*)', None)],
-      "'target/encoder/layer_0/mlp/(.*)' matches no name that is left to it "
-      'here, such as target/encoder/layers_0/mlp/',
+      'such as target/encoder/layers_0/mlp/',
     ),
     # The first pattern leaves nothing to the second.
     (
       [(LAYER_NORM, None), (re.compile(LAYER_NORM), None)],
-      f'{LAYER_NORM!r} matches no name',
+      f'{LAYER_NORM!r} matches none',
     ),
     (
       [('target/token_embedder/(.*)', r'target/embeddings/\1')],
