@@ -1,10 +1,10 @@
-"""Fourier transforms whose length differs from row to row, in O(N log N).
+"""Ragged Fourier transforms, each row over its own length, in O(N log N).
 
 Bluestein's identity n m = (n^2 + m^2 - (n - m)^2) / 2 turns a transform of any
 length L into a convolution with a chirp (L. Bluestein, "A linear filtering
-approach to the computation of discrete Fourier transform", 1970). The
-convolution's own size does not depend on L, so that a batch of rows with as
-many lengths is one batched FFT.
+approach to the computation of discrete Fourier transform", 1970). The size of
+the convolution does not depend on L, so a batch of rows of different lengths is
+a single batched FFT.
 """
 
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Complex, Float, Int
 
 
 def convolution_size(length: int) -> int:
-  """Returns the least 2^a 3^b 5^c that holds a convolution of `length`."""
+  """Returns the smallest 2^a 3^b 5^c that fits a convolution of `length`."""
   least = max(2 * length - 1, 1)
   best = 1 << (least - 1).bit_length()
   for three in (1, 3, 9, 27):
@@ -27,19 +27,18 @@ def convolution_size(length: int) -> int:
 def make_chirp(
   lengths: Int[Array, ' batch'], length: int
 ) -> tuple[Complex[Array, 'batch length'], Complex[Array, 'batch size']]:
-  """Returns what `bluestein` needs; all layers share it.
+  """Returns the chirp and kernel of `bluestein_real`; all layers share them.
 
-  The first result is exp(-i pi n^2 / L) at every token n < L and zero on
-  padding; the second is the transform of the opposite chirp over the
-  convolution's size.
+  The chirp is exp(-i pi n^2 / L) at every token n < L and zero on padding; the
+  kernel is the transform of the conjugate chirp over the convolution size.
 
   Args:
-    lengths: real tokens of each row, 0 <= lengths <= length.
-    length: tokens a row holds, padding included.
+    lengths: number of real tokens per row, 0 <= lengths <= length.
+    length: tokens per row, padding included.
   """
   period = jnp.maximum(lengths, 1)[:, None]
   index = jnp.arange(length, dtype=jnp.int32)[None, :]
-  # n^2 mod 2L in integers keeps the phase exact up to its last rounding.
+  # n^2 mod 2L in integers: the phase is exact up to the final rounding.
   squares = (index * index) % (2 * period)
   squares = jnp.where(squares >= period, squares - 2 * period, squares)
   angles = squares.astype(jnp.float32) * (np.pi / period.astype(jnp.float32))
@@ -60,13 +59,17 @@ def bluestein_real(
   """Transforms each column of each row over that row's own length L.
 
   Formula: y[b, n] = Re sum over m < L_b of x[b, m] exp(-2 pi i n m / L_b) for
-  n < L_b, and zero for n >= L_b; what x holds there is not read (it must be
-  finite). `chirp` and `kernel` are `make_chirp`'s.
-  Cost: two complex FFTs of `convolution_size(length)` a column.
+  n < L_b, and zero for n >= L_b; finite values of x there have no effect.
+  Cost: two complex FFTs of `convolution_size(length)` per column.
+
+  Args:
+    x: columns to transform.
+    chirp: of `make_chirp`.
+    kernel: of `make_chirp`.
   """
   length, size = chirp.shape[1], kernel.shape[1]
   chirp = chirp[:, None, :]
-  # Tokens go last once, rather than around each FFT.
+  # Move tokens to the last axis once, rather than around each FFT.
   columns = jnp.swapaxes(x, 1, 2) * chirp
   spectrum = jnp.fft.fft(columns, n=size) * kernel[:, None, :]
   y = (jnp.fft.ifft(spectrum)[..., :length] * chirp).real

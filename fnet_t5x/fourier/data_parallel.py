@@ -1,8 +1,8 @@
-"""Keeps batched work on the device that holds the batch.
+"""Data parallelism by `shard_map`, for operations XLA does not partition.
 
-On CPU and GPU XLA does not split an FFT along its batch: in a program whose
-batch is sharded, it gathers the whole batch onto every device first
-(jax#15680). Under `shard_map` each device sees its own rows only.
+On CPU and GPU XLA does not partition an FFT along its batch: if the batch is
+sharded, it first gathers the whole batch onto every device (jax#15680). Under
+`shard_map` each device sees only its own rows.
 """
 
 import functools
@@ -24,28 +24,27 @@ def context_mesh():
   mesh = jax.sharding.get_abstract_mesh()
   if not mesh.empty:
     automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
-    # Manual axes: the caller is inside a shard_map and rows are local already.
+    # Manual axes: inside a shard_map, where rows are already local.
     return mesh if automatic else None
   with warnings.catch_warnings():
-    # T5X enters its mesh with `with mesh:`, which JAX offers no newer way to
-    # read.
+    # T5X enters its mesh with `with mesh:`; JAX has no newer API to read it.
     warnings.simplefilter('ignore', DeprecationWarning)
     mesh = pxla.thread_resources.env.physical_mesh
   return None if mesh.empty else mesh
 
 
 def shard_map_batch(function: Callable, *operands):
-  """Returns function(*operands), each device working on its own rows.
+  """Returns function(*operands), computed by each device on its own rows.
+
+  Under a mesh with a data axis, from `with mesh:` or `jax.set_mesh`, this is
+  `shard_map` over that axis; without one, or if the batch is not divisible by
+  its size, a plain call.
 
   Args:
-    function: from pytrees of arrays to another; axis 0 of every array is the
-      batch, and rows do not depend on one another.
-    *operands: the pytrees. One with a method `specs(rows)` says so of each of
-      its arrays, and may hold what all rows share.
-
-  Under a mesh with a data axis, in the context of `with mesh:` or
-  `jax.set_mesh`, this is `shard_map` over that axis; without one, or where
-  the batch does not divide by it, a plain call.
+    function: maps pytrees of arrays to a pytree; axis 0 of every array is the
+      batch, and rows are independent.
+    *operands: the pytrees. One that has a method `specs(rows)` returns from it
+      the spec of each of its arrays, and may hold arrays shared by all rows.
   """
   mesh = context_mesh()
   if mesh is None:
@@ -64,7 +63,7 @@ def shard_map_batch(function: Callable, *operands):
 
 
 def is_sharded(axis: str | None, *sizes: int) -> bool:
-  """Whether the mesh in force has devices along `axis` that divide `sizes`."""
+  """Whether the current mesh shards `axis`, and its size divides `sizes`."""
   mesh = context_mesh() if axis else None
   if mesh is None or axis not in mesh.axis_names or mesh.shape[axis] == 1:
     return False
@@ -74,15 +73,14 @@ def is_sharded(axis: str | None, *sizes: int) -> bool:
 def map_shards(
   function: Callable, x: jax.Array, shared: Any, axis: str, dimension: int
 ) -> jax.Array:
-  """Returns function(x, shared, axis), each device with its piece of x.
+  """Returns function(x, shared, axis), computed by each device on its shard.
 
   Args:
-    function: from pieces of rows to others; may exchange along `axis`.
+    function: maps shards of rows to shards; may communicate along `axis`.
     x: [batch, ...].
-    shared: a pytree, as `shard_map_batch` takes it. A device gets the whole of
-      its rows.
-    axis: the mesh axis that rows are spread over.
-    dimension: the dimension of x, and of the result, that is.
+    shared: a pytree, as for `shard_map_batch`, not sharded along `axis`.
+    axis: the mesh axis that rows are sharded over.
+    dimension: the sharded dimension of x and of the result.
   """
   mesh = context_mesh()
   rows = _batch_axes(mesh, x.shape[0]) or None
@@ -103,7 +101,7 @@ def _specs(operand, rows):
 
 
 def _batch_axes(mesh, batch):
-  """The mesh axes that a batch is spread over; none where it cannot be."""
+  """Returns the mesh axes to shard a batch over; () if it is not divisible."""
   axes = tuple(a for a in BATCH_MESH_AXES if a in mesh.axis_names)
   shards = math.prod(mesh.shape[a] for a in axes)
   return () if shards == 1 or batch % shards else axes

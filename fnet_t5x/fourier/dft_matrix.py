@@ -1,8 +1,8 @@
 """Cosine and sine matrices of the discrete Fourier transform.
 
 Every phase 2 pi p q / n is reduced in integers: p q mod n is exact, so the
-angle that reaches the cosine lies within half a turn and its rounding error
-does not grow with p q.
+argument of the cosine is within half a turn and its rounding error does not
+grow with p q.
 """
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-# Largest p with p * p inside int32.
+# Largest p whose square fits int32.
 MAX_LENGTH = 46340
 
 
@@ -19,7 +19,7 @@ def reduced_angles(
 ) -> Float[Array, '...']:
   """Returns 2 pi (products mod period) / period, in [-pi, pi)."""
   turns = products % period
-  # Centring halves the largest angle, and with it the rounding error.
+  # Centering halves the largest angle, and with it the rounding error.
   turns = jnp.where(2 * turns >= period, turns - period, turns)
   return turns.astype(jnp.float32) * (
     2 * np.pi / jnp.asarray(period, jnp.float32)
@@ -50,7 +50,7 @@ def dft_matrices(
 def segment_lengths(
   segment_ids: Int[Array, 'batch length'],
 ) -> Int[Array, 'batch length']:
-  """Returns, for every token, how many tokens its segment holds.
+  """Returns for every token the number of tokens in its segment.
 
   Segment 0 is padding; its tokens get 0.
   """
@@ -75,11 +75,11 @@ def segment_dft_matrices(
   belong to the same segment of L tokens at positions p_n and p_m, and zero
   where they do not or where either is padding (segment 0). Both are symmetric.
 
-  Cost: O(batch length^2), once a batch; all layers share the result.
+  Cost: O(batch length^2), once per batch; all layers share the result.
 
   Args:
     segment_ids: 0 on padding; equal ids in a row are one segment.
-    positions: of each token within its segment, 0 <= position < L.
+    positions: position of each token within its segment, 0 <= position < L.
     dtype: of the result; the angles are float32.
   """
   same = _same_segment(segment_ids)

@@ -1,4 +1,4 @@
-"""The transform over features, by the FFT or by matrices."""
+"""Transform over features, by FFT or by matrices."""
 
 import dataclasses
 from typing import Literal
@@ -18,13 +18,13 @@ _STATIC = {'static': True}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EmbedDFT:
-  """A transform over the last axis. A pytree.
+  """Transform over the last axis, as a pytree.
 
   Attributes:
-    method: the way it goes.
+    method: 'fft' or 'matmul'.
     scale: 'ortho' divides by sqrt(embed), 'none' does not.
-    matrices: cos and sin, scaled; None for the FFT, or for each call to make
-      its own.
+    matrices: scaled cos and sin; None for the FFT, or to compute them in each
+      call.
   """
 
   method: Literal['fft', 'matmul'] = dataclasses.field(metadata=_STATIC)
@@ -36,11 +36,11 @@ class EmbedDFT:
     x: Float[Array, 'batch length embed'],
     dtype: jnp.dtype | None = None,
   ) -> tuple[Float[Array, 'batch length half'], Float[Array, '...']]:
-    """Returns a, b: a - i b is the transform of x, its first half.
+    """Returns a and b, where a - i b is the first half of the transform of x.
 
     Args:
       x: activations.
-      dtype: of the result where matrices make it; None for float32.
+      dtype: of the result with matrices; None for float32.
     """
     embed = x.shape[-1]
     if self.method == 'fft':
@@ -70,7 +70,7 @@ class EmbedDFT:
   def matrices_of(
     self, embed: int, dtype: jnp.dtype
   ) -> Float[Array, '2 embed embed']:
-    """Returns cos and sin, scaled: those at hand, or new ones of `dtype`."""
+    """Returns scaled cos and sin: the stored ones, or new ones of `dtype`."""
     if self.matrices is not None:
       return self.matrices
     return make_embed_matrices(embed, self.scale).astype(dtype)
@@ -79,6 +79,6 @@ class EmbedDFT:
 def make_embed_matrices(
   embed: int, scale: Scale
 ) -> Float[Array, '2 embed embed']:
-  """Returns cos and sin of 2 pi i j / embed, scaled."""
+  """Returns scaled cos and sin of 2 pi i j / embed."""
   matrices = jnp.stack(dft_matrices(embed, embed, embed))
   return matrices * scale_factor(embed, scale)

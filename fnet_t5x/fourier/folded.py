@@ -1,9 +1,9 @@
-"""Transforms of each row's own length, by matrices of half that length.
+"""Ragged transforms by folded matrices, of half of each row's length.
 
-Of a transform over L tokens, cos(2 pi n m / L) is the same for m and L - m, and
-for n and L - n; the sine changes its sign. So inputs m and L - m are added (for
-the cosines) or subtracted (for the sines), and outputs are computed for
-n <= L / 2 alone: a quarter of the products, and matrices of a quarter of the
+In a transform over L tokens, cos(2 pi n m / L) is the same for m and L - m, and
+for n and L - n; the sine changes sign. So inputs m and L - m are added (for the
+cosines) or subtracted (for the sines), and outputs are computed only for
+n <= L / 2: a quarter of the multiplications, and matrices of a quarter of the
 size.
 """
 
@@ -22,12 +22,12 @@ def make_folded_matrices(
 ) -> Float[Array, 'batch 2 half half']:
   """Returns cos and sin of 2 pi n m / L for n, m <= L / 2; zero elsewhere.
 
-  Where m is its own mirror image, 0 or L / 2, the cosine is halved: folding
-  adds that token to itself. All layers share the result.
+  Where m is its own mirror image, 0 or L / 2, the cosine is halved, since
+  folding adds that token to itself. All layers share the result.
 
   Args:
-    lengths: real tokens L of each row, 0 <= L <= length.
-    length: tokens a row holds, padding included; half is length // 2 + 1.
+    lengths: number of real tokens L per row, 0 <= L <= length.
+    length: tokens per row, padding included; half is length // 2 + 1.
   """
   index = jnp.arange(length // 2 + 1, dtype=jnp.int32)[None, :]
   period = jnp.maximum(lengths, 1)[:, None, None]
@@ -50,13 +50,13 @@ def folded_real(
 ) -> tuple[Columns, Columns]:
   """Returns Re(F_L (a - i b)) and Re(F_L (a + i b)) of each column.
 
-  On padding both are zero, whatever finite a and b are there.
+  On padding both are zero; finite values of a and b there have no effect.
 
   Args:
-    a: real parts, of any features.
-    b: negative imaginary parts.
-    matrices: `make_folded_matrices`', scaled or not.
-    lengths: the L of each row.
+    a: real parts.
+    b: negated imaginary parts.
+    matrices: of `make_folded_matrices`, scaled or not.
+    lengths: L of each row.
   """
   tokens, half = a.shape[1], matrices.shape[-1]
   real = jnp.arange(tokens)[None, :] < lengths[:, None]
@@ -72,7 +72,7 @@ def folded_real(
 
 
 def _unfold(first, mirrored, tokens, lengths):
-  """Joins tokens 0 .. L / 2 and the mirror images of those between."""
+  """Joins tokens 0 .. L / 2 with the mirrored ones, without 0 and L / 2."""
   index = jnp.arange(first.shape[1])[None, :]
   between = (index > 0) & (2 * index < lengths[:, None])
   mirrored = jnp.where(between[:, :, None], mirrored, 0)

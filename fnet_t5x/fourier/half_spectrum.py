@@ -1,4 +1,4 @@
-"""From features 0..D/2 of a mixed batch to all D of them.
+"""Half spectrum: all D mixed features from features 0..D/2.
 
 With even[n] = sum_m a[m] cos(2 pi n m / L), odd[n] = sum_m b[m] sin(...), where
 a - i b is the transform over features, the mixed feature k is even - odd and
@@ -23,9 +23,9 @@ def unfold(
 def mirror(
   half: Float[Array, 'batch length half'], embed: int
 ) -> Float[Array, 'batch length embed']:
-  """Returns features 0..embed - 1 from 0..embed // 2, whole rows."""
+  """Returns features 0..embed - 1 from 0..embed // 2, for whole rows."""
   copied = _copied(half, embed)
-  # Token 0 is its own mirror image; the others turn around.
+  # Token 0 is its own mirror image; the order of the others is reversed.
   first = jax.lax.rev(copied[:, :1], (2,))
   others = jax.lax.rev(copied[:, 1:], (1, 2))
   tokens, start = half.shape[1:]
@@ -41,7 +41,7 @@ def mirror_rows(
   embed: int,
   lengths: Int[Array, ' batch'],
 ) -> Float[Array, 'batch length embed']:
-  """The same where row b's transform spans its first lengths[b] tokens.
+  """`mirror` for rows whose transform spans their first lengths[b] tokens.
 
   `half` is zero on padding, and so is the result.
   """
@@ -52,21 +52,23 @@ def mirror_rows(
 def reverse_modulo(
   x: Float[Array, 'batch length columns'], lengths: Int[Array, ' batch']
 ) -> Float[Array, 'batch length columns']:
-  """Returns token -n, modulo lengths[b], in the place of token n of row b.
+  """Moves token -n modulo lengths[b] to position n of row b.
 
-  What is beyond that length must be zero, and stays so.
+  x must be zero beyond that length, and so is the result.
   """
   tokens = x.shape[1]
 
-  def turn(row, length):
-    # Modulo `length`, token 0 stays and 1..length - 1 turn around. Reversed,
-    # the row holds them last; zeros follow for what lies beyond `length`. One
-    # slice a row is cheaper than a gather.
-    turned = jnp.concatenate([row[:0:-1], jnp.zeros_like(row)])
-    turned = jax.lax.dynamic_slice_in_dim(turned, tokens - length, tokens - 1)
-    return jnp.concatenate([row[:1], turned])
+  def reverse(row, length):
+    # Token 0 stays, 1..length - 1 are reversed. They are at the end of the
+    # reversed row; zeros follow for positions beyond `length`. One slice per
+    # row is cheaper than a gather.
+    backward = jnp.concatenate([row[:0:-1], jnp.zeros_like(row)])
+    backward = jax.lax.dynamic_slice_in_dim(
+      backward, tokens - length, tokens - 1
+    )
+    return jnp.concatenate([row[:1], backward])
 
-  return jax.vmap(turn)(x, lengths)
+  return jax.vmap(reverse)(x, lengths)
 
 
 def join(
@@ -80,7 +82,7 @@ def join(
 
 
 def _copied(half, embed):
-  """The features that occur twice: all but 0, and embed / 2 if even."""
+  """Returns the features that occur twice: all but 0 and embed / 2."""
   return half[..., 1 : (embed - 1) // 2 + 1]
 
 
@@ -92,10 +94,10 @@ def _join(half, tail, embed):
 
 
 def _place(block, corner, tokens, embed):
-  """Pads a block to [batch, tokens, embed] with zeros around it.
+  """Pads a block with zeros to [batch, tokens, embed].
 
-  A sum of padded blocks compiles to one loop, on CPU twice as fast as their
-  concatenation.
+  A sum of padded blocks compiles to one loop, which on CPU is twice as fast as
+  a concatenation.
   """
   (first, start), (height, width) = corner, block.shape[1:]
   edges = (

@@ -1,4 +1,4 @@
-"""The choice between ways to compute a transform, by backend and length."""
+"""Choice of the algorithms of a transform, by backend and length."""
 
 from typing import Literal, NamedTuple
 
@@ -9,36 +9,35 @@ Method = Literal['auto', 'fft', 'matmul']
 Scale = Literal['ortho', 'none']
 Lengths = Literal['exact', 'padded']
 
-# What is transformed: 'whole' rows of tokens, all alike, or features; 'ragged'
-# rows of tokens, each over its own length, where the FFT is Bluestein's; the
-# 'features' of rows whose tokens take matrices.
+# Kinds of transforms: 'whole' over whole rows of tokens, or over features;
+# 'ragged' over each row's own tokens, where the FFT is Bluestein's; 'features'
+# over features if matrices transform the tokens.
 Kind = Literal['whole', 'ragged', 'features']
 
-# Up to how many points a matrix is the faster way, by kind and backend; 0 where
-# it is not given.
+# Maximum number of points for which a matrix is faster, by kind and backend;
+# 0 if not listed.
 _MATMUL_MAX = {
   'whole': {'tpu': 4096},
   'ragged': {'cpu': 1024, 'gpu': 4096, 'tpu': 4096},
   'features': {'gpu': 4096, 'tpu': 4096},
 }
 
-
 # Backends whose matrix units compute all features in less time than it takes to
-# reverse the order of half of them: TPUs by their compiler's estimates, GPUs
-# until the kit (`benchmarks/accelerator`) has measured it.
+# reverse the token order of half of them: TPUs by their compiler's estimates,
+# GPUs by assumption until `benchmarks/accelerator` has measured it.
 _ALL_FEATURES = ('gpu', 'tpu')
 
 
 class Ways(NamedTuple):
-  """How a batch is mixed: the outcome of every choice.
+  """Algorithms to mix a batch with.
 
   Attributes:
-    length: the transform over tokens, one class of `plans.py` each.
-    features: the transform over features.
-    all_features: whether matrices yield all features, rather than half of them,
-      from which the rest are copied.
-    full_rows: the ways to take instead where all rows of the batch are full;
-      None where the same ones serve.
+    length: of the transform over tokens; each has a class in `plans.py`.
+    features: of the transform over features.
+    all_features: whether matrices compute all features rather than half of
+      them, from which the rest are copied.
+    full_rows: algorithms to use instead if all rows of the batch are full;
+      None for the same.
   """
 
   length: Literal['fft', 'matrices', 'folded', 'bluestein']
@@ -57,15 +56,15 @@ def choose_ways(
   length_method: Method | None = None,
   backend: str | None = None,
 ) -> Ways:
-  """Chooses how to mix rows of `tokens` tokens with `embed` features.
+  """Chooses the algorithms for rows of `tokens` tokens with `embed` features.
 
   Args:
     tokens: tokens per row, padding included.
     embed: features per token.
-    lengths: as of `make_mixing_plan`; so are `method` and `length_method`.
-    packed: whether a row holds several segments.
+    lengths: see `make_mixing_plan`, as for `method` and `length_method`.
+    packed: whether rows hold several segments.
     method: for both transforms.
-    length_method: for the one over each row's own tokens.
+    length_method: for the transform over each row's own tokens.
     backend: JAX's name of the platform; by default `current_backend()`.
   """
 
@@ -88,13 +87,13 @@ def choose_ways(
     ways = Ways('folded', 'fft')
   else:
     ways = by_matrices(beside_matrices)
-  # A batch of full rows, the common case in pretraining, then costs what the
-  # plain transform does.
+  # A batch of full rows, the common case in pretraining, then costs no more
+  # than the plain transform.
   return ways._replace(full_rows=fft)
 
 
 def all_features_pay(backend: str | None = None) -> bool:
-  """Whether matrices are better taken over all features than over half.
+  """Whether computing all features by matrices is faster than half of them.
 
   Args:
     backend: JAX's name of the platform; by default `current_backend()`.
@@ -111,18 +110,18 @@ def choose_method(
 ) -> Literal['fft', 'matmul']:
   """Resolves 'auto' for a transform of `points` points.
 
-  CPU: the FFT, but folded matrices (`folded.py`) for rows of their own length
-  up to 1024 tokens (measured: `python -m fnet_t5x.benchmarks.mixing`). TPU:
-  matrices up to 4096 points, where FNet's authors drew the line (arXiv
+  CPU: the FFT, except for ragged rows of up to 1024 tokens, which use folded
+  matrices (`folded.py`; measured by `python -m fnet_t5x.benchmarks.mixing`).
+  TPU: matrices up to 4096 points, the threshold of FNet's authors (arXiv
   2105.03824, section 3). GPU: the FFT, in float32 since cuFFT has no bfloat16;
-  for rows of their own length matrices over both axes, up to 4096 points (by
-  first trials on one; `python -m fnet_t5x.benchmarks.accelerator` measures it).
+  for ragged rows matrices over both axes, up to 4096 points (from first
+  experiments; `python -m fnet_t5x.benchmarks.accelerator` measures it).
   Any other backend is treated as a GPU.
 
   Args:
-    method: 'fft' and 'matmul' are returned as they are.
-    points: the transform's length.
-    kind: what is transformed.
+    method: 'fft' and 'matmul' are returned unchanged.
+    points: length of the transform.
+    kind: kind of transform.
     backend: JAX's name of the platform; by default `current_backend()`.
   """
   check_choice('method', method, Method)

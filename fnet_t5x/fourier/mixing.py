@@ -1,14 +1,14 @@
 """FNet's token mixing: the real part of a two-dimensional Fourier transform.
 
 For real x of `length` tokens and `embed` features, y = Re(F_length x F_embed)
-(FNet, arXiv 2105.03824, equation 3). Two facts about this map carry the whole
-module.
+(FNet, arXiv 2105.03824, equation 3). The implementation relies on two
+properties of this map.
 
-Half spectrum: y[n, D - k] = y[-n, k], so that an FFT over features yields
-0..D/2 only and the rest are copied, with the order of the tokens reversed.
+Half spectrum: y[n, D - k] = y[-n, k], so an FFT over features need only compute
+0..D/2; the rest are copies with the order of the tokens reversed.
 
-Symmetry: the map equals its own transpose, so that the backward pass is the
-forward pass applied to the cotangent.
+Symmetry: the map is its own transpose, so the backward pass is the forward pass
+applied to the cotangent.
 """
 
 import jax
@@ -36,17 +36,18 @@ def fourier_mix(
   scale: Scale = 'ortho',
   method: Method = 'auto',
 ) -> Float[Array, '*batch length embed']:
-  """Returns Re(F_length x F_embed) over the whole of both axes, as FNet does.
+  """Returns Re(F_length x F_embed) over the whole of both axes, as in FNet.
 
-  Padding is transformed like any token. Equivalent plain code:
-  `jnp.fft.fftn(x, axes=(-2, -1)).real`, over sqrt(length embed) for 'ortho'.
+  Padding is transformed like any other token. Equivalent to
+  `jnp.fft.fftn(x, axes=(-2, -1)).real`, divided by sqrt(length embed) for
+  'ortho'.
 
   Args:
-    x: real activations. bfloat16 and float16 keep their type; the FFT itself
-      runs in float32, matrices multiply in x's type and add in float32.
-    scale: 'ortho' keeps the mean square of white noise up to a factor 1/2;
-      'none' is FNet's own, which grows it by length * embed.
-    method: 'fft', 'matmul', or 'auto' for this backend and these lengths.
+    x: real activations. The result has the same dtype; FFTs run in float32,
+      matrix products multiply in x's dtype and accumulate in float32.
+    scale: 'ortho' preserves the mean square of white noise up to a factor 1/2;
+      'none', as in FNet, multiplies it by length * embed.
+    method: 'fft', 'matmul', or 'auto' to choose by backend and lengths.
   """
   tokens, embed = x.shape[-2:]
   plan = padded_plan(
@@ -61,32 +62,33 @@ def mix(
   length_axis: str | None = None,
   embed_axis: str | None = None,
 ) -> Float[Array, 'batch length embed']:
-  """Mixes a batch as `plan` says (see `make_mixing_plan`).
+  """Mixes a batch according to `plan` (see `make_mixing_plan`).
 
-  Linear in x and its own transpose; composes with jit, vmap, grad, jvp, remat
-  and scan. Nothing is differentiated with respect to the plan. Under a mesh
-  with a data axis each device transforms its own rows only. Where a row is
-  spread over devices, along tokens or features, they exchange what they must
+  The map is linear in x and its own transpose; it composes with jit, vmap,
+  grad, jvp, remat and scan. Nothing is differentiated with respect to the plan.
+  Under a mesh with a data axis each device transforms only its own rows. If
+  rows are sharded along tokens or features, devices exchange the minimum
   (`sharded_mixing.py`).
 
-  With exact lengths, y at token n of a segment of L tokens is
-  sum over the segment's m, and over k, of
-  x[m, k] cos(2 pi (p_n p_m / L + k j / embed)) for feature j, times
-  1 / sqrt(L embed) for 'ortho'; on padding y is 0, whatever finite x is there.
+  With exact lengths, feature j of y at token n of a segment of L tokens is the
+  sum over tokens m of the segment and features k of
+  x[m, k] cos(2 pi (p_n p_m / L + k j / embed)), times 1 / sqrt(L embed) for
+  'ortho'; on padding y is 0, for any finite x there.
 
   Args:
     x: the activations.
-    plan: of their batch.
+    plan: the plan of their batch.
     length_axis: the mesh axis that x's tokens are sharded over, if any.
     embed_axis: the mesh axis that x's features are sharded over, if any.
 
   Raises:
-    ValueError: x is not [batch, length, embed] of the plan's length and batch.
+    ValueError: x is not [batch, length, embed] with the plan's batch and
+      length.
   """
   _check(x, plan)
-  # The map M is linear and symmetric. `custom_linear_solve` is JAX's one rule
-  # for such maps that composes with every transformation: tangents are mapped
-  # by M and, being declared symmetric, so are cotangents. Only `solve` is ever
+  # The map M is linear and symmetric. `custom_linear_solve` is JAX's only rule
+  # for such maps that composes with every transformation: it maps tangents by
+  # M and, since M is declared symmetric, cotangents too. Only `solve` is ever
   # run; the first argument would be differentiated if it closed over x.
   return jax.lax.custom_linear_solve(
     lambda y: y,
@@ -101,11 +103,11 @@ def _check(x, plan):
     raise ValueError(f'mix: x is {x.shape}, not [batch, length, embed]')
   if x.shape[1] != plan.tokens:
     raise ValueError(
-      f'mix: x holds {x.shape[1]} tokens a row, its plan {plan.tokens}'
+      f'mix: x has {x.shape[1]} tokens per row, its plan {plan.tokens}'
     )
   if plan.batch is not None and x.shape[0] != plan.batch:
     raise ValueError(
-      f'mix: x holds {x.shape[0]} rows, its plan {plan.batch}; make the plan '
+      f'mix: x has {x.shape[0]} rows, its plan {plan.batch}; make the plan '
       'from the same batch'
     )
 

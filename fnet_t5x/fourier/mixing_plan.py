@@ -1,4 +1,4 @@
-"""The plan of a batch: what is computed once, and shared by its layers."""
+"""Mixing plan of a batch: computed once, and shared by all layers."""
 
 import functools
 
@@ -27,7 +27,7 @@ from fnet_t5x.fourier.plans import (
 )
 from fnet_t5x.fourier.scales import scale_factor, scaled
 
-# Features that ways are chosen for where their number is not given.
+# Number of features to choose algorithms for if it is not given.
 _FEW_FEATURES = 1
 
 
@@ -39,9 +39,9 @@ def padded_plan(
   embed: int | None = None,
   dtype: jnp.dtype = jnp.float32,
 ) -> FFTPlan | MatricesPlan:
-  """Returns the plan of FNet's own mixing: whole rows, padding included.
+  """Returns the plan of FNet's original mixing: whole rows with padding.
 
-  It fits any batch. Arguments are those of `make_mixing_plan`.
+  It fits any batch. The arguments are those of `make_mixing_plan`.
   """
   check_choice('scale', scale, Scale)
   ways = choose_ways(
@@ -68,30 +68,31 @@ def make_mixing_plan(
   embed: int | None = None,
   dtype: jnp.dtype = jnp.float32,
 ) -> MixingPlan:
-  """Chooses how to mix a batch, once, before the layers that share the plan.
+  """Makes the plan to mix a batch with, once for all layers.
 
   Args:
-    segment_ids: 0 (or False) on padding. Without `positions` a row is one
-      segment: its tokens up to the last that is not 0, whatever their ids. With
-      `positions` the row is packed: equal ids are one segment.
-    positions: of every token within its segment, 0 .. segment length - 1; as
-      SeqIO's packing writes them. None for rows that are not packed.
-    lengths: 'exact' transforms every segment over its own tokens, so that
-      neither padding nor neighbours change it; 'padded' is FNet's own, which
-      ignores both arguments above.
-    method: 'fft', 'matmul', or 'auto' for this backend and these lengths.
+    segment_ids: 0 (or False) on padding. Without `positions` each row is one
+      segment: all tokens up to the last non-zero id, regardless of the ids.
+      With `positions` rows are packed: equal ids are one segment.
+    positions: position of every token within its segment, 0 .. segment length
+      - 1, as from SeqIO's packing. None for rows that are not packed.
+    lengths: 'exact' transforms every segment over its own tokens, so that the
+      result is invariant to padding and packing; 'padded' is FNet's original
+      mixing, which ignores both arguments above.
+    method: 'fft', 'matmul', or 'auto' to choose by backend and lengths.
     length_method: the same for the transform over each row's own tokens, where
-      'fft' is Bluestein's algorithm and 'matmul' is a matrix a row; None is
-      `method`. Packed rows always use matrices.
+      'fft' is Bluestein's algorithm and 'matmul' is one matrix per row; None
+      for `method`. Packed rows always use matrices.
     scale: 'ortho' divides by sqrt(segment length * embed), 'none' does not.
-    embed: features of what will be mixed: where they take matrices, those are
-      made here too. None leaves them to each layer, and chooses as for few.
-    dtype: of all matrices. bfloat16 halves their memory where activations are
+    embed: number of features: if they are transformed by matrices, those are
+      made here too. None leaves that to each layer, and chooses algorithms as
+      for few features.
+    dtype: of all matrices. bfloat16 halves their memory if activations are
       bfloat16; sums are float32 either way.
 
   Raises:
     ValueError: an unknown choice, shapes that differ, or Bluestein's algorithm
-      asked of packed rows.
+      for packed rows.
   """
   check_choice('lengths', lengths, Lengths)
   if segment_ids.ndim != 2:
@@ -133,7 +134,7 @@ def make_mixing_plan(
 def row_lengths(
   real: Bool[Array, 'batch length'],
 ) -> Int[Array, ' batch']:
-  """Returns the number of tokens up to the last real one, in each row."""
+  """Returns the number of tokens up to the last real one, per row."""
   ends = jnp.arange(1, real.shape[1] + 1, dtype=jnp.int32)[None, :]
   return jnp.max(jnp.where(real, ends, 0), axis=1)
 
@@ -146,13 +147,13 @@ def _check_packed(segment_ids, positions, length_method):
     )
   if length_method == 'fft':
     raise ValueError(
-      "make_mixing_plan: length_method='fft' takes one segment a row; packed "
+      "make_mixing_plan: length_method='fft' takes one segment per row; packed "
       "rows need 'matmul' or 'auto'"
     )
 
 
 def _ragged_plan(ways, row_tokens, tokens, embed_dft, scale, dtype):
-  """Returns the plan of rows that hold one segment each."""
+  """Returns the plan of rows with one segment each."""
   if ways.length == 'bluestein':
     chirp, kernel = shard_map_batch(
       functools.partial(make_chirp, length=tokens), row_tokens
@@ -179,7 +180,7 @@ def _embed_dft(method, scale, embed, dtype):
 
 
 def _segment_matrices(segment_ids, positions, scale, dtype):
-  """Returns cos and -sin of every row, [batch, 2, length, length]."""
+  """Returns cos and -sin per row, [batch, 2, length, length]."""
   cosine, sine = segment_dft_matrices(segment_ids, positions)
   matrices = jnp.stack([cosine, -sine], axis=1)
   lengths = segment_lengths(segment_ids)[:, None, :, None]

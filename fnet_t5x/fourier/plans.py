@@ -1,17 +1,17 @@
-"""Plans: each way to mix a batch, with the arrays that its layers share.
+"""Mixing plans: algorithms with the arrays that all layers share.
 
 A plan is a pytree, made by `make_mixing_plan`, that has
 
-- `mix(x)`: Re(F_length x F_embed) of activations, in their type;
+- `mix(x)`: Re(F_length x F_embed) of activations, in their dtype;
 - `length_dft(a, b)`: Re(F_length (a - i b)) and Re(F_length (a + i b)) of each
-  column. Of columns k of `embed_dft.half` these are the mixed features k and
+  column. For columns k of `embed_dft.half` these are the mixed features k and
   embed - k;
 - `embed_dft`: the transform over features;
-- `tokens`, which a row holds, padding included; `batch`, the rows it was made
-  for, None if it fits any number;
-- `specs(rows)`: how its arrays are laid out where the batch is as `rows` says.
+- `tokens`: tokens per row, padding included; `batch`: the number of rows it was
+  made for, None if it fits any number;
+- `specs(rows)`: the specs of its arrays if `rows` is the spec of the batch.
 
-Scale 'ortho' is in the arrays: 1 / sqrt(length) or 1 / sqrt(embed).
+Scale 'ortho' is part of the arrays: 1 / sqrt(length) or 1 / sqrt(embed).
 """
 
 import dataclasses
@@ -52,11 +52,11 @@ class FFTPlan:
 
   @property
   def batch(self) -> None:
-    """It fits any number of rows."""
+    """None: fits any number of rows."""
     return None
 
   def specs(self, rows: PartitionSpec) -> 'FFTPlan':
-    """All rows share what it holds."""
+    """Returns the specs; all rows share the arrays."""
     del rows
     return dataclasses.replace(self, embed_dft=PartitionSpec())
 
@@ -83,13 +83,13 @@ class FFTPlan:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MatricesPlan:
-  """Products with matrices over tokens.
+  """Products with DFT matrices over tokens.
 
   Attributes:
-    matrices: cos and -sin over tokens: what all rows share, or each row's own.
+    matrices: cos and -sin over tokens, shared by all rows or one per row.
     embed_dft: the transform over features.
-    all_features: whether all of them are computed, by matrices; otherwise half
-      are, and the rest follow.
+    all_features: whether all features are computed, by matrices; otherwise half
+      of them, and the rest by symmetry.
   """
 
   matrices: Float[Array, '*batch 2 length length']
@@ -103,16 +103,16 @@ class MatricesPlan:
 
   @property
   def batch(self) -> int | None:
-    """Rows it was made for; None if they share the matrices."""
+    """Number of rows it was made for; None if they share the matrices."""
     return self.matrices.shape[0] if self._axis else None
 
   @property
   def _axis(self):
-    """The rows' own axis of the matrices, as einsum writes it."""
+    """Einsum subscript of the matrices' batch axis, '' without one."""
     return 'b' if self.matrices.ndim == 4 else ''
 
   def specs(self, rows: PartitionSpec) -> 'MatricesPlan':
-    """Only matrices of rows are laid out as these are."""
+    """Returns the specs; matrices per row are sharded like the rows."""
     return dataclasses.replace(
       self,
       matrices=rows if self._axis else PartitionSpec(),
@@ -125,10 +125,11 @@ class MatricesPlan:
     if not self.all_features:
       even, odd = self._sums(*self.embed_dft.half(x, x.dtype))
       return half_spectrum.unfold(even, odd, embed).astype(x.dtype)
-    # Two products with both cosines and sines in each, and nothing transposed
-    # or joined between them. What they give is in x's type: no pass in float32.
+    # Two products, each with cosines and sines together, so that nothing is
+    # transposed or concatenated between them. They return x's dtype, which
+    # avoids a pass in float32.
     pair = matmul(f'{self._axis}cnm,bmk->bcnk', self.matrices, x, x.dtype)
-    # XLA would compute the first product inside of the second, again and again.
+    # Stops XLA fusing the first product into the second and recomputing it.
     pair = jax.lax.optimization_barrier(pair)
     matrices = self.embed_dft.matrices_of(embed, x.dtype)
     return matmul('ckd,bcnk->bnd', matrices, pair, x.dtype)
@@ -141,7 +142,7 @@ class MatricesPlan:
   def _sums(self, a, b):
     """Sums of a cos and of b sin over tokens."""
     pair = jnp.stack([a, b], axis=1)
-    # Slices of the matrices would be copied, one in every layer.
+    # Slices of the matrices would be copied in every layer.
     sums = matmul(f'{self._axis}cnm,bcmk->bcnk', self.matrices, pair)
     return sums[:, 0], -sums[:, 1]
 
@@ -153,8 +154,8 @@ class FoldedPlan:
 
   Attributes:
     tokens: tokens per row.
-    lengths: real tokens of each row.
-    matrices: `make_folded_matrices`'.
+    lengths: number of real tokens per row.
+    matrices: of `make_folded_matrices`.
     embed_dft: the transform over features.
   """
 
@@ -190,9 +191,9 @@ class BluesteinPlan:
   """Bluestein's algorithm over each row's own tokens (`bluestein.py`).
 
   Attributes:
-    lengths: real tokens of each row.
-    chirp: `make_chirp`'s first result.
-    kernel: its second one.
+    lengths: number of real tokens per row.
+    chirp: first result of `make_chirp`.
+    kernel: second result of `make_chirp`.
     embed_dft: the transform over features.
   """
 
@@ -235,12 +236,12 @@ class BluesteinPlan:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FullRowsPlan:
-  """Another plan, and the plain FFT where all rows of a device are full.
+  """Plain FFT if all rows of a device are full, otherwise another plan.
 
   Attributes:
-    full: whether each row is.
-    fft: the plan of full rows.
-    ragged: the plan of any rows.
+    full: whether each row is full.
+    fft: the plan for full rows.
+    ragged: the plan for any rows.
   """
 
   full: Bool[Array, ' batch']
@@ -259,11 +260,11 @@ class FullRowsPlan:
 
   @property
   def embed_dft(self) -> EmbedDFT:
-    """The transform over features, where it is not a part of `mix`."""
+    """The transform over features, when used outside `mix`."""
     return self.ragged.embed_dft
 
   def specs(self, rows: PartitionSpec) -> 'FullRowsPlan':
-    """Those of its parts."""
+    """Returns the specs of its parts."""
     return FullRowsPlan(rows, self.fft.specs(rows), self.ragged.specs(rows))
 
   def mix(self, x: Activations) -> Activations:

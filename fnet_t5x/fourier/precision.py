@@ -1,4 +1,4 @@
-"""The types that transforms are computed in."""
+"""Numerical precision of transforms."""
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -7,14 +7,14 @@ from jaxtyping import Array
 def matmul(
   subscripts: str, matrix: Array, x: Array, dtype: jnp.dtype | None = None
 ) -> Array:
-  """Multiplies in the matrix's type, adds in at least float32.
+  """Multiplies in the matrix's dtype, accumulates in at least float32.
 
   Args:
     subscripts: of the einsum.
-    matrix: its first operand.
-    x: its second one.
-    dtype: of the result; None for that of the sums. A conversion afterwards
-      may be a pass of its own through twice the memory.
+    matrix: the first operand.
+    x: the second operand.
+    dtype: of the result; None for that of the sums. A later conversion may be a
+      separate pass over twice the memory.
   """
   total = jnp.promote_types(matrix.dtype, jnp.float32)
   # TPUs and GPUs would otherwise round float32 operands to bfloat16 or TF32.
@@ -29,5 +29,5 @@ def matmul(
 
 
 def widen(x: Array) -> Array:
-  """Converts to float32 at least: FFTs exist in float32 and float64 only."""
+  """Converts to at least float32: FFTs support only float32 and float64."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,4 +1,4 @@
-"""The definitions, in float64 NumPy: O(n^2), plain, for tests to lean on."""
+"""Reference implementation for tests: the definitions in float64 NumPy."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ def mix_segment(
 def mix_padded(
   x: Float[np.ndarray, 'batch length embed'], scale: Scale = 'ortho'
 ) -> Float[np.ndarray, 'batch length embed']:
-  """FNet's own mixing: every row whole, padding included."""
+  """Mixes whole rows, padding included, as FNet does."""
   return np.stack([mix_segment(row, scale) for row in x])
 
 
@@ -41,7 +41,7 @@ def mix_exact(
   lengths: Sequence[int],
   scale: Scale = 'ortho',
 ) -> Float[np.ndarray, 'batch length embed']:
-  """Mixes the first lengths[b] tokens of row b; zero on the rest."""
+  """Mixes the first lengths[b] tokens of row b; zero elsewhere."""
   y = np.zeros(x.shape, np.float64)
   for row, length in enumerate(lengths):
     if length:
@@ -55,7 +55,7 @@ def mix_packed(
   positions: Int[np.ndarray, 'batch length'],
   scale: Scale = 'ortho',
 ) -> Float[np.ndarray, 'batch length embed']:
-  """Mixes every segment apart, in the order of its positions.
+  """Mixes every segment separately, in the order of its positions.
 
   Zero on padding (segment 0).
   """

@@ -1,4 +1,4 @@
-"""The scale of a transform: none, or what makes it orthonormal."""
+"""Scale of a transform: none or orthonormal."""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,16 @@ from fnet_t5x.fourier.methods import Scale
 
 
 def scale_factor(points: int, scale: Scale) -> float:
-  """Returns what `scale` multiplies a transform of `points` points by."""
+  """Returns the factor of a transform of `points` points."""
   return points**-0.5 if scale == 'ortho' else 1.0
 
 
 def scaled(
   x: Inexact[Array, '*shape'], points: Int[Array, '*#shape'], scale: Scale
 ) -> Inexact[Array, '*shape']:
-  """Returns x times the factors of as many lengths as `points` holds.
+  """Returns x times the factors for the lengths in `points`.
 
-  A length of 0, of padding, counts as 1.
+  A length of 0, as of padding, counts as 1.
   """
   if scale == 'none':
     return x

@@ -1,18 +1,18 @@
-"""Mixing where a row is spread over devices: the least that must be sent.
+"""Mixing of rows that are sharded over devices, with minimum communication.
 
-Each device transforms along the axis that it has whole, sends pieces so that it
-has the other one whole, transforms along that, and sends the result back. With
-X the bytes of x on one device, before and after:
+Each device transforms along the axis that is local, exchanges blocks so that
+the other axis becomes local, transforms along that, and sends the result back.
+With X the bytes of x per device:
 
-- length sharded: 2 X, X each way. Half of the features are sent, as complex
-  numbers; what comes back is both halves of the real features.
-- embed sharded: 3 X. The complex transform over length, all features; and the
-  real result.
+- length sharded: 2 X, X each way. There, half of the features as complex
+  numbers; back, all of the real features.
+- embed sharded: 3 X. There, all features of the complex transform over length;
+  back, the real result.
 
-A gather would bring (devices - 1) X to each device, and leave every device the
-arithmetic of all. All bytes are float32's on the way there, x's type on the way
-back. Nothing is sent inside of a branch: groups of devices take branches of
-their own.
+A gather would send (devices - 1) X to each device, and every device would do
+the work of all. Data is float32 on the way there, and in x's dtype on the way
+back. There is no communication inside a branch, since groups of devices may
+take different branches.
 """
 
 import jax
@@ -26,9 +26,9 @@ from fnet_t5x.fourier.plans import MixingPlan
 def mix_length_sharded(
   x: Float[Array, 'batch local_length embed'], plan: MixingPlan, axis: str
 ) -> Float[Array, 'batch local_length embed']:
-  """Mixes rows whose tokens are spread over the mesh axis `axis`.
+  """Mixes rows whose tokens are sharded over the mesh axis `axis`.
 
-  To be called inside `shard_map`; `plan` is that of the whole rows.
+  Must be called inside `shard_map`; `plan` is the plan of whole rows.
   """
   embed = x.shape[-1]
   pair = jnp.stack(plan.embed_dft.half(x))
@@ -44,9 +44,9 @@ def mix_length_sharded(
 def mix_embed_sharded(
   x: Float[Array, 'batch length local_embed'], plan: MixingPlan, axis: str
 ) -> Float[Array, 'batch length local_embed']:
-  """Mixes tokens whose features are spread over the mesh axis `axis`.
+  """Mixes rows whose features are sharded over the mesh axis `axis`.
 
-  To be called inside `shard_map`; `plan` is that of the whole rows.
+  Must be called inside `shard_map`; `plan` is the plan of whole rows.
   """
   zero = jnp.zeros_like(x)
   # The imaginary part of F x is the real part of F (-i x).
@@ -60,5 +60,5 @@ def mix_embed_sharded(
 
 
 def _exchange(x, axis, split_axis, concat_axis):
-  """Splits x along one axis, joins what others send along another."""
+  """All-to-all: splits x along one axis, concatenates along another."""
   return jax.lax.all_to_all(x, axis, split_axis, concat_axis, tiled=True)

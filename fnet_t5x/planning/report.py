@@ -116,7 +116,7 @@ def _model(plans):
         'training FLOPs per token',
         lambda p: per_token(p.training_flops / p.tokens),
       ),
-      ('  executed', counted('work')),
+      ('  executed', counted('cost')),
       ("  compiler's count, loops once", counted('compiler_flops')),
     ],
   )

@@ -1,18 +1,18 @@
 """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235), T5X's variant.
 
-The second moment V of a gradient G is kept as its row and column means: with
-r and c their moving averages of G^2 + epsilon1,
+The second moment V of a gradient G is stored as row and column statistics: with
+r and c the moving averages of the row and column means of G^2 + epsilon1,
 
   V ~= r c^T / mean(r),    update = G / sqrt(V)
 
-so that a [1024, 4096] kernel costs 5,120 floats of state. T5X's variant, which
-this one follows number for number, adds to the paper:
+so a [1024, 4096] kernel needs 5,120 floats of state. T5X's variant, which
+this one matches number for number, adds to the paper:
 
-- rules that say which dimensions are rows, columns, or a batch of stacked
-  parameters, so that [embed, heads, kv] factors as a matrix and scanned layers
-  are not averaged together;
+- rules that assign each dimension to the rows, the columns, or a batch of
+  stacked parameters, so that [embed, heads, kv] factors as a matrix and scanned
+  layers are not averaged together;
 - the decay 1 - (step + 1)^-decay_rate, and updates scaled by the RMS of the
-  parameter, so that the learning rate is relative.
+  parameter, which makes the learning rate relative.
 
 A rule for one parameter is a tuple with one `FactorDim` per dimension, or
 `HEURISTIC_RULE` (the two largest dimensions), or None (not factored). A
@@ -20,9 +20,9 @@ parameter of rank 2 or less without a batch dimension always follows the
 heuristic (its two largest dimensions, if both reach
 `min_dim_size_to_factor`), whatever its rule says.
 
-State of one parameter, in float32: `v_row`, `v_col` if factored, else `v`; `m`
-with momentum. What is not used is a zero of shape [1], so that checkpoints have
-one layout.
+State per parameter, in float32: `v_row` and `v_col` if factored, else `v`; `m`
+with momentum. Unused entries are a zero of shape [1], so all checkpoints have
+the same layout.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PyTree = Any
 
 
 class FactorDim(enum.Enum):
-  """The part that one dimension plays in the factored second moment."""
+  """Role of one dimension in the factored second moment."""
 
   NONE = None  # not factored
   BATCH = 1  # several parameters stacked: never averaged over
@@ -56,7 +56,7 @@ class FactorDim(enum.Enum):
 
 
 class HeuristicRule(enum.Enum):
-  """A type of its own for the rule 'factor the two largest dimensions'."""
+  """Singleton type for the rule 'factor the two largest dimensions'."""
 
   token = 1
 
@@ -76,7 +76,7 @@ _DIM_OF_NAME = {
 
 
 def standard_logical_factor_rules() -> Mapping[str, FactorDim]:
-  """Returns the part of every logical axis of T5X's and our networks."""
+  """Returns the role of every logical axis of T5X's networks and ours."""
   columns = (
     'vocab',
     'heads',
@@ -104,7 +104,7 @@ def standard_logical_factor_rules() -> Mapping[str, FactorDim]:
 
 
 def factor_name_to_factordim(name: str | FactorDim) -> FactorDim:
-  """Returns the `FactorDim` that a gin file means by 'row', 'col', ..."""
+  """Returns the `FactorDim` for a name from a gin file: 'row', 'col', ..."""
   if not isinstance(name, str):
     return name
   if name.lower() not in _DIM_OF_NAME:
@@ -118,14 +118,14 @@ def factor_name_to_factordim(name: str | FactorDim) -> FactorDim:
 def rule_from_axes(
   path: str, axes: Sequence[str], rules: Mapping[str, FactorDim | str]
 ) -> tuple[FactorDim, ...]:
-  """Returns the rule of the parameter `path` from its logical axes.
+  """Derives the rule of the parameter `path` from its logical axes.
 
-  Without both a row and a column there is nothing to factor: only BATCH
-  remains then.
+  Factoring needs both a row and a column; without them only BATCH dimensions
+  are kept.
 
   Raises:
     ValueError: an axis has no rule, or a factored parameter has a dimension
-      that is neither row nor column nor batch.
+      that is neither row, column nor batch.
   """
   unknown = [axis for axis in axes if axis not in rules]
   if unknown:
@@ -150,7 +150,7 @@ def rule_from_axes(
 
 
 class Layout(NamedTuple):
-  """How one parameter is averaged, and factored (both None: it is not)."""
+  """Dimensions of one parameter by role; rows and columns None: unfactored."""
 
   averaged: Dims
   rows: Dims | None
@@ -160,13 +160,14 @@ class Layout(NamedTuple):
 def layout(
   path: str, shape: Dims, rule: FactorRule, min_dim_size_to_factor: int
 ) -> Layout:
-  """Returns how the parameter `path` is treated under `rule`.
+  """Returns the `Layout` of the parameter `path` under `rule`.
 
-  With rank 2 or less and no BATCH dimension the heuristic holds whatever the
-  rule says: rows are the shorter dimension.
+  With rank 2 or less and no BATCH dimension the heuristic applies regardless of
+  the rule: the shorter dimension is the rows.
 
   Raises:
-    ValueError: rank 3 or more with the heuristic, or a rule of another rank.
+    ValueError: rank 3 or more with the heuristic, or a rule whose length
+      differs from the rank.
   """
   rank = len(shape)
   everything = tuple(range(rank))
@@ -199,7 +200,7 @@ def layout(
 
 
 class HParamMap:
-  """A value by parameter name: the first regular expression found in it."""
+  """Values by parameter name: the first matching regular expression wins."""
 
   def __init__(self, rules: Sequence[tuple[str, Any]]):
     self._rules = [(re.compile(pattern), value) for pattern, value in rules]
@@ -223,7 +224,7 @@ class HParamMap:
 
 @flax.struct.dataclass
 class _AdafactorHyperParams:
-  """The arguments of `Adafactor`, in its order, less `dtype_momentum`."""
+  """The arguments of `Adafactor` in order, without `dtype_momentum`."""
 
   learning_rate: float | jax.Array | None
   factored: bool
@@ -279,7 +280,7 @@ def empty_moments(
 def second_moment_decay(
   step: Int[Array, ''], decay_rate: float
 ) -> Float[Array, '']:
-  """Returns 1 - (step + 1)^-decay_rate (section 7.2): 0 at step 0."""
+  """Returns 1 - (step + 1)^-decay_rate (section 7.2), 0 at step 0."""
   return 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** -decay_rate
 
 
@@ -290,16 +291,16 @@ def precondition(
   layout: Layout,
   epsilon: float,
 ) -> tuple[dict[str, Float[Array, '...']], Float[Array, '...']]:
-  """Returns the next moments, and grad / sqrt(second moment).
+  """Returns the new moments and grad / sqrt(second moment).
 
-  With R = E[v_row] over the rows, the factored second moment of entry (i, j) is
-  v_row[i] v_col[j] / R (algorithm 4; means in place of sums).
+  With R the mean of v_row over the rows, the factored second moment of entry
+  (i, j) is v_row[i] v_col[j] / R (algorithm 4, with means instead of sums).
 
   Args:
     grad: float32.
     moments: `v_row`, `v_col`, `v`.
     decay: weight of the old moments.
-    layout: the parameter's.
+    layout: of the parameter.
     epsilon: added to the squared gradient.
   """
   fresh = 1.0 - decay
@@ -311,7 +312,7 @@ def precondition(
   column_means = jnp.mean(squares, layout.rows)
   v_row = decay * moments['v_row'] + fresh * row_means
   v_col = decay * moments['v_col'] + fresh * column_means
-  # The rows' places within v_row, from which the columns are gone.
+  # Row indices within v_row, which no longer has the column dimensions.
   places = tuple(
     row - sum(column < row for column in layout.columns) for row in layout.rows
   )
@@ -327,14 +328,14 @@ def precondition(
 def rms(
   x: Float[Array, '...'], averaged: tuple[int, ...]
 ) -> Float[Array, '...']:
-  """Returns the root mean square over the dimensions `averaged`, kept as 1."""
+  """Returns the RMS over the dimensions `averaged`, kept with size 1."""
   return jnp.sqrt(jnp.mean(x * x, averaged, keepdims=True))
 
 
 def clip_rms(
   update: Float[Array, '...'], averaged: tuple[int, ...], threshold: float
 ) -> Float[Array, '...']:
-  """Returns `update` with an RMS of at most `threshold` (section 6)."""
+  """Returns `update` scaled to an RMS of at most `threshold` (section 6)."""
   return update / jnp.maximum(1.0, rms(update, averaged) / threshold)
 
 
@@ -347,7 +348,7 @@ def step_size(
   """Returns the step size, by default relative to the parameter's RMS.
 
   Section 8. Stacked parameters have one step size each: the result then has
-  the rank of `param`, with its dimensions `averaged` being 1.
+  the rank of `param`, with size 1 in the dimensions `averaged`.
   """
   relative = hyper_params.multiply_by_parameter_scale
   if isinstance(relative, HParamMap):
@@ -363,7 +364,7 @@ def step_size(
 def weight_decay(
   hyper_params: _AdafactorHyperParams,
 ) -> float | Float[Array, ''] | None:
-  """Returns the share of a parameter to take away, None for none."""
+  """Returns the fraction of a parameter to subtract; None for no decay."""
   rate = hyper_params.weight_decay_rate
   exponent = hyper_params.weight_decay_rate_lr_exponent
   if not exponent:
@@ -395,38 +396,38 @@ class Adafactor(optimizers.OptimizerDef):
     max_parameter_scale: float | None = None,
     skip_nan_updates: bool | None = False,
   ):
-    """Sets the hyper parameters.
+    """Sets the hyperparameters.
 
     Args:
       learning_rate: step size, relative to the parameter's RMS; the trainer
-        passes its schedule's value at each step.
-      factored: whether second moments are factored at all.
-      multiply_by_parameter_scale: whether the step is relative to the RMS of
-        the parameter, for all parameters or by name.
-      beta1: momentum; None for none, and no memory for it.
+        passes the value of its schedule at each step.
+      factored: whether to factor second moments at all.
+      multiply_by_parameter_scale: whether the step size is relative to the RMS
+        of the parameter, for all parameters or by name.
+      beta1: momentum; None for no momentum, which then takes no memory.
       decay_rate: exponent of the second moment's decay schedule.
-      step_offset: step at which that schedule starts anew (finetuning).
-      clipping_threshold: greatest RMS of an update before the step size.
-      weight_decay_rate: share of the parameter taken away at each step.
+      step_offset: step at which that schedule restarts (finetuning).
+      clipping_threshold: maximum RMS of an update, before the step size.
+      weight_decay_rate: fraction of the parameter subtracted per step.
       min_dim_size_to_factor: the heuristic factors only if both dimensions
-        are at least this long.
+        are at least this large.
       epsilon1: added to the squared gradient.
-      epsilon2: least RMS of a parameter that the step size counts.
-      dtype_momentum: dtype of the momentum kept.
+      epsilon2: lower bound of the parameter RMS in the step size.
+      dtype_momentum: dtype of the stored momentum.
       factor_map: factor rules by parameter name.
-      logical_factor_rules: factor rules by logical axis; where the model
-        names its axes they take the place of `factor_map`.
-      weight_decay_rate_lr_exponent: the weight decay is then multiplied by
-        learning_rate ** this.
-      global_norm_clip_threshold: greatest norm of all gradients together,
-        before anything else.
-      max_parameter_scale: greatest RMS of a parameter that counts.
+      logical_factor_rules: factor rules by logical axis; they replace
+        `factor_map` where the model names its axes.
+      weight_decay_rate_lr_exponent: if set, the weight decay is multiplied by
+        learning_rate to this power.
+      global_norm_clip_threshold: maximum global norm of the gradients, applied
+        first.
+      max_parameter_scale: upper bound of the parameter RMS in the step size.
       skip_nan_updates: whether elements that would become NaN keep their
         values (parameters and moments).
 
     Raises:
       ValueError: a `factor_map` with `factored=False`.
-      TypeError: a map that is no `HParamMap`.
+      TypeError: a map that is not an `HParamMap`.
     """
     if factor_map is not None and not factored:
       raise ValueError(
@@ -465,9 +466,9 @@ class Adafactor(optimizers.OptimizerDef):
       )
     )
 
-  # Two train states are trees of one structure only if their definitions are
-  # equal, so equality goes by value. Hyper parameters hold dicts and change
-  # with `set_param_axes`: they stay out of the hash.
+  # Two train states have the same tree structure only if their definitions are
+  # equal, so equality is by value. Hyperparameters hold dicts and change in
+  # `set_param_axes`, so they are not part of the hash.
   def __eq__(self, other: Any) -> bool:
     return self is other or (
       isinstance(other, Adafactor)
@@ -513,7 +514,7 @@ class Adafactor(optimizers.OptimizerDef):
     grad: jax.Array,
     path: str,
   ) -> tuple[jax.Array, _AdafactorParamState]:
-    """Returns one parameter and its state one step on."""
+    """Returns one parameter and its state after the step."""
     layout = self._layout(path, param.shape)
     moments, update = precondition(
       grad.astype(jnp.float32),
@@ -554,7 +555,7 @@ class Adafactor(optimizers.OptimizerDef):
     state: optimizers.OptimizerState,
     grads: PyTree,
   ) -> tuple[PyTree, optimizers.OptimizerState]:
-    """Returns (parameters, state) one step on.
+    """Returns (parameters, state) after the step.
 
     Raises:
       ValueError: no learning rate was given.
@@ -586,7 +587,7 @@ class Adafactor(optimizers.OptimizerDef):
     )
 
   def set_param_axes(self, param_logical_axes: PyTree):
-    """Takes the factor rule of every parameter from its logical axes."""
+    """Sets the factor rule of every parameter from its logical axes."""
     rules = self.hyper_params.logical_factor_rules
     if rules is None:
       return
@@ -599,9 +600,9 @@ class Adafactor(optimizers.OptimizerDef):
   def derive_logical_axes(
     self, optimizer_state: optimizers.Optimizer, param_logical_axes: PyTree
   ) -> optimizers.Optimizer:
-    """Returns the optimizer with its arrays replaced by axes, or None.
+    """Returns the optimizer with its arrays replaced by logical axes or None.
 
-    Full moments are laid out like their parameters; factored ones are small
+    Full moments are sharded like their parameters; factored moments are small
     and replicated.
     """
     axes = optimizers.flatten_names(param_logical_axes)

@@ -2,7 +2,7 @@
 
 A cache is a nested mapping of arrays whose batch axis is 0, or `offset` where
 layers are scanned. In the decoding loops every batch axis becomes [batch,
-beam], or [batch * beam] with an example's beams side by side.
+beam], or [batch * beam] with the beams of an example adjacent.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from fnet_t5x import number_ranges
 
-# Stands for minus infinity; finite, so that differences stay numbers.
+# Finite stand-in for minus infinity: differences of two are not NaN.
 NEG_INF_VALUE = -1.0e7
 NEG_INF = np.array(NEG_INF_VALUE)
 
-# Leaves that know nothing of beams (T5X's names): those without a batch axis,
-# and our cross-attention's, one row an example.
+# Leaves without a beam axis (T5X's names): those without a batch axis, and our
+# cross-attention's, which have one row per example.
 _WITHOUT_BEAMS = ('cached_bias', 'position_embedder_index')
 
-# What an example keeps when it is full; the rest of its cache is not read.
+# State that a full example keeps; the rest of its cache is no longer read.
 _PER_EXAMPLE = (
   'live_logprobs',
   'live_seqs',
@@ -43,12 +43,12 @@ Cache = Mapping[str, Any]
 
 @flax.struct.dataclass
 class DecodingState:
-  """What a network sees of the decoding loop.
+  """State of the decoding loop that the network sees.
 
-  Rows are beams or samples, those of one example side by side.
+  Rows are beams or samples; those of one example are adjacent.
 
   Attributes:
-    cur_index: position of `cur_token`: [rows], or a scalar common to all rows.
+    cur_index: position of `cur_token`: [rows], or a scalar shared by all rows.
     sequences: [rows, length] tokens so far.
     cur_token: [rows, 1] tokens to feed.
     cache: the network's cache.
@@ -70,16 +70,16 @@ def is_traced(value) -> bool:
 def cache_map(
   fn: Callable[[Array], Array], cache: Cache, apply_to_index: bool = False
 ) -> Cache:
-  """Applies `fn` to the leaves of a cache that follow the beams.
+  """Applies `fn` to the leaves of a cache that have a beam axis.
 
   Args:
     fn: function of one leaf.
     cache: nested mapping; a FrozenDict stays one.
     apply_to_index: whether leaves named `cache_index` have a batch axis, as
-      they do once prompts of different lengths were prefilled.
+      they do after a prefill of prompts of different lengths.
 
   Returns:
-    The cache with the other leaves as they were.
+    The cache, its other leaves unchanged.
   """
   skipped = _WITHOUT_BEAMS
   if not apply_to_index:
@@ -99,11 +99,11 @@ def cache_map(
 
 
 def set_positions(cache: Cache, positions: Int[Array, ' batch']) -> Cache:
-  """Tells a decoder that counts positions itself where each row goes on.
+  """Sets the position counter of a decoder with position embeddings.
 
-  Such a decoder's embedder keeps its count in the cache under T5X's name, and
-  a prefill, which is one call, moves it by one. A cache without it is returned
-  as it is.
+  Its embedder counts positions in the cache, under T5X's name, and a prefill,
+  being one call, advances the counter by one only. A cache without a counter is
+  returned unchanged.
 
   Args:
     cache: of the network.
@@ -118,7 +118,7 @@ def set_positions(cache: Cache, positions: Int[Array, ' batch']) -> Cache:
 
 
 def add_beam_dim(x: Array, beam_size: int, offset: int = 0) -> Array:
-  """[batch, ...] -> [batch, beam, ...], every beam a copy."""
+  """[batch, ...] -> [batch, beam, ...], all beams equal."""
   shape = list(x.shape)
   shape.insert(offset + 1, beam_size)
   return jnp.broadcast_to(jnp.expand_dims(x, offset + 1), shape)
@@ -140,7 +140,7 @@ def unflatten_beam_dim(
 
 
 def flat_batch_beam_expand(x: Array, beam_size: int, offset: int = 0) -> Array:
-  """[batch, ...] -> [batch * beam, ...], an example's copies side by side."""
+  """[batch, ...] -> [batch * beam, ...], copies of an example adjacent."""
   return flatten_beam_dim(add_beam_dim(x, beam_size, offset), offset)
 
 
@@ -160,11 +160,11 @@ def gather_beams(
     batch_size: batch.
     old_beam_size: old_beam.
     new_beam_size: new_beam.
-    one_hot: whether to pick by a product with one-hot rows, beam times the
-      work, for compilers that cannot partition a batched gather.
+    one_hot: whether to pick by a matrix product with one-hot rows, at `beam`
+      times the cost, for compilers that cannot partition a batched gather.
 
   Returns:
-    The tree of new beams, dtypes kept.
+    The tree of new beams, with the same dtypes.
   """
   del batch_size, new_beam_size
   return jax.tree.map(
@@ -181,9 +181,9 @@ def cache_gather_beams(
   one_hot: bool = False,
   offset: int = 0,
 ) -> Cache:
-  """`gather_beams` for the leaves of a cache that follow the beams.
+  """`gather_beams` for the leaves of a cache that have a beam axis.
 
-  `cache_index` stays: the beams of an example are all equally long.
+  `cache_index` is unchanged: all beams of an example have the same length.
   """
   del batch_size, new_beam_size
 
@@ -207,13 +207,12 @@ def top_k_two_stage(
 ) -> tuple[Float[Array, 'batch k'], Int[Array, 'batch k']]:
   """`lax.top_k`, in two stages where few rows would leave TPU lanes idle.
 
-  Each row is cut into 128 pieces, whose own top k are found side by side; the
-  top k of those 128 k is the answer. Ties go to the lower index, as in
-  `lax.top_k`.
+  Each row is split into 128 pieces; the top k of each are found in parallel,
+  then the top k of those 128 k. Ties go to the lower index, as in `lax.top_k`.
 
   Args:
     x: values.
-    k: how many to return.
+    k: number of values to return.
 
   Returns:
     The largest values in decreasing order, and their indices.
@@ -255,12 +254,12 @@ def top_k_increasing(
 def brevity_penalty(
   alpha: float, length: int | Int[Array, '...']
 ) -> Float[Array, '...']:
-  """((5 + length) / 6)^alpha, which divides log-probabilities.
+  """((5 + length) / 6)^alpha, the divisor of log-probabilities.
 
   Wu et al. 2016, arXiv 1609.08144, equation 14.
 
   Args:
-    alpha: strength; 0 leaves log-probabilities as they are.
+    alpha: strength; 0 leaves log-probabilities unchanged.
     length: number of tokens.
 
   Returns:
@@ -271,18 +270,18 @@ def brevity_penalty(
 
 @flax.struct.dataclass
 class BeamState:
-  """Beams that still grow (live) and beams that ended, worst first.
+  """Live beams, which still grow, and finished beams, both worst first.
 
   Attributes:
     cur_index: scalar, the position in `live_seqs` to feed next.
     live_logprobs: [batch, beam] log-probabilities of live beams.
-    finished_scores: [batch, beam] penalised log-probabilities.
-    live_seqs: [batch, beam, length + 1] tokens, behind a first one that is
+    finished_scores: [batch, beam] length-penalised log-probabilities.
+    live_seqs: [batch, beam, length + 1] tokens after a leading one that is
       not part of the output.
     finished_seqs: [batch, beam, length + 1], likewise.
-    finished_flags: [batch, beam] whether a finished slot is taken.
+    finished_flags: [batch, beam] whether a finished slot is in use.
     cache: the network's cache, [batch, beam, ...].
-    initial_index: [batch] lengths of prefilled prompts, 0 without.
+    initial_index: [batch] lengths of prefilled prompts, 0 without prefill.
   """
 
   cur_index: jax.Array
@@ -304,17 +303,17 @@ def beam_init(
   live_seqs: Int[Array, 'batch beam length'] | None = None,
   initial_index: Int[Array, ' batch'] | None = None,
 ) -> BeamState:
-  """The state before the first step.
+  """Returns the state before the first step.
 
-  All beams are copies, so all but the first start as good as dead: otherwise
-  the search would find the same sequence many times.
+  All beams start equal, so all but the first start with probability almost 0:
+  otherwise the search would find the same sequence in every beam.
 
   Args:
     batch_size: batch.
     beam_size: beam.
-    max_decode_len: length of the sequences' buffers.
+    max_decode_len: length of the sequence buffers.
     cache: the network's cache, [batch, ...].
-    offset: position of the cache's batch axis.
+    offset: index of the cache's batch axis.
     live_seqs: buffers that start with the last token of prefilled prompts.
     initial_index: lengths of prefilled prompts.
 
@@ -341,7 +340,7 @@ def beam_init(
 
 @dataclasses.dataclass(frozen=True)
 class _Search:
-  """The two functions of the search's loop, and what does not change in it.
+  """Condition and body of the search loop, with its loop invariants.
 
   Attributes:
     tokens_to_logits: one step of the network.
@@ -350,9 +349,9 @@ class _Search:
     eos_id: the token that ends a beam.
     alpha: strength of the length penalty.
     buffer_length: length + 1.
-    max_decode_step: most steps to make; < 0: no such limit.
-    min_log_prob: stop when no live beam is above it.
-    cache_offset: position of the cache's batch axis.
+    max_decode_step: maximum number of steps; negative for no limit.
+    min_log_prob: the search stops when no live beam is above it.
+    cache_offset: index of the cache's batch axis.
   """
 
   tokens_to_logits: TokensToLogits
@@ -370,8 +369,8 @@ class _Search:
     out_of_steps = (self.max_decode_step > 0) & (
       state.cur_index >= self.max_decode_step
     )
-    # Log-probabilities only fall as beams grow, and the penalty is largest at
-    # full length: the best that a live beam can still reach.
+    # Upper bound of a live beam's final score: log-probabilities only fall as
+    # beams grow, and the penalty is largest at full length.
     penalty = brevity_penalty(self.alpha, self.buffer_length)
     best_live = state.live_logprobs[:, -1:] / penalty
     worst_finished = jnp.where(
@@ -385,16 +384,16 @@ class _Search:
     return unsettled & ~out_of_steps & ~all_unlikely
 
   def _has_room(self, state):
-    """Which examples [batch] may still grow."""
+    """Returns [batch] whether each example may still grow."""
     return state.initial_index + state.cur_index < self.buffer_length - 1
 
   def step(self, state: BeamState) -> BeamState:
-    """Grows live beams by one token, in the examples that have room for it."""
+    """Extends live beams by one token, in examples that have room for it."""
     grown = self._grow(state)
     if not self.prefilled:
       return grown
-    # An example with a longer prompt is full before the others. It must not
-    # grow on, or its neighbours would decide what it returns.
+    # An example with a longer prompt is full before the others. If it kept
+    # growing, its result would depend on the rest of the batch.
     has_room = self._has_room(state)
 
     def keep(old, new):
@@ -412,8 +411,8 @@ class _Search:
     logits, cache = self._call_network(state)
     log_probs = jax.nn.log_softmax(logits) + state.live_logprobs[:, :, None]
 
-    # Twice the beams: should as many as `beam` of them end right now, as many
-    # are left to go on.
+    # Twice the beams: even if `beam` of them end at this step, `beam` remain
+    # live.
     vocab = log_probs.shape[-1]
     log_probs, picked = top_k_two_stage(
       log_probs.reshape(batch, beam * vocab), k=2 * beam
@@ -456,7 +455,7 @@ class _Search:
     )
 
   def _call_network(self, state):
-    """Logits [batch, beam, vocab] after the current tokens, and the cache."""
+    """Returns the next tokens' logits [batch, beam, vocab], and the cache."""
     batch, beam, _ = state.live_seqs.shape
     map_cache = functools.partial(cache_map, apply_to_index=self.prefilled)
     tokens = lax.dynamic_slice_in_dim(state.live_seqs, state.cur_index, 1, 2)
@@ -476,7 +475,7 @@ class _Search:
     return unflatten_beam_dim(logits, batch, beam), cache
 
   def _force_prompt(self, state, log_probs, tokens):
-    """Inside a prompt all candidates take its token, and one stays alive."""
+    """Forces the prompt's token on all candidates, of which one stays live."""
     forced = lax.dynamic_slice_in_dim(self.forced, state.cur_index + 1, 1, 1)
     first = jnp.arange(tokens.shape[1])[None, :] == 0
     inside = jnp.where(first, 0.0, NEG_INF).astype(log_probs.dtype)
@@ -502,41 +501,46 @@ def beam_search(
 ) -> tuple[
   Int[Array, 'batch num_decodes length'], Float[Array, 'batch num_decodes']
 ]:
-  """Finds likely sequences, keeping `num_decodes` candidates an example.
+  """Finds likely sequences by beam search, `num_decodes` beams per example.
 
-  Sequences that never reached EOS are returned only for examples in which no
-  sequence did. Prefilled prompts of different lengths share one loop; an
-  example stops at `max_decode_len`, whatever its neighbours do, with what the
-  search finds when prompts are fed token by token. (T5X's grows on until the
-  shortest prompt's example is full, and cuts the others.)
+  Unfinished sequences (without EOS) are returned only for examples in which no
+  sequence finished. Prefilled prompts of different lengths share one loop; each
+  example stops at `max_decode_len`, independently of the rest of the batch, and
+  returns what the search finds when prompts are fed token by token. (T5X
+  continues until the example with the shortest prompt is full, and truncates
+  the others.)
 
   Args:
-    inputs: a 0, then the prompt, then zeros. Prompts cost no log-probability.
+    inputs: a 0, then the prompt, then zeros. Prompt tokens add no
+      log-probability.
     cache: the network's cache, [batch, ...].
     tokens_to_logits: one step of the network: logits [batch * num_decodes,
       vocab] of the next token, and the new cache.
     eos_id: the token that ends a sequence.
     num_decodes: beams.
     alpha: strength of `brevity_penalty`.
-    max_decode_len: most tokens, prompt included; None for the inputs' length.
-    max_decode_step: most steps after a prefilled prompt; -1 for no limit.
-    min_log_prob: stop when no live beam has a higher log-probability.
-    decode_rng: not used; here so that decoding functions are called alike.
-    cache_offset: position of the cache's batch axis, 1 for scanned layers.
+    max_decode_len: maximum number of tokens, prompt included; None for the
+      length of the inputs.
+    max_decode_step: maximum number of steps after a prefilled prompt; -1 for no
+      limit.
+    min_log_prob: the search stops when no live beam has a higher
+      log-probability.
+    decode_rng: unused; part of the common signature of decoding functions.
+    cache_offset: index of the cache's batch axis, 1 for scanned layers.
     initial_index: lengths of the prompts, if the cache holds them; None to
       feed the prompts token by token.
 
   Returns:
-    Token ids without the first 0, and penalised log-probabilities in nats,
-    both in increasing order of the latter.
+    Token ids without the leading 0, and length-penalised log-probabilities in
+    nats, both in increasing order of the latter.
 
   Raises:
-    ValueError: alpha is below 0, or a number below 1.
+    ValueError: alpha is negative, or num_decodes or max_decode_len is below 1.
   """
   del decode_rng
   if not is_traced(alpha):
-    # Below 0 longer beams would score worse than the search takes as a bound:
-    # it would stop at once, with nothing.
+    # With a negative alpha the bound on the scores of live beams does not hold:
+    # the search would stop at once, with no result.
     number_ranges.check('alpha', alpha, 0)
   number_ranges.check('num_decodes', num_decodes, 1, whole=True)
   if max_decode_len is not None:
@@ -546,7 +550,7 @@ def beam_search(
   inputs = jnp.asarray(inputs, jnp.int32)
   prefilled = initial_index is not None
   if prefilled:
-    # The loop starts at the last prompt token, in one column for all rows.
+    # The loop starts at the last prompt token, in column 0 of every row.
     initial_index = jnp.asarray(initial_index, jnp.int32)
     start = jnp.take_along_axis(inputs, initial_index[:, None], axis=1)
     start = jnp.pad(start, ((0, 0), (0, length)))
@@ -559,7 +563,7 @@ def beam_search(
 
   search = _Search(
     tokens_to_logits=tokens_to_logits,
-    # One column more than positions that can be asked for.
+    # One spare column, so that the lookup at cur_index + 1 is never clamped.
     forced=jnp.pad(forced, ((0, 0), (0, max(0, length + 1 - forced.shape[1])))),
     prefilled=prefilled,
     eos_id=eos_id,
@@ -591,7 +595,7 @@ def beam_search(
 
 
 def _behind_prompts(inputs, initial_index, sequences):
-  """Moves sequences [batch, beam, length] behind their prompts, in place."""
+  """Returns sequences [batch, beam, length] with their prompts prepended."""
   length = sequences.shape[-1]
   missing = max(0, length + 1 - inputs.shape[1])
   prompts = jnp.pad(inputs, ((0, 0), (0, missing)))[:, 1 : length + 1]

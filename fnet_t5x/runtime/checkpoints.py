@@ -1,11 +1,10 @@
-"""Checkpoints through Orbax: asynchronous, atomic, with the data's position.
+"""Orbax checkpoints: asynchronous, atomic, with the position in the data.
 
-Layout, T5X's: `<model_dir>/checkpoint_<step>/state` holds
+T5X's layout: `<model_dir>/checkpoint_<step>/state` holds
 `{'target': params, 'state': {'step', 'param_states'}}`, and
-`checkpoint_<step>/dataset` the position in the training data. Ours have
-checksums besides (`checksums.py`), which are compared before anything is
-restored. Checkpoints of T5X's older layout are read too
-(`legacy_checkpoint.py`).
+`checkpoint_<step>/dataset` the position in the training data. Ours also have
+checksums (`checksums.py`), which are verified before anything is restored.
+Checkpoints in T5X's older layout can be read as well (`legacy_checkpoint.py`).
 """
 
 import contextlib
@@ -40,19 +39,20 @@ STATE = 'state'
 DATASET = 'dataset'
 _DATASET_FILE = 'train_ds-000-of-001'
 _TEMPORARY = ocp.path.atomicity.TMP_DIR_SUFFIX
-# Knows, on every file system, which checkpoints are whole.
+# Tells complete checkpoints from partial ones, on every file system.
 _STEPS = ocp.path.step.standard_name_format(step_prefix=PREFIX)
 
 
 @dataclasses.dataclass
 class SaveCheckpointConfig:
-  """What to save, and how often (T5X's fields).
+  """Content and frequency of checkpoints (T5X's fields).
 
   Attributes:
-    dtype: of the saved parameters, 'float32' or 'bfloat16'; None for theirs.
+    dtype: of the saved parameters, 'float32' or 'bfloat16'; None to keep
+      theirs.
     period: steps between checkpoints; None saves none.
-    keep: the number of latest checkpoints to keep; None keeps all.
-    save_dataset: also save the position in the training data.
+    keep: number of latest checkpoints to keep; None keeps all.
+    save_dataset: whether to save the position in the training data too.
   """
 
   dtype: str | None = 'float32'
@@ -72,17 +72,17 @@ class SaveCheckpointConfig:
 
 @dataclasses.dataclass
 class RestoreCheckpointConfig:
-  """Where to start from (T5X's fields).
+  """Checkpoint to start from (T5X's fields).
 
   Attributes:
     path: a checkpoint (`mode='specific'`) or a folder of them (`'latest'`);
       empty to start from scratch.
     mode: 'specific' or 'latest'.
-    assignment_map: pairs of regular expressions, a parameter's name here and
-      its name in the checkpoint; None for the latter drops it.
-    fallback_to_scratch: initialise what the checkpoint lacks.
-    dtype: of the restored parameters; None for as saved.
-    restore_dataset: also restore the position in the training data.
+    assignment_map: pairs of a regular expression for parameter names here and
+      the name in the checkpoint; None for the latter skips the parameter.
+    fallback_to_scratch: whether to initialise what the checkpoint lacks.
+    dtype: of the restored parameters; None for the dtype saved.
+    restore_dataset: whether to restore the position in the training data too.
   """
 
   path: str | Sequence[str] = ()
@@ -126,8 +126,8 @@ def _check_dtype(where: str, dtype: str | None) -> None:
 class _DatasetHandler(ocp.CheckpointHandler):
   """Saves and restores a dataset iterator's position.
 
-  No asynchronous handler: the position is written before `save` returns, so
-  that the batches taken meanwhile do not move it.
+  Not asynchronous: the position is written before `save` returns, so batches
+  drawn during the save do not move it.
   """
 
   def save(self, directory: epath.Path, args: 'DatasetArgs') -> None:
@@ -162,12 +162,12 @@ class CheckpointManager:
 
     Args:
       directory: the model directory.
-      keep: the number of latest checkpoints to keep; None keeps all.
-      create: make the directory, and remove what a stopped run left half
-        written: for writers only.
-      losses: the training loss by step, where it is known: the last
-        checkpoints with a sound one are kept too (`retention.Retention`).
-      with_checksums: save them; False is for comparisons.
+      keep: number of latest checkpoints to keep; None keeps all.
+      create: whether to create the directory and remove partial checkpoints of
+        an interrupted run: for writers only.
+      losses: training loss by step, where known: the last checkpoints with a
+        sound loss are also kept (`retention.Retention`).
+      with_checksums: whether to save checksums; False is for benchmarks.
     """
     if '://' not in directory:
       directory = os.path.abspath(directory)
@@ -185,14 +185,14 @@ class CheckpointManager:
         create=create,
         cleanup_tmp_directories=create,
         enable_async_checkpointing=True,
-        # Or a folder that cannot be made is found out after 300 s of silence.
+        # Otherwise a folder that cannot be created is reported after 300 s.
         async_options=ocp.AsyncOptions(
           create_directories_asynchronously=False,
           post_finalization_callback=(
             self._write_checksums if with_checksums else None
           ),
         ),
-        # Nothing of other checkpoints is read: they may be damaged.
+        # Other checkpoints may be damaged: do not read them.
         lightweight_initialize=True,
       ),
       item_handlers={
@@ -208,17 +208,17 @@ class CheckpointManager:
     iterator: dataset_iterator.DatasetIterator | None = None,
     loss: float | None = None,
   ) -> None:
-    """Starts to save; does nothing where the step is already saved.
+    """Starts an asynchronous save; does nothing if the step is already saved.
 
     The state may be donated as soon as this returns: on an accelerator it is
-    copied to the host first, on CPU JAX does not give away memory that is
+    copied to the host first, and on CPU JAX does not donate memory that is
     being read.
 
     Args:
-      train_state: what to save.
-      dtype: of the saved parameters; None for theirs.
+      train_state: the state to save.
+      dtype: of the saved parameters; None to keep theirs.
       iterator: the dataset iterator whose position to save.
-      loss: the last one reported; None where none was.
+      loss: the last training loss reported; None before the first.
     """
     step = int(train_state.step)
     if step in self._manager.all_steps():
@@ -231,17 +231,17 @@ class CheckpointManager:
     items = {STATE: ocp.args.PyTreeSave(state, save_args=save_args)}
     if iterator is not None:
       items[DATASET] = DatasetArgs(iterator)
-    # Until then the step that is being saved is the one before.
+    # Until the previous save ends, its hook reads `self._saving`.
     self._manager.wait_until_finished()
     self._saving = step
     saved = [*self._manager.all_steps(), step]
     losses = self._retention.losses
-    # Those of checkpoints that went have no use, and would pile up.
+    # Losses of deleted checkpoints are useless and would accumulate.
     for gone in losses.keys() - set(saved):
       del losses[gone]
     if loss is not None:
       losses[step] = loss
-    self._say_kept(saved)
+    self._report_kept(saved)
     self._manager.save(
       step,
       args=ocp.args.Composite(**items),
@@ -260,20 +260,21 @@ class CheckpointManager:
     """Restores a checkpoint into the shapes and shardings of a train state.
 
     Args:
-      step: which checkpoint.
-      shapes: the state to fill, of `jax.ShapeDtypeStruct`.
-      shardings: the same tree, of shardings.
-      cfg: how to map names, and what to do without.
+      step: of the checkpoint.
+      shapes: the state to fill, with `jax.ShapeDtypeStruct` leaves.
+      shardings: the same tree with shardings as leaves.
+      cfg: name mapping, and whether leaves may be missing.
       iterator: the dataset iterator to move to the saved position.
 
     Returns:
-      The state dict. It lacks what `cfg.assignment_map` drops, and with
-      `cfg.fallback_to_scratch` what the checkpoint lacks.
+      The state dict, without what `cfg.assignment_map` skips and, with
+      `cfg.fallback_to_scratch`, without what the checkpoint lacks.
 
     Raises:
       ValueError: the checkpoint is of another architecture, or lacks the
         position in the data.
-      DamagedError: a file of it is not what was saved, or cannot be read.
+      DamagedError: one of its files has changed since the save, or cannot be
+        read.
     """
     where = self._directory / f'{PREFIX}_{step}'
     legacy = None
@@ -282,7 +283,7 @@ class CheckpointManager:
     )
 
     def reading() -> contextlib.AbstractContextManager[None]:
-      # Where all files are as saved an error has another cause.
+      # If all checksums match, an error has another cause.
       if checked:
         return contextlib.nullcontext()
       return damaged_checkpoints.reading(where, self._steps)
@@ -341,15 +342,15 @@ class CheckpointManager:
     return steps(os.fspath(self._directory))
 
   def _write_checksums(self) -> None:
-    """Orbax's hook: all files are written, and the folder has no name yet."""
+    """Orbax's hook, called after all files are written, before the rename."""
     name = f'{PREFIX}_{self._saving}'
     for folder in self._directory.iterdir():
-      # Where none can be renamed, it has one; a marker is written last there.
+      # File systems without rename use the final name and a marker file.
       if folder.name == name or folder.name.startswith(name + _TEMPORARY):
         checksums.write(folder)
 
-  def _say_kept(self, saved: Sequence[int]) -> None:
-    kept = self._retention.kept_besides(saved)
+  def _report_kept(self, saved: Sequence[int]) -> None:
+    kept = self._retention.kept_for_loss(saved)
     if kept and kept != self._kept:
       names = ' and '.join(f'{PREFIX}_{step}' for step in kept)
       console.print_line(
@@ -359,19 +360,19 @@ class CheckpointManager:
     self._kept = kept
 
   def latest_step(self) -> int | None:
-    """Returns the step of the last checkpoint, also one being written."""
+    """Returns the step of the last checkpoint, including one being written."""
     return self._manager.latest_step()
 
   def check_for_errors(self) -> None:
-    """Raises what a save that is under way, or through, has failed with."""
+    """Raises the error of a save that failed, whether it is running or done."""
     self._manager.check_for_errors()
 
   def wait_until_finished(self) -> None:
-    """Returns when what is being saved is whole on disk."""
+    """Blocks until the pending save is complete on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits, and lets go of the directory."""
+    """Waits for the pending save and closes the directory."""
     self._manager.close()
 
 
@@ -379,19 +380,19 @@ def locate(cfg: RestoreCheckpointConfig) -> tuple[str, int]:
   """Returns the directory and the step that a restore config points to.
 
   Raises:
-    FileNotFoundError: there is no checkpoint, or not a whole one.
-    ValueError: `mode='specific'` with a path that is no checkpoint's.
+    FileNotFoundError: there is no checkpoint, or only an incomplete one.
+    ValueError: `mode='specific'` with a path that does not name a checkpoint.
   """
   path = epath.Path(cfg.path)
   name = re.fullmatch(rf'{PREFIX}_(\d+)', path.name)
   if name:
     directory, step = os.fspath(path.parent), int(name[1])
     if not path.is_dir() or step not in steps(directory):
-      raise FileNotFoundError(f'{path} is no checkpoint, or not a whole one')
+      raise FileNotFoundError(f'{path} is not a complete checkpoint')
     return directory, step
   if cfg.mode == 'specific':
     raise ValueError(
-      f'{path} is no checkpoint: name one as .../{PREFIX}_<step>, or set '
+      f'{path} is not a checkpoint: name one as .../{PREFIX}_<step>, or set '
       "RestoreCheckpointConfig.mode = 'latest'"
     )
   step = latest_step(os.fspath(path))
@@ -401,12 +402,12 @@ def locate(cfg: RestoreCheckpointConfig) -> tuple[str, int]:
 
 
 def latest_step(directory: str) -> int | None:
-  """Returns the last whole checkpoint's step in a directory, None if none."""
+  """Returns the step of the last complete checkpoint, None if there is none."""
   return max(steps(directory), default=None)
 
 
 def steps(directory: str) -> list[int]:
-  """Returns the steps of the whole checkpoints in a directory, sorted."""
+  """Returns the sorted steps of the complete checkpoints in a directory."""
   if not epath.Path(directory).is_dir():
     return []
   return sorted(found.step for found in _STEPS.find_all(directory))
@@ -425,15 +426,15 @@ def _find_sources(
   saved: Mapping[str, Any],
   cfg: RestoreCheckpointConfig,
 ) -> Sources:
-  """Returns each wanted leaf's name in the checkpoint.
+  """Returns the name in the checkpoint of each wanted leaf.
 
-  None stands for what the checkpoint is not to fill: by `cfg.assignment_map`,
-  or by `cfg.fallback_to_scratch` where the checkpoint lacks it.
+  None marks leaves that are not restored: `cfg.assignment_map` skips them, or
+  the checkpoint lacks them and `cfg.fallback_to_scratch` is set.
 
   Raises:
-    ValueError: a pattern of `cfg.assignment_map` is of no use, or leads to
-      what the checkpoint lacks. Both are slips that would otherwise start
-      parameters from scratch.
+    ValueError: a pattern of `cfg.assignment_map` matches nothing, or maps to a
+      name that the checkpoint lacks. Either mistake would otherwise silently
+      start parameters from scratch.
   """
   sources: dict[str, str | None] = {}
   used = set()
@@ -453,8 +454,8 @@ def _find_sources(
     if index not in used:
       raise ValueError(
         f'RestoreCheckpointConfig.assignment_map: {_text(pattern)!r} matches '
-        'no name that is left to it here, such as '
-        f'{_similar(_text(pattern), wanted)}; correct it or take it out'
+        'none of the names that earlier patterns leave, such as '
+        f'{_similar(_text(pattern), wanted)}; correct or remove it'
       )
   return sources
 
@@ -466,16 +467,16 @@ def _check_same_architecture(
   sources: Sources,
   cfg: RestoreCheckpointConfig,
 ) -> None:
-  """Raises ValueError with the first difference and how many there are."""
+  """Raises ValueError with the first difference and the number of them."""
   may_be_left = cfg.fallback_to_scratch or any(
     name != source for name, source in sources.items()
   )
   left = [] if may_be_left else _left(saved, sources)
-  # Parameters first: what their optimizer states lack follows from them.
+  # Parameters first: differences in optimizer states follow from them.
   for what, prefix in (('architecture', _PARAMETERS), ('optimizer', '')):
     pairs = [(n, s) for n, s in sources.items() if s and s.startswith(prefix)]
     missing = [f'it lacks {s}' for _, s in pairs if s not in saved]
-    extra = [f'it has {name} besides' for name in left]
+    extra = [f'it also has {name}' for name in left]
     shaped = [
       f'{s} is {_shape(saved[s])} there and {_shape(wanted[n])} here'
       for n, s in pairs
@@ -491,7 +492,7 @@ def _check_same_architecture(
 
 
 def _report(saved: Mapping[str, Any], sources: Sources) -> None:
-  """Says which parameters start from scratch, and which are left behind."""
+  """Prints the parameters initialised from scratch, and those not restored."""
   fresh = [name for name, source in sources.items() if source is None]
   for what, names in (
     ('not in the checkpoint, initialised', fresh),
@@ -505,7 +506,7 @@ def _report(saved: Mapping[str, Any], sources: Sources) -> None:
 
 
 def layers_together(names: Iterable[str]) -> list[str]:
-  """Names that differ in a layer's number alone, as one.
+  """Merges names that differ only in the layer number.
 
   ['encoder/layers_0/a', 'encoder/layers_2/a'] -> ['encoder/layers_{0,2}/a']
   """
@@ -523,7 +524,7 @@ def layers_together(names: Iterable[str]) -> list[str]:
 def _assigned(
   name: str, cfg: RestoreCheckpointConfig
 ) -> tuple[int | None, str | None]:
-  """Returns which pattern matches first, if any, and where it leads."""
+  """Returns the index of the first matching pattern, and the mapped name."""
   for index, (pattern, replacement) in enumerate(cfg.assignment_map or ()):
     match = re.fullmatch(pattern, name)
     if match:

@@ -1,8 +1,8 @@
-"""A checkpoint's own record of its files: their sizes and their hashes.
+"""Checksum record of a checkpoint: the sizes and hashes of its files.
 
-`checkpoint_<step>/checksums.json` is written when all files of a checkpoint
-are, and before it gets its name. What it says is not believed: no name in it
-leads out of the checkpoint, and no more is read than the file system says.
+`checkpoint_<step>/checksums.json` is written after all other files of a
+checkpoint and before it gets its final name. Its content is not trusted: names
+must not lead out of the checkpoint, and sizes do not bound what is read.
 """
 
 import concurrent.futures
@@ -18,12 +18,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 FILE = 'checksums.json'
-# Orbax keeps what is ours in its own file, so that a loss of FILE is seen.
+# Orbax stores this in its own metadata file, so that a missing FILE is noticed.
 ORBAX_FILE = '_CHECKPOINT_METADATA'
 CUSTOM_METADATA = {'checksums': FILE}
-# Orbax writes it last; it says nothing.
+# Written last by Orbax; holds no information.
 _MARKER = 'commit_success.txt'
-# In memory at once: the two multiplied.
+# Memory in use is at most the product of the two.
 _CHUNK = 1 << 22
 _THREADS = 16
 _LARGEST_JSON = 1 << 26
@@ -31,11 +31,11 @@ _LARGEST_JSON = 1 << 26
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-  """What is wrong with one file of a checkpoint.
+  """Damage to one file of a checkpoint.
 
   Attributes:
     file: its name in the checkpoint.
-    reason: what to say after the name.
+    reason: the predicate of a message whose subject is the file.
   """
 
   file: str
@@ -43,10 +43,10 @@ class Damage:
 
 
 def write(directory: str | os.PathLike) -> None:
-  """Writes the record of all files that a checkpoint's folder has.
+  """Writes the record of all files in a checkpoint's folder.
 
   Args:
-    directory: the folder, whole but for its name; local or remote.
+    directory: the folder, complete but not yet renamed; local or remote.
   """
   root = _path(directory)
   files = sorted(n for n in names(root) if n not in (FILE, _MARKER))
@@ -55,9 +55,9 @@ def write(directory: str | os.PathLike) -> None:
 
 
 def is_recorded(directory: str | os.PathLike) -> bool:
-  """Whether a checkpoint has such a record, or has lost it.
+  """Whether a checkpoint has a checksum record, or had one that is now missing.
 
-  T5X's checkpoints have none, nor have those of older versions.
+  Checkpoints of T5X and of older versions have none.
   """
   root = _path(directory)
   if (root / FILE).exists():
@@ -72,14 +72,14 @@ def is_recorded(directory: str | os.PathLike) -> bool:
 def damages(
   directory: str | os.PathLike, contents: bool = True
 ) -> list[Damage]:
-  """Compares a checkpoint's files with their record.
+  """Compares the files of a checkpoint with their record.
 
   Args:
-    directory: the checkpoint, local or remote; `is_recorded`.
-    contents: also compare the hashes, for which all files are read.
+    directory: the checkpoint, local or remote; `is_recorded` holds.
+    contents: whether to compare hashes too, which reads all files.
 
   Returns:
-    What is wrong, by name; files that are not recorded do not count.
+    The damages, sorted by file name; files not in the record are ignored.
   """
   root = _path(directory)
   try:
@@ -103,7 +103,7 @@ def _damage(
     return Damage(name, 'is a folder')
   if not path.exists():
     return Damage(name, 'is missing')
-  # Orbax writes the time to it after the record is made.
+  # Orbax adds the commit time to its metadata after the record is written.
   if name != ORBAX_FILE:
     if (found := _size(path)) != size:
       return Damage(
@@ -120,7 +120,7 @@ def _damage(
   except ValueError:
     return Damage(name, 'is not what was saved')
   except OSError as error:
-    # A disk that fails; what else there is, no other checkpoint mends.
+    # A failing disk. For any other error, another checkpoint is no remedy.
     if error.errno != errno.EIO:
       raise
     return Damage(name, f'cannot be read ({error.strerror})')
@@ -128,7 +128,7 @@ def _damage(
 
 
 def _entry(path: Any) -> dict[str, Any]:
-  """Returns a file's size and hash as the record has them."""
+  """Returns the record's entry of a file: its size and hash."""
   digest = hashlib.blake2b(digest_size=32)
   size = 0
   if path.name == ORBAX_FILE:
@@ -147,7 +147,7 @@ def _entry(path: Any) -> dict[str, Any]:
 
 
 def _text(files: Mapping[str, Any]) -> bytes:
-  """Returns the record; its last line is the hash of what is before it."""
+  """Returns the record as JSON, ending with the hash of the file table."""
   body = json.dumps(files, indent=1, sort_keys=True)
   own = hashlib.blake2b(body.encode(), digest_size=32).hexdigest()
   return f'{{"version": 1, "files": {body},\n"blake2b": "{own}"}}\n'.encode()
@@ -157,7 +157,8 @@ def _read(root: Any) -> dict[str, dict[str, Any]]:
   """Returns the record.
 
   Raises:
-    ValueError: it is not as it was written, or names what is not its own.
+    ValueError: it has changed since it was written, or names a file outside the
+      checkpoint.
   """
   if (root / FILE).is_dir():
     raise IsADirectoryError(FILE)
@@ -179,7 +180,7 @@ def _small(path: Any) -> bytes:
   """Returns a file's content.
 
   Raises:
-    ValueError: it is larger than such a file is.
+    ValueError: it is larger than `_LARGEST_JSON`.
   """
   with path.open('rb') as f:
     content = f.read(_LARGEST_JSON + 1)
@@ -189,7 +190,7 @@ def _small(path: Any) -> bytes:
 
 
 def names(root: Any, prefix: str = '') -> Iterable[str]:
-  """Yields the names of all files below a folder, a path of any kind."""
+  """Yields the relative names of all files below `root`, of any path type."""
   for path in (root / prefix).iterdir():
     name = f'{prefix}/{path.name}' if prefix else path.name
     if path.is_dir():
@@ -209,10 +210,10 @@ def _size(path: Any) -> int:
 
 
 def _path(directory: str | os.PathLike) -> Any:
-  """Returns a path of this machine, or of `etils` where it is remote."""
+  """Returns a `pathlib` path, or one of `etils` for remote directories."""
   text = os.fspath(directory)
   if '://' not in text:
-    # Imported at once: commands look at a folder before anything heavy.
+    # Fast to import: commands check a folder before importing anything heavy.
     return pathlib.Path(text)
   from etils import epath
 

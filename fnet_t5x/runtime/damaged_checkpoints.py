@@ -1,7 +1,7 @@
-"""Damaged checkpoints: named, and set aside by a resuming run.
+"""Detection of damaged checkpoints, which a resuming run sets aside.
 
-Checksums tell of damage where there are any; else what a reader raises does.
-Nothing heavy is imported: commands look at a folder before all else.
+Checksums reveal damage where there are any; otherwise the reader's errors do.
+Imports are light: commands check a folder before importing anything heavy.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import TypeVar
 from fnet_t5x.runtime import checksums
 
 _ASIDE = 'damaged_'
-# Without these no checkpoint of Orbax's is read; the first two are JSON.
+# Required by Orbax to read a checkpoint; the first two are JSON.
 _FILES = ('_CHECKPOINT_METADATA', 'state/_METADATA', 'state/manifest.ocdbt')
 _MAX_DETAIL = 160
 T = TypeVar('T')
@@ -23,10 +23,10 @@ Steps = Callable[[], Sequence[int]]
 
 
 class DamagedError(ValueError):
-  """A checkpoint cannot be read, or is not what was saved, in one line.
+  """A checkpoint that cannot be read or has changed; its message is one line.
 
   Attributes:
-    what: the line without the remedy: the checkpoint, the file, the damage.
+    what: the message without the remedy: checkpoint, file and damage.
   """
 
   def __init__(self, what: str, remedy: str = ''):
@@ -40,20 +40,21 @@ def check(
   contents: bool = True,
   position: bool = True,
 ) -> bool:
-  """Compares a checkpoint with its checksums.
+  """Verifies a checkpoint against its checksums.
 
   Args:
     checkpoint: its folder, local or remote.
-    steps: returns those of the checkpoints beside it, for the remedy.
-    contents: also read all files; else only their sizes are compared.
-    position: whether the position in the training data is going to be read.
-      Where it is not, damage to it is said, and is no error.
+    steps: returns the steps of all checkpoints in its directory, for the
+      remedy.
+    contents: whether to read all files; otherwise only sizes are compared.
+    position: whether the position in the training data will be restored. If
+      not, damage to it is reported but is not an error.
 
   Returns:
     Whether there are checksums. T5X's checkpoints have none.
 
   Raises:
-    DamagedError: a file is not what was saved.
+    DamagedError: a file has changed since the save.
   """
   path = os.fspath(checkpoint)
   if not checksums.is_recorded(path):
@@ -80,23 +81,23 @@ def check(
 def reading(
   checkpoint: str | os.PathLike, steps: Steps = lambda: ()
 ) -> Iterator[None]:
-  """Turns what the block cannot read of a checkpoint into one line.
+  """Turns read errors of the block into a `DamagedError`.
 
-  For a checkpoint without checksums: where they are as saved, an error has
-  another cause.
+  For checkpoints without checksums: if checksums match, an error has another
+  cause.
 
   Args:
     checkpoint: its folder.
     steps: as for `check`.
 
   Raises:
-    DamagedError: the block raised what a damaged file makes a reader raise.
+    DamagedError: the block raised an error that a damaged file can cause.
   """
   try:
     yield
   # Orbax raises `Exception` itself where an array cannot be read.
   except Exception as error:
-    # That is the machine's lack, and no fault of the checkpoint.
+    # Out of memory: not the checkpoint's fault.
     if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
       raise
     _silence_echoes()
@@ -113,20 +114,20 @@ def restored(
   restore: Callable[[int], T],
   say: Callable[[str], None],
 ) -> T:
-  """Restores the last checkpoint that can be read, and sets later ones aside.
+  """Restores the last readable checkpoint, and sets later ones aside.
 
-  They are renamed, once an earlier one is restored; nothing is deleted. Where
-  none can be read, nothing is renamed either.
+  Damaged checkpoints are renamed once an earlier one is restored; nothing is
+  deleted. If none can be read, nothing is renamed.
 
   Args:
-    steps: of a folder's checkpoints, sorted, at least one.
-    checkpoint: the folder of a step's.
-    restore: restores a step's; a DamagedError makes the step before it the
-      next to be tried.
+    steps: of the checkpoints in a folder, sorted, at least one.
+    checkpoint: returns the folder of the checkpoint of a step.
+    restore: restores the checkpoint of a step; on a DamagedError the previous
+      step is tried.
     say: prints a line.
 
   Raises:
-    DamagedError: none can be read; the error of the last one.
+    DamagedError: none can be read; names the damage of the last one.
   """
   errors = {}
   for step in reversed(steps):
@@ -148,30 +149,30 @@ def restored(
 
 
 def _remedy(path: str, steps: Sequence[int], parameters: bool = False) -> str:
-  """Returns what to do without a checkpoint.
+  """Returns the remedy for a damaged checkpoint.
 
   Args:
     path: its folder.
-    steps: of the checkpoints beside it.
-    parameters: whether its parameters are whole.
+    steps: of all checkpoints in its directory.
+    parameters: whether its parameters are intact.
   """
   folder, _, name = path.rpartition('/')
   own = int(re.sub(r'\D', '', name) or -1)
-  # The last one before it, else the first one after it.
+  # The last one before it, otherwise the first one after it.
   for step in sorted(steps, key=lambda s: (s > own, abs(s - own))):
     other = f'{folder}/checkpoint_{step}'
     if step != own and _seems_whole(other):
-      return f'take {other} (--checkpoint_step={step})'
+      return f'use {other} (--checkpoint_step={step})'
   if parameters:
     return (
-      'its parameters are whole: start from them in another MODEL_DIR '
+      'its parameters are intact: start from them in another MODEL_DIR '
       '(INITIAL_CHECKPOINT_PATH in gin/runs/start_from_t5.gin)'
     )
-  return 'no whole checkpoint is beside it: restore it from a copy'
+  return 'its folder holds no other intact checkpoint: restore it from a backup'
 
 
 def _seems_whole(checkpoint: str) -> bool:
-  """Whether the files are there, by their names and sizes."""
+  """Whether all files exist with the recorded sizes."""
   if checksums.is_recorded(checkpoint):
     return not checksums.damages(checkpoint, contents=False)
   from etils import epath
@@ -180,13 +181,13 @@ def _seems_whole(checkpoint: str) -> bool:
 
 
 def _silence_echoes() -> None:
-  """Leaves out tracebacks of reads that nobody waits for any more.
+  """Suppresses tracebacks of reads that nothing waits for any more.
 
-  Orbax reads all arrays at once. The first that fails is the error; the others
-  are printed, one by one, when they are forgotten. `FNET_T5X_TRACEBACK` shows
+  Orbax reads all arrays concurrently. The first failure is raised; Python
+  prints the others when their futures are collected. `FNET_T5X_TRACEBACK` shows
   them.
   """
-  # Commands import what imports this.
+  # Imported here because `command_line` imports this module indirectly.
   from fnet_t5x import command_line
   from fnet_t5x.runtime import console
 
@@ -205,7 +206,7 @@ def _is_other_read(error: BaseException) -> bool:
 
 
 def _set_aside(checkpoint: str) -> str:
-  """Renames a checkpoint so that nothing takes it for one; returns its name."""
+  """Renames a checkpoint so that it no longer counts; returns the new name."""
   from etils import epath
 
   path = epath.Path(checkpoint)
@@ -219,7 +220,7 @@ def _set_aside(checkpoint: str) -> str:
 
 
 def _detail(checkpoint: str | os.PathLike, error: BaseException) -> str:
-  """Says which file, as far as the files or the error tell."""
+  """Returns the damaged file, as far as the files or the error reveal it."""
   from etils import epath
 
   folder = epath.Path(checkpoint)
@@ -228,12 +229,12 @@ def _detail(checkpoint: str | os.PathLike, error: BaseException) -> str:
     if not path.exists():
       return f'{name} is missing'
     if not path.is_file():
-      return f'{name} is no file'
+      return f'{name} is not a file'
     if path.name.endswith('METADATA'):
       try:
         json.loads(path.read_bytes())
       except ValueError:
-        return f'{name} is cut, or no longer what was written'
+        return f'{name} is truncated or has changed'
   while error.__cause__ is not None:
     error = error.__cause__
   text = ' '.join(str(error).split())

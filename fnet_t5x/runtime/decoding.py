@@ -1,6 +1,6 @@
-"""Greedy and sampled decoding, and the choice of each token.
+"""Greedy decoding and sampling, one token at a time.
 
-T5X's `decoding` holds beam search as well: its names are imported from
+T5X's `decoding` includes beam search: those names are imported from
 `beam_search`.
 """
 
@@ -40,27 +40,27 @@ from fnet_t5x.runtime.beam_search import (  # noqa: F401 (T5X's names)
 
 # Temperatures up to this one mean greedy decoding.
 MIN_TEMPERATURE = np.array(1e-4)
-# Columns behind the last output: one for the leading 0 that the output drops,
-# one into which rows that are through write while they wait for the others.
+# Columns beyond the output: one for the leading 0, which the output drops, and
+# one that finished rows write to while they wait for the others.
 _SPARE_COLUMNS = 2
 _FLOAT32_SIGN_FREE = jnp.int32(0x7FFFFFFF)
 
 
 @flax.struct.dataclass
 class SamplingLoopState:
-  """The state of sampling, which callbacks may read and change.
+  """State of the sampling loop, which callbacks may read and change.
 
-  A row is one sample of one example; an example's rows are side by side.
+  A row is one sample of one example; the rows of an example are adjacent.
 
   Attributes:
-    step: scalar, steps made.
+    step: scalar, number of steps so far.
     cur_index: [rows] position of `cur_token`.
     sequences: [rows, length + 2] tokens, the prompts included.
     cache: the network's cache.
     cur_token: [rows, 1] token to feed next.
-    ended: [rows, 1] whether the row is through.
-    rng: key for the steps to come.
-    log_prob: [rows] log-probability so far, in nats, of what was sampled.
+    ended: [rows, 1] whether the row is finished.
+    rng: key for the remaining steps.
+    log_prob: [rows] log-probability in nats of the tokens sampled so far.
   """
 
   step: jax.Array
@@ -99,43 +99,43 @@ def temperature_sample(
 ]:
   """Samples token by token; greedy with topk 1 or temperature 0.
 
-  A row ends at an EOS that its prompt did not have; zeros follow it. A row
-  whose prompt was longer than another's waits for that one.
+  A row ends at the first EOS after its prompt; zeros follow. Rows with longer
+  prompts may finish early and wait for the others.
 
       inputs  [0, 5, 1, 0, 0, 0]    prompt 5, 1
-      output  [5, 1, a, b, EOS, 0]  a: what follows 1
+      output  [5, 1, a, b, EOS, 0]  a: sampled after 1
 
   Args:
-    inputs: a 0, then the prompt, then zeros: fed as they are, and at no cost
-      in log-probability.
+    inputs: a 0, then the prompt, then zeros. Prompt tokens are forced and add
+      no log-probability.
     cache: the network's cache, [batch, ...].
     tokens_to_logits: one step of the network: logits [batch * num_decodes,
       vocab] of the next token, and the new cache.
     eos_id: the token that ends a sequence.
     decode_rng: key; PRNGKey(0) where None.
-    num_decodes: samples an example.
-    temperature: divides the logits; a number, or one for each example.
-    topk: sample from the k likeliest tokens; 0 for all.
-    topp: sample from the likeliest tokens of this total probability; 0 for
-      all. Not together with topk.
-    cache_offset: position of the cache's batch axis, 1 for scanned layers.
+    num_decodes: samples per example.
+    temperature: divides the logits; one number, or one per example.
+    topk: sample from the k most likely tokens; 0 for all.
+    topp: sample from the most likely tokens of this total probability; 0 for
+      all. Excludes topk.
+    cache_offset: index of the cache's batch axis, 1 for scanned layers.
     initial_index: [batch] lengths of the prompts if the cache holds them: the
       loop starts at their last tokens. None to feed them token by token.
-    max_decode_steps: most tokens to write after the prompt; None for as many
-      as fit.
-    max_decode_steps_hard_limit: static limit of the former.
+    max_decode_steps: maximum number of tokens to generate after the prompt;
+      None for as many as fit.
+    max_decode_steps_hard_limit: static upper bound of max_decode_steps.
     rescale_log_probs: whether log-probabilities are those of the distribution
-      sampled from (0 for greedy), or of the network's own.
+      sampled from (0 for greedy) or those of the network.
     state_callback_fn: changes the state before each step and at the end.
-    logit_callback_fn: changes the logits before each choice.
+    logit_callback_fn: changes the logits before each token is chosen.
 
   Returns:
-    Token ids without the first 0, and log-probabilities in nats, both in
-    increasing order of the latter: NaN where a logit was NaN.
+    Token ids without the leading 0, and log-probabilities in nats, both in
+    increasing order of the latter; NaN where a logit was NaN.
 
   Raises:
-    ValueError: if both topk and topp are set, max_decode_steps is more than
-      the inputs' length, or a number is out of range.
+    ValueError: both topk and topp are set, max_decode_steps exceeds the length
+      of the inputs, or a number is out of range.
   """
   _check_ranges(num_decodes, temperature, topk, topp, max_decode_steps)
   if decode_rng is None:
@@ -184,7 +184,7 @@ def temperature_sample(
 def _check_ranges(
   num_decodes, temperature, topk, topp, max_decode_steps
 ) -> None:
-  """Refuses numbers that mean nothing; what is traced is not known yet."""
+  """Checks that numbers are in range; traced ones are not known yet."""
   for name, value, options in (
     ('num_decodes', num_decodes, {'minimum': 1, 'whole': True}),
     ('topk', topk, {'minimum': 0, 'whole': True}),
@@ -214,14 +214,14 @@ def _temperature_sample_single_trial(
   state_callback_fn: StateCallbackFn | None = None,
   logit_callback_fn: LogitCallbackFn | None = None,
 ) -> tuple[Int[Array, 'rows length'], Float[Array, ' rows']]:
-  """`temperature_sample` of rows, one sample each, in the rows' order."""
+  """`temperature_sample` with one sample per row, in row order."""
   if not (is_traced(topk) or is_traced(topp)) and topk and topp:
     raise ValueError(
       f'topk={topk} and topp={topp}: set at most one of the two, the other to 0'
     )
   inputs = jnp.asarray(inputs, jnp.int32)
   rows, length = inputs.shape
-  # Where each row must stop at the latest.
+  # Maximum length of each row.
   limits = jnp.full((rows,), length)
   if max_decode_steps is not None:
     if not is_traced(max_decode_steps) and max_decode_steps > length:
@@ -243,7 +243,7 @@ def _temperature_sample_single_trial(
   def count_eos(sequences):
     return jnp.sum(sequences == eos_id, axis=-1, keepdims=True)
 
-  # EOS often ends a prompt as well: a row is through when it has one more.
+  # Prompts often end in EOS too: a row is finished when it has one more.
   prompt_eos = count_eos(sequences)
 
   def step(state: SamplingLoopState) -> SamplingLoopState:
@@ -271,11 +271,11 @@ def _temperature_sample_single_trial(
       topp=topp,
       rescale_log_probs=rescale_log_probs,
     )
-    # Without it a broken network's scores would be those of a uniform one.
+    # Otherwise the scores of a broken network would look like a uniform one's.
     broken = jnp.any(jnp.isnan(logits), axis=-1)
     log_prob = jnp.where(broken, jnp.nan, log_prob)
 
-    # Rows that are through stay where they are, one past their limit.
+    # Finished rows stay one past their limit.
     index = jnp.minimum(state.cur_index, limits)
     prompt_token = jnp.take_along_axis(
       state.sequences, index[:, None] + 1, axis=1
@@ -328,17 +328,17 @@ def choose_tokens(
   topp: float,
   rescale_log_probs: bool,
 ) -> tuple[Int[Array, ' rows'], Float[Array, ' rows']]:
-  """Draws the next token of each row.
+  """Samples the next token of each row.
 
   Args:
-    rng: key; not used where the choice is greedy.
+    rng: key; unused in greedy decoding.
     logits: unnormalised log-probabilities.
-    temperature: a number, or one for each example.
-    num_decodes: rows of an example, side by side.
-    topk: how many tokens to draw from, 0 for all, 1 for greedy.
-    topp: what probability the tokens to draw from must have, 0 for all.
+    temperature: one number, or one per example.
+    num_decodes: number of adjacent rows per example.
+    topk: number of tokens to sample from, 0 for all, 1 for greedy.
+    topp: total probability of the tokens to sample from, 0 for all.
     rescale_log_probs: whether log-probabilities are those of the distribution
-      drawn from, or of the logits as they came.
+      sampled from or those of the given logits.
 
   Returns:
     The tokens, and their log-probabilities in nats.
@@ -353,7 +353,7 @@ def choose_tokens(
   )
   if temperature.ndim == 0:
     return choose(logits, temperature)
-  # One temperature an example. All rows share the noise that one row gets.
+  # One temperature per example. All rows share the noise of a single row.
   tokens, log_probs = jax.vmap(choose)(
     logits[:, None, :], jnp.repeat(temperature, num_decodes)
   )
@@ -392,7 +392,7 @@ def _choose_at_one_temperature(
 
   greedy = temperature <= MIN_TEMPERATURE
   if not is_traced(topk) and topk == 1:
-    # One candidate needs no noise; only tied ones draw lots.
+    # A single candidate needs no noise; ties are broken at random.
     peaks = jnp.max(scaled, axis=-1, keepdims=True)
     greedy = greedy | jnp.all(jnp.sum(scaled == peaks, axis=-1) == 1)
   return lax.cond(greedy, take_best, sample)
@@ -407,9 +407,9 @@ def topk_mask(
 
   Args:
     logits: unnormalised log-probabilities.
-    k: how many to keep; more are kept where they tie with the k-th. It may be
-      traced, at 32 passes over the vocabulary instead of one.
-    replace_val: what the others become.
+    k: number of logits to keep, and those that tie with the k-th. May be
+      traced, at the cost of 32 passes over the vocabulary instead of one.
+    replace_val: replacement for the others.
 
   Returns:
     The masked logits.
@@ -419,13 +419,13 @@ def topk_mask(
     def fewer_than_k_above(threshold):
       return jnp.sum(logits > threshold, axis=-1, keepdims=True) < k
 
-    # The k-th largest is the least number with fewer than k above it.
+    # The k-th largest is the smallest number with fewer than k above it.
     cutoff = -_largest_where(
       (*logits.shape[:-1], 1), lambda x: fewer_than_k_above(-x)
     )
   else:
     cutoff = lax.top_k(logits, min(int(k), logits.shape[-1]))[0][..., -1:]
-  # Minus infinity is never worth keeping, even if k asks for more.
+  # Minus infinity is never kept, even if k is larger.
   lowest = jnp.finfo(jnp.float32).min
   keep = logits >= jnp.maximum(cutoff, lowest)
   return jnp.where(keep, logits, jnp.asarray(replace_val, logits.dtype))
@@ -436,16 +436,17 @@ def topp_mask(
   p: float | Float[Array, ''],
   replace_val: float,
 ) -> Float[Array, '*batch vocab']:
-  """Keeps the likeliest tokens that together have probability p or more.
+  """Keeps the most likely tokens whose total probability is at least p.
 
-  Nucleus sampling, Holtzman et al. 2019, arXiv 1904.09751. The least
-  probability to keep is found by bisection, 32 passes over the vocabulary,
-  which on accelerators beats a sort; tokens that tie with it are all kept.
+  Nucleus sampling, Holtzman et al. 2019, arXiv 1904.09751. The smallest
+  probability to keep is found by bisection in 32 passes over the vocabulary,
+  which is faster than a sort on accelerators; all tokens that tie with it are
+  kept.
 
   Args:
     logits: unnormalised log-probabilities.
     p: probability to cover; 0 keeps all.
-    replace_val: what the other logits become.
+    replace_val: replacement for the other logits.
 
   Returns:
     The masked logits.
@@ -454,7 +455,7 @@ def topp_mask(
 
   def covers_p(threshold):
     kept = jnp.where(probs >= threshold, probs, 0.0)
-    # p > 0, because no threshold fails to cover nothing.
+    # p > 0: every threshold covers probability 0.
     return (jnp.sum(kept, axis=-1, keepdims=True) >= p) & (p > 0)
 
   threshold = _largest_where((*logits.shape[:-1], 1), covers_p)
@@ -467,18 +468,18 @@ def _largest_where(
   shape: tuple[int, ...],
   holds: Callable[[Float[Array, '...']], Bool[Array, '...']],
 ) -> Float[Array, '...']:
-  """The largest finite float32 for which a predicate holds, elementwise.
+  """Returns the largest finite float32 that satisfies a predicate, elementwise.
 
-  Finite float32 numbers are in the order of their bit patterns, once those of
-  negative numbers are flipped: bisection needs one step a bit.
+  Finite float32 numbers sort like their bit patterns once those of negative
+  numbers are flipped, so bisection takes one step per bit.
 
   Args:
-    shape: of the numbers looked for.
-    holds: true up to some number, false above it.
+    shape: of the result.
+    holds: predicate that is true up to some number and false above it.
 
   Returns:
-    The last number where `holds` is true, exactly; the lowest float32 where it
-    never is.
+    The largest number, exactly, where `holds` is true; the lowest float32 where
+    it never is.
   """
   limits = jnp.finfo(jnp.float32)
 
@@ -492,7 +493,7 @@ def _largest_where(
 
   def narrow(_, bounds):
     low, high = bounds
-    # Rounded up, and without the overflow of (low + high + 1) / 2.
+    # (low + high + 1) / 2 without overflow.
     middle = (low >> 1) + (high >> 1) + ((low | high) & 1)
     true = holds(to_float(middle))
     return jnp.where(true, middle, low), jnp.where(true, high, middle - 1)
@@ -509,26 +510,26 @@ def repeating_tokens(
   size: int,
   vocab_size: int,
 ) -> Bool[Array, 'rows vocab']:
-  """Tokens that would complete an n-gram which the text already holds.
+  """Finds tokens that would repeat an n-gram of the text.
 
-  With n = 3 and the text a b c a b, c would: a b c would be there twice.
+  With n = 3 and the text a b c a b, that is c: a b c would occur twice.
 
   Args:
-    tokens: the texts; what follows the first `count` tokens is not looked at.
-    count: tokens of each text; it may be traced.
+    tokens: the texts; only the first `count` tokens are considered.
+    count: number of tokens in each text; may be traced.
     size: n, at least 1. With 1 no token may occur twice.
-    vocab_size: ids in the vocabulary.
+    vocab_size: number of ids in the vocabulary.
 
   Returns:
-    True where a token may not follow.
+    True for tokens that must not follow.
   """
   rows, length = tokens.shape
   banned = jnp.zeros((rows, vocab_size), bool)
   starts = length - size + 1
   if starts < 1:
     return banned
-  # The last n - 1 tokens, at any place where a next token follows them. (While
-  # there are fewer, the slice is of no meaning, and nothing is complete.)
+  # The last n - 1 tokens, compared at every start that a next token follows.
+  # (With fewer tokens the slice is meaningless, but nothing matches.)
   last = jax.lax.dynamic_slice_in_dim(tokens, count - (size - 1), size - 1, 1)
   follows = jnp.arange(starts)[None, :] + size - 1 < count
   match = jnp.broadcast_to(follows, (rows, starts))

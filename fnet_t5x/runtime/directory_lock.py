@@ -1,7 +1,7 @@
-"""One training run at a time in a model directory.
+"""Lock of a model directory: one training run at a time.
 
-Two runs would remove each other's unfinished checkpoints, and mix their rows
-in `metrics.jsonl`.
+Two runs would delete each other's unfinished checkpoints and interleave their
+rows in `metrics.jsonl`.
 """
 
 import contextlib
@@ -23,33 +23,33 @@ except ImportError:  # Windows has no locks of this kind.
 FILE = '.lock'
 _MAX_BYTES = 1024
 _TIME = '%Y-%m-%d %H:%M:%S UTC'
-# What a file system says that has no locks, such as some network ones.
+# Errors of file systems without locks, such as some network file systems.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
 def held(model_dir: str) -> Iterator[None]:
-  """Keeps other runs out of a model directory during the block.
+  """Holds the lock of a model directory during the block.
 
-  The lock is the kernel's, on the file `.lock` there. It ends with the
-  process, however that ends: a file that is left behind locks nothing. It
-  also keeps out other machines where the network file system passes locks on
-  (NFS since Linux 2.6.12, unless mounted with `nolock` or `local_lock`).
-  Object stores such as `gs://` have no locks: nothing is kept out there.
+  It is a kernel lock on the file `.lock` in the directory. It is released when
+  the process ends, however it ends: a leftover file locks nothing. It also
+  excludes other machines if the network file system supports locks (NFS since
+  Linux 2.6.12, unless mounted with `nolock` or `local_lock`). Object stores
+  such as `gs://` have no locks: there, nothing is excluded.
 
   Args:
     model_dir: an existing folder.
 
   Raises:
-    ValueError: another run has the lock; the message names its host, its
-      process and when it started.
+    ValueError: another run holds the lock; the message names its host, process
+      and start time.
     OSError: the file cannot be opened for writing.
   """
   if fcntl is None or '://' in model_dir:
     yield
     return
   path = os.path.join(model_dir, FILE)
-  # Through a link, a folder made by others could have any file emptied.
+  # Following a link, a directory made by others could truncate any file.
   lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
   try:
     try:
@@ -57,7 +57,7 @@ def held(model_dir: str) -> Iterator[None]:
     except BlockingIOError:
       raise ValueError(
         f'MODEL_DIR {model_dir} is in use by another run{_holder(lock)}: wait '
-        'until it ends, stop it, or take another MODEL_DIR'
+        'until it ends, stop it, or use another MODEL_DIR'
       ) from None
     except OSError as error:
       if error.errno not in _NO_LOCKS:
@@ -81,21 +81,21 @@ def _description() -> bytes:
 
 
 def _write(lock: int, content: bytes) -> None:
-  # Who holds it is a help for people. The lock holds on a full disk, too.
+  # The content is only for the message: the lock works on a full disk too.
   with contextlib.suppress(OSError):
     os.ftruncate(lock, 0)
     os.pwrite(lock, content, 0)
 
 
 def _holder(lock: int) -> str:
-  """Returns who holds the lock, in words; empty where the file does not say."""
+  """Describes the lock's holder; empty if the file does not name one."""
   try:
     holder = json.loads(os.pread(lock, _MAX_BYTES, 0))
     host, pid, since = (holder[name] for name in ('host', 'pid', 'since'))
     if not re.fullmatch(r'[\w.-]{1,255}', host) or type(pid) is not int:
       return ''
     datetime.datetime.strptime(since, _TIME)
-  # Anyone may have written the file, or nobody yet.
+  # The file may be empty, or written by anyone.
   except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return ''
   return f' (host {host}, process {pid}, since {since})'

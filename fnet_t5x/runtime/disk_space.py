@@ -1,4 +1,4 @@
-"""A full disk, said in one line."""
+"""One-line error for a full disk."""
 
 import contextlib
 import errno
@@ -12,22 +12,22 @@ from fnet_t5x import command_line
 from fnet_t5x.runtime import checkpoints, console, free_memory
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# The same in what TensorFlow and TensorStore raise, which have no `errno`.
+# Texts of the same in errors of TensorFlow and TensorStore, without `errno`.
 _FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)
 
 
 @contextlib.contextmanager
 def exhaustion_named(model_dir: str) -> Iterator[None]:
-  """Turns the block's lack of disk space into an error that names remedies.
+  """Turns the block's out-of-disk-space errors into one that names remedies.
 
-  What Orbax's threads print beside the error that arrives here is left out,
-  also when the process ends, unless `FNET_T5X_TRACEBACK` asks for it.
+  Further tracebacks of Orbax's threads are suppressed, also at exit, unless
+  `FNET_T5X_TRACEBACK` is set.
 
   Args:
-    model_dir: what the block writes.
+    model_dir: the directory that the block writes to.
 
   Raises:
-    OSError: no space is left there, or of the user's quota.
+    OSError: the disk or the user's quota is full.
   """
   if not os.environ.get(command_line.TRACEBACK_VARIABLE):
     for name in ('absl', 'asyncio'):
@@ -41,7 +41,7 @@ def exhaustion_named(model_dir: str) -> Iterator[None]:
       raise
     raise OSError(_line(model_dir)) from error
   else:
-    # Not after an error: threads of Orbax may go on for a while.
+    # Not after an error: Orbax's threads may still run for a while.
     sys.unraisablehook = hook
 
 
@@ -57,12 +57,12 @@ def _line(model_dir: str) -> str:
   return (
     f'the disk of {model_dir} is full{free}, or your quota there: stopped; '
     f'{kept}. Free some space, or lower KEEP_CHECKPOINTS; the same command '
-    'then goes on'
+    'then continues'
   )
 
 
 def _is_full(error: BaseException | None) -> bool:
-  """Whether a full disk is the cause: of it, or of what it came after."""
+  """Whether a full disk caused the error, directly or through its chain."""
   while error is not None:
     if isinstance(error, OSError) and error.errno in _FULL:
       return True
@@ -73,7 +73,7 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:
-  """Whether a log record is no traceback that a thread's error left."""
+  """Whether to keep a log record: not the traceback of a thread's error."""
   if not record.exc_info:
     return True
   of_orbax = f'{os.sep}orbax{os.sep}' in record.pathname
@@ -81,5 +81,5 @@ def _is_no_echo(record: logging.LogRecord) -> bool:
 
 
 def _is_of_tensorstore(error: BaseException) -> bool:
-  """Whether it is what TensorStore says when Orbax no longer waits for it."""
+  """Whether TensorStore raised it because Orbax no longer waits for it."""
   return type(error) is RuntimeError and str(error) == 'Event loop is closed'

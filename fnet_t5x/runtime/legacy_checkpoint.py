@@ -1,8 +1,8 @@
-"""T5X's checkpoints of before Orbax: its public T5 1.1 checkpoints.
+"""Reader of T5X's pre-Orbax checkpoints, such as the public T5 1.1 ones.
 
 Layout: `<directory>/checkpoint` is a msgpack of `{'version', 'optimizer':
-{'target', 'state'}}`. A leaf there is an array, or the description of a zarr
-array that is the folder `<directory>/<names joined by dots>`.
+{'target', 'state'}}`. Each leaf is an array, or the description of a zarr array
+in the folder `<directory>/<names joined by dots>`.
 """
 
 import math
@@ -25,24 +25,24 @@ _REMEDY = 'fetch the checkpoint again'
 
 
 def is_legacy(directory: str | os.PathLike) -> bool:
-  """Whether a checkpoint's directory has this layout."""
+  """Whether a checkpoint directory has this layout."""
   return (epath.Path(directory) / _FILE).is_file()
 
 
 class LegacyCheckpoint:
-  """One such checkpoint, for reading.
+  """A checkpoint in this layout, for reading.
 
   Attributes:
-    leaves: an array, or a `jax.ShapeDtypeStruct` for one still on disk, by
-      name (`target/encoder/...`).
+    leaves: arrays by name (`target/encoder/...`), or a `jax.ShapeDtypeStruct`
+      for those still on disk.
   """
 
   def __init__(self, directory: str | os.PathLike):
-    """Reads what there is.
+    """Reads the msgpack file.
 
     Raises:
-      DamagedError: the file is of a version before 2, or no T5X checkpoint, or
-        is cut.
+      DamagedError: the file is of a version before 2, not a T5X checkpoint, or
+        truncated.
     """
     self._directory = epath.Path(directory)
     try:
@@ -57,7 +57,7 @@ class LegacyCheckpoint:
         '/'.join(path): _shape(leaf) if _is_description(leaf) else leaf
         for path, leaf in flat.items()
       }
-    # What msgpack and content of another form raise.
+    # Raised by msgpack, or by content of another form.
     except (ValueError, LookupError, TypeError, AttributeError) as error:
       raise self._no_checkpoint() from error
     if not isinstance(version, int) or version < 2:
@@ -65,8 +65,8 @@ class LegacyCheckpoint:
 
   def _no_checkpoint(self) -> DamagedError:
     return DamagedError(
-      f'{self._directory}: its file {_FILE!r} is no T5X checkpoint of version '
-      '2 or 3, or is cut',
+      f'{self._directory}: its file {_FILE!r} is not a T5X checkpoint of '
+      'version 2 or 3, or is truncated',
       _REMEDY,
     )
 
@@ -76,8 +76,8 @@ class LegacyCheckpoint:
     """Returns one leaf on the mesh.
 
     Raises:
-      DamagedError: its array is not all there, or of another shape than the
-        checkpoint says, as after a broken download.
+      DamagedError: its array is incomplete, or its shape or dtype differs from
+        the description, as after an interrupted download.
     """
     leaf = self.leaves[name]
     if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -117,8 +117,8 @@ class LegacyCheckpoint:
     stored = sum(
       _is_chunk(key.decode('utf-8', 'replace'), counts) for key in keys
     )
-    # Without a fill value every chunk is stored; one that is not there would
-    # be read as zeros.
+    # Without a fill value every chunk is stored; a missing one would be read as
+    # zeros.
     if array.fill_value is None and stored < count:
       raise DamagedError(
         f'{folder}: {count - stored} of {count} chunks are missing', _REMEDY
@@ -132,7 +132,7 @@ class LegacyCheckpoint:
 
 
 def _is_chunk(key: str, counts: Sequence[int]) -> bool:
-  """Whether a file is a chunk of an array with so many along each axis."""
+  """Whether a key names a chunk of an array with `counts` chunks per axis."""
   if not counts:
     return key == '0'
   indices = re.split(r'[./]', key)
@@ -147,7 +147,7 @@ def _is_description(leaf: Any) -> bool:
 
 
 def _shape(description: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-  """The shape that a TensorStore description of a zarr array tells."""
+  """Returns shape and dtype from TensorStore's description of a zarr array."""
   shape = description['metadata']['shape']
   if isinstance(shape, Mapping):  # msgpack keeps a list as {'0': ..., ...}
     shape = [shape[str(i)] for i in range(len(shape))]

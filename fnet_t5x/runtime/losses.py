@@ -1,13 +1,13 @@
-"""Cross-entropy for training and scoring, and what it is divided by.
+"""Cross-entropy for training and scoring, and its normalisation.
 
 Logits are [batch, length, vocab], by far the largest array of a training step,
-and a loss computed from them wants several of their size.
-`output_cross_entropy` takes the output layer and the loss together, in chunks
-of positions. Since the loss is one number, its gradients by a chunk's logits
-are known as soon as the logits are: the forward pass turns them into gradients
-of the activations and of the kernel, and forgets them. No product is computed
-twice, and what is kept for the backward pass has the size of the activations
-and of the kernel.
+and a loss computed from them needs several arrays of that size.
+`output_cross_entropy` fuses the output layer with the loss, in chunks along
+length. Since the loss is a scalar, its gradients with respect to the logits of
+a chunk are known as soon as the logits are: the forward pass turns them into
+gradients of the activations and of the kernel, and discards the logits. No
+matrix product is computed twice, and the residuals for the backward pass have
+the size of the activations and of the kernel.
 """
 
 import enum
@@ -27,17 +27,17 @@ from fnet_t5x.fourier import data_parallel
 
 # Keeps the entropy of the smoothed targets finite where their floor is 0.
 _LOG_FLOOR = 1e-20
-# Of the logits of a chunk on a device. Large enough for products at full
-# speed, and for the kernel's gradient, read and written once per chunk, to
-# matter little.
+# Size of the logits of a chunk per device. Large enough for matrix products at
+# full speed, and for the cost of the kernel's gradient, which is read and
+# written once per chunk, to be small.
 CHUNK_BYTES = 64 * 2**20
 
 
 def _log_softmax(logits):
   """Returns log-probabilities, exponentials, their sums, and log Z.
 
-  The exponentials are of `logits - max(logits)`; sums and log Z keep no vocab
-  axis of their own beyond a trailing 1 for the sums.
+  The exponentials are of `logits - max(logits)`. The sums have a vocab axis of
+  size 1, log Z has none.
   """
   peak = jnp.max(logits, axis=-1, keepdims=True)
   shifted = logits - peak
@@ -50,9 +50,9 @@ def _log_softmax(logits):
 def _logit_gradient(logits, targets, z_loss, loss_gradient):
   """d loss / d logits = (1 + 2 z_loss log Z) softmax(logits) - targets.
 
-  For targets that sum to 1. The softmax is computed again rather than kept
-  from the forward pass: the only [..., vocab] array alive between the two
-  passes is the logits.
+  For targets that sum to 1. The softmax is recomputed rather than kept from the
+  forward pass: the logits are the only [..., vocab] array alive between the two
+  passes.
   """
   _, exponentials, total, log_z = _log_softmax(logits)
   slope = jnp.expand_dims(1 + 2 * z_loss * log_z, -1)
@@ -62,7 +62,7 @@ def _logit_gradient(logits, targets, z_loss, loss_gradient):
 
 
 def _smoothed(target_ids, logits, on_value, off_value):
-  """The target distributions, as an expression that XLA fuses away."""
+  """Returns the target distributions, as an expression that XLA fuses."""
   vocab = jax.lax.broadcasted_iota(
     jnp.int32, logits.shape, dimension=logits.ndim - 1
   )
@@ -78,14 +78,14 @@ def cross_entropy_with_ids(
   on_value: float = 1.0,
   off_value: float = 0.0,
 ) -> tuple[Float[Array, '*batch'], Float[Array, '*batch']]:
-  """Cross-entropy of token ids, with a gradient that stays finite.
+  """Computes the cross-entropy of token ids, with a finite gradient.
 
   loss = -sum_v t_v log softmax(logits)_v + z_loss (log Z)^2, where t is
   on_value at the id and off_value elsewhere, and Z is the softmax's normaliser.
   The second term (first in Mesh TensorFlow; PaLM, arXiv 2204.02311, section 5)
-  keeps the logits near log-probabilities, which bfloat16 needs. No array of
-  targets is stored: ids are compared with an iota inside the reductions, in
-  both passes. An id outside the vocabulary hits nothing, as with
+  keeps the logits close to log-probabilities, which bfloat16 needs. No target
+  array is materialized: ids are compared with an iota inside the reductions, in
+  both passes. An id outside the vocabulary matches nothing, as with
   `jax.nn.one_hot`.
 
   Args:
@@ -96,8 +96,8 @@ def cross_entropy_with_ids(
     off_value: probability of every other id.
 
   Returns:
-    The loss in nats per position, and the part of it due to z_loss. The second
-    is for reports: gradients flow through the first only.
+    The loss in nats per token, and the part of it due to z_loss. The second is
+    for reporting only: no gradients flow through it.
   """
   targets = _smoothed(target_ids, logits, on_value, off_value)
   log_probs, _, _, log_z = _log_softmax(logits)
@@ -129,7 +129,7 @@ cross_entropy_with_ids.defvjp(_ids_fwd, _ids_bwd)
 def smoothed_targets(
   label_smoothing: float, vocab: int
 ) -> tuple[float, float, float]:
-  """Probability of the target, of every other id, and the entropy of all."""
+  """Returns the target's probability, every other id's, and the entropy."""
   others = vocab - 1
   on_value = 1.0 - label_smoothing
   off_value = label_smoothing / max(others, 1)
@@ -151,22 +151,22 @@ def compute_weighted_cross_entropy(
   """Sums the cross-entropy of a batch of token ids.
 
   With label smoothing s, the target has probability 1 - s and every other id
-  s / (vocab - 1); the entropy of that distribution is taken off, so that a
+  s / (vocab - 1); the entropy of that distribution is subtracted, so that a
   perfect model scores 0.
 
   Args:
     logits: unnormalised log-probabilities.
     targets: token ids.
-    weights: weight of each position; None weighs all of them 1.
+    weights: weight per token; None for 1.
     label_smoothing: s above, in [0, 1).
     z_loss: weight of (log Z)^2.
-    loss_normalizing_factor: what both sums are divided by; None for 1.
+    loss_normalizing_factor: divisor of both sums; None for 1.
 
   Returns:
     Scalars: the loss in nats, the part due to z_loss, the sum of the weights.
 
   Raises:
-    ValueError: if logits do not have one axis more than targets.
+    ValueError: logits do not have exactly one axis more than targets.
   """
   if logits.ndim != targets.ndim + 1:
     raise ValueError(
@@ -213,7 +213,7 @@ class SpecialLossNormalizingFactor(enum.Enum):
 def convert_special_loss_normalizing_factor_to_enum(
   x: str,
 ) -> SpecialLossNormalizingFactor:
-  """The normaliser named `x` in any case; ValueError if there is none."""
+  """Returns the normaliser named `x`, in any case; ValueError if unknown."""
   try:
     return SpecialLossNormalizingFactor[x.upper()]
   except KeyError:
@@ -229,10 +229,10 @@ def _sum_weights_per_segment(
   segment_ids: Int[Array, 'batch length'],
   weights: Float[Array, 'batch length'],
 ) -> Float[Array, 'batch length']:
-  """Gives each position the sum of the weights of its packed example.
+  """Returns for each token the sum of the weights of its packed example.
 
-  An example starts where its position is 0 (ids may repeat in a row);
-  padding, id 0, gets 0.
+  An example starts at position 0 (segment ids may repeat within a row); padding
+  (id 0) gets 0.
   """
 
   def one_row(positions, segment_ids, weights):
@@ -255,19 +255,18 @@ def get_loss_normalizing_factor_and_weights(
   """Resolves a normaliser for a batch.
 
   Args:
-    loss_normalizing_factor: None, a number, or one of
-      `SpecialLossNormalizingFactor` or its name.
-    batch: features; `decoder_loss_weights` where it has them,
-      `decoder_target_tokens`, and for packed batches `decoder_segment_ids` and
-      `decoder_positions`.
+    loss_normalizing_factor: None, a number, a `SpecialLossNormalizingFactor` or
+      the name of one.
+    batch: features; `decoder_target_tokens`, optionally `decoder_loss_weights`,
+      and for packed batches `decoder_segment_ids` and `decoder_positions`.
 
   Returns:
-    The number to divide by, and the weights per position. With None or a
-    number both are what the batch holds; otherwise weights are always made,
-    1 where the target is not padding.
+    The divisor, and the weight per token. For None or a number both are
+    returned as given (weights None where the batch has none); otherwise weights
+    default to 1 where the target is not padding.
 
   Raises:
-    ValueError: if the name is unknown.
+    ValueError: the name is unknown.
   """
   weights = batch.get('decoder_loss_weights')
   if isinstance(loss_normalizing_factor, str):
@@ -294,13 +293,13 @@ def get_loss_normalizing_factor_and_weights(
       )
     else:
       sums = jnp.sum(weights, axis=-1, keepdims=True)
-    # An example of weight 0 has no say, and must not divide by it.
+    # An example of weight 0 contributes nothing: avoid the division by 0.
     weights = jnp.nan_to_num(weights / sums, nan=0, posinf=0, neginf=0)
   return jnp.sum(weights), weights
 
 
 class TokenLosses(NamedTuple):
-  """What is known of each position; no gradients flow through it.
+  """Loss and accuracy per token; no gradients flow through them.
 
   Attributes:
     loss: cross-entropy with smoothed targets, z-loss included, in nats.
@@ -316,7 +315,7 @@ class TokenLosses(NamedTuple):
 
 
 class _Setting(NamedTuple):
-  """What is known when the program is made: see `output_cross_entropy`."""
+  """Static arguments of `output_cross_entropy`."""
 
   label_smoothing: float
   z_loss: float
@@ -335,28 +334,28 @@ def output_cross_entropy(
 ) -> tuple[Float[Array, ''], TokenLosses]:
   """Sums the cross-entropy of `hidden @ kernel` against token ids.
 
-  Equal to `compute_weighted_cross_entropy` of these logits, in value and in
+  Equals `compute_weighted_cross_entropy` of these logits, in value and in
   gradients.
 
   Args:
-    hidden: what the output layer takes.
+    hidden: inputs of the output layer.
     kernel: the output layer. The product is in float32.
-    targets: token ids; one outside the vocabulary hits nothing.
-    weights: weight of each position; None weighs all of them 1.
-    label_smoothing: as `compute_weighted_cross_entropy` takes it.
+    targets: token ids; one outside the vocabulary matches nothing.
+    weights: weight per token; None for 1.
+    label_smoothing: as in `compute_weighted_cross_entropy`.
     z_loss: weight of (log Z)^2.
-    chunk_bytes: of the logits that a device holds at a time.
+    chunk_bytes: maximum size of the logits that a device holds at a time.
 
   Returns:
-    The weighted sum in nats, and what it is a sum of.
+    The weighted sum in nats, and its terms per token.
   """
   if weights is None:
     weights = jnp.ones(targets.shape, jnp.float32)
   axes, groups = _row_groups(targets.shape[0])
   setting = _Setting(label_smoothing, z_loss, chunk_bytes, axes)
-  # A group of rows for each device along the batch: every device then sums
-  # gradients of the kernel over its own rows, and all devices once, where a
-  # sum over the whole batch would be one of all devices for each chunk.
+  # One group of rows per device along the batch: each device sums gradients of
+  # the kernel over its own rows, followed by a single all-reduce. A sum over
+  # the whole batch would need an all-reduce per chunk.
   total, tokens = _weighted_sum(
     _grouped(hidden.astype(jnp.float32), groups),
     kernel.astype(jnp.float32),
@@ -368,7 +367,7 @@ def output_cross_entropy(
 
 
 def _row_groups(batch: int) -> tuple[tuple[str, ...], int]:
-  """Mesh axes that a batch is spread over, and in how many parts."""
+  """Returns the mesh axes a batch is sharded over, and the number of shards."""
   mesh = data_parallel.context_mesh()
   axes = logical_to_mesh_axes(('batch',))[0]
   axes = (axes,) if isinstance(axes, str) else axes or ()
@@ -407,9 +406,10 @@ _weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
 
 
 def _in_chunks(hidden, kernel, targets, weights, setting, with_gradients):
-  """The weighted sum, `TokenLosses`, and gradients by hidden and kernel.
+  """Returns the weighted sum, `TokenLosses`, and gradients.
 
-  Arrays are [group, row, length, ...].
+  Gradients are with respect to hidden and kernel. Arrays are [group, row,
+  length, ...].
   """
   rows, length = targets.shape[1:]
   embed, vocab = kernel.shape
@@ -457,7 +457,7 @@ def _in_chunks(hidden, kernel, targets, weights, setting, with_gradients):
 
 
 def _on_axes(x, setting):
-  """Lays groups over the mesh axes of the batch, and leaves the rest to XLA."""
+  """Shards groups over the mesh axes of the batch; the rest is up to XLA."""
   if not setting.axes:
     return x
   rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
@@ -465,16 +465,16 @@ def _on_axes(x, setting):
 
 
 def _joined(x):
-  """[chunk, group, row, column, ...] as [group, row, length, ...]."""
+  """[chunk, group, row, column, ...] -> [group, row, length, ...]."""
   x = jnp.moveaxis(x, 0, 2)
   return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
 def _token_losses(logits, ids, setting):
-  """`TokenLosses` of a chunk, and d loss / d logits.
+  """Returns the `TokenLosses` of a chunk, and d loss / d logits.
 
-  Only elementwise arithmetic and plain reductions over the vocabulary: where
-  that is spread over devices, they exchange a few numbers per position.
+  Uses only elementwise operations and plain reductions over the vocabulary: if
+  it is sharded, devices exchange only a few numbers per token.
   """
   vocab = logits.shape[-1]
   smoothing = setting.label_smoothing
@@ -496,7 +496,7 @@ def _token_losses(logits, ids, setting):
     of_all = vocab * log_total - jnp.sum(shifted, axis=-1)
     loss = loss + off_value * (of_all - cross_entropy)
   penalty = setting.z_loss * jnp.square(log_z)
-  # The first of the highest, as argmax; a reduction over pairs is slower.
+  # First maximum, as argmax, whose reduction over pairs is slower.
   best = jnp.min(jnp.where(shifted == 0, index, vocab), axis=-1)
   tokens = TokenLosses(
     loss=loss - target_entropy + penalty,

@@ -1,4 +1,4 @@
-"""Models: a network with its loss, its scores and its decoding."""
+"""Models: a network with its loss, scoring and decoding."""
 
 import abc
 import dataclasses
@@ -35,7 +35,7 @@ DecodeFnCallable = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 class BaseModel(abc.ABC):
-  """What the trainer, the evaluator and the inference loop need of a model."""
+  """Model interface of the trainer, the evaluator and the inference loop."""
 
   FEATURE_CONVERTER_CLS: Callable[..., seqio.FeatureConverter]
 
@@ -46,31 +46,31 @@ class BaseModel(abc.ABC):
   def loss_fn(
     self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None
   ) -> tuple[Float[Array, ''], MetricsMap]:
-    """Loss and metrics of a batch; no dropout where `dropout_rng` is None."""
+    """Returns loss and metrics of a batch; no dropout without `dropout_rng`."""
 
   def eval_fn(
     self, params: PyTree, batch: Batch
   ) -> tuple[Float[Array, ''], MetricsMap]:
-    """Loss and metrics of a batch, without dropout."""
+    """Returns loss and metrics of a batch, without dropout."""
     return self.loss_fn(params=params, batch=batch, dropout_rng=None)
 
   def predict_batch(
     self, params: PyTree, batch: Batch, rng: jax.Array | None = None
   ) -> Int[Array, 'batch length']:
-    """Token ids that the model writes for a batch."""
+    """Returns the token ids that the model generates for a batch."""
     return self.predict_batch_with_aux(params=params, batch=batch, rng=rng)[0]
 
   @abc.abstractmethod
   def predict_batch_with_aux(
     self, params: PyTree, batch: Batch, rng: jax.Array | None = None
   ) -> tuple[Int[Array, 'batch length'], Mapping[str, Array]]:
-    """`predict_batch`, and what came with it (`scores`)."""
+    """Returns `predict_batch`'s token ids, and auxiliary values (`scores`)."""
 
   @abc.abstractmethod
   def score_batch(
     self, params: PyTree, batch: Batch, return_intermediates: bool = False
   ) -> Float[Array, ' batch']:
-    """Log-likelihood in nats of each example's targets."""
+    """Returns the log-likelihood in nats of the targets, per example."""
 
   @abc.abstractmethod
   def get_initial_variables(
@@ -79,11 +79,11 @@ class BaseModel(abc.ABC):
     input_shapes: Mapping[str, tuple[int, ...]],
     input_types: Mapping[str, jnp.dtype] | None = None,
   ) -> PyTree:
-    """Fresh variables for batches of these shapes."""
+    """Initialises variables for batches of these shapes."""
 
 
 class BaseTransformerModel(BaseModel):
-  """A model trained by cross-entropy of next tokens."""
+  """Model trained with the cross-entropy of the next token."""
 
   def __init__(
     self,
@@ -123,17 +123,17 @@ class BaseTransformerModel(BaseModel):
   def _compute_logits(
     self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
   ) -> Float[Array, 'batch length vocab']:
-    """Logits of a teacher-forced pass."""
+    """Returns the logits of a teacher-forced pass."""
 
   def loss_fn(
     self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None
   ) -> tuple[Float[Array, ''], MetricsMap]:
-    """Cross-entropy of a batch, as this model's normaliser divides it.
+    """Returns the cross-entropy of a batch, normalised as configured.
 
     Args:
       params: parameters of the network.
-      batch: features, as the feature converter makes them.
-      dropout_rng: key for dropout; None turns dropout off.
+      batch: features, as produced by the feature converter.
+      dropout_rng: key for dropout; None for no dropout.
 
     Returns:
       The loss, and the metrics by name.
@@ -177,9 +177,8 @@ class BaseTransformerModel(BaseModel):
         tokens.correct, loss=loss, z_loss=z_loss, **known
       )
       token_losses = tokens.cross_entropy
-    # Plain nats per target token, whatever the loss smooths, adds or divides
-    # by: the one number that runs, engines and a unigram model can be compared
-    # by.
+    # Plain nats per target token, regardless of smoothing, z-loss and
+    # normalisation: comparable across runs, engines and a unigram model.
     target_weights = batch.get('decoder_loss_weights', targets != 0)
     metrics['cross_ent_per_target_token'] = clu_metrics.Average(
       total=jnp.sum(token_losses * target_weights),
@@ -193,9 +192,9 @@ class BaseTransformerModel(BaseModel):
     tuple[Float[Array, 'batch length embed'], Float[Array, 'embed vocab']]
     | None
   ):
-    """What the output layer takes, and its kernel; None: only logits are known.
+    """Returns inputs and kernel of the output layer; None: logits only.
 
-    Where there are both, no [batch, length, vocab] array is made.
+    Given both, the loss never materializes a [batch, length, vocab] array.
     """
     del params, batch, dropout_rng
     return None
@@ -214,7 +213,7 @@ class BaseTransformerModel(BaseModel):
 
 
 def _segment_ids(batch: Batch) -> Mapping[str, Array]:
-  """Segment ids by feature; masks of real tokens where nothing is packed."""
+  """Returns segment ids by feature; masks of non-padding if not packed."""
   suffix = '_segment_ids'
   packed = {
     name.removesuffix(suffix): ids
@@ -230,14 +229,14 @@ def _segment_ids(batch: Batch) -> Mapping[str, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderParams:
-  """What `predict_batch_with_aux` does where its caller does not say."""
+  """Default arguments of `predict_batch_with_aux`."""
 
   return_all_decodes: bool = False
   num_decodes: int = 1
 
 
 class EncoderDecoderModel(BaseTransformerModel):
-  """An encoder-decoder network with T5X's call surface."""
+  """Model of an encoder-decoder network with T5X's call signature."""
 
   FEATURE_CONVERTER_CLS = seqio.EncDecFeatureConverter
 
@@ -274,13 +273,13 @@ class EncoderDecoderModel(BaseTransformerModel):
     input_shapes: Mapping[str, tuple[int, ...]],
     input_types: Mapping[str, jnp.dtype] | None = None,
   ) -> PyTree:
-    """Fresh variables: `params`, and `params_axes` with their logical axes.
+    """Initialises `params`, and `params_axes` with their logical axes.
 
     Args:
-      rng: key of the initial values.
+      rng: key for the initial values.
       input_shapes: shapes by feature; positions and segment ids may be absent.
-      input_types: dtypes by feature; float32 tokens and int32 positions and
-        segment ids where absent.
+      input_types: dtypes by feature; default float32 for tokens, and int32 for
+        positions and segment ids.
 
     Returns:
       A FrozenDict of variable collections.
@@ -324,7 +323,7 @@ class EncoderDecoderModel(BaseTransformerModel):
     mutable=False,
     other_variables: PyTree | None = None,
   ):
-    """Teacher-forced logits, with changed collections if any are `mutable`."""
+    """Returns teacher-forced logits, and updated collections if `mutable`."""
     return self._teacher_forced(
       params, batch, dropout_rng, mutable, other_variables
     )
@@ -335,10 +334,10 @@ class EncoderDecoderModel(BaseTransformerModel):
     tuple[Float[Array, 'batch length embed'], Float[Array, 'embed vocab']]
     | None
   ):
-    """What the output layer takes, and its kernel: logits are their product.
+    """Returns inputs and kernel of the output layer; logits are their product.
 
-    None where the network does not tell them apart, or a subclass computes
-    logits in its own way.
+    None where the network does not expose them, or a subclass overrides
+    `_compute_logits`.
     """
     own_logits = (
       type(self)._compute_logits is not EncoderDecoderModel._compute_logits
@@ -387,7 +386,7 @@ class EncoderDecoderModel(BaseTransformerModel):
     raw_inputs: Int[Array, 'rows length'],
     max_decode_length: int,
   ) -> tuple[Float[Array, 'rows vocab'], PyTree]:
-    """One decoding step; a row is a beam (or a sample) of an example.
+    """Runs one decoding step; a row is a beam (or sample) of an example.
 
     Args:
       decoding_state: the current tokens [rows, 1] and the cache.
@@ -397,7 +396,7 @@ class EncoderDecoderModel(BaseTransformerModel):
       max_decode_length: the cache's length.
 
     Returns:
-      Logits of the next token, and the cache after this one.
+      Logits of the next token, and the updated cache.
     """
     tokens = decoding_state.cur_token
     logits, variables = self.module.apply(
@@ -423,10 +422,11 @@ class EncoderDecoderModel(BaseTransformerModel):
     prefill_decoder_prompt: bool = False,
     prompt_with_targets: bool = True,
   ) -> tuple[PyTree, Int[Array, ' batch'] | None]:
-    """Makes the decoder's cache, filled with the prompts if asked.
+    """Creates the decoder's cache, optionally prefilled with the prompts.
 
-    The prefill also projects the encoder's output, once for all steps; so it
-    is made without prompts too, over one position that is then decoded anew.
+    The prefill also projects the encoder's output, once for all steps.
+    Therefore it runs without prompts too, over a single position, which is then
+    decoded again.
 
     Args:
       params: parameters of the network.
@@ -434,11 +434,11 @@ class EncoderDecoderModel(BaseTransformerModel):
       encoder_input_tokens: the encoder's input, for its padding mask.
       decoder_input_tokens: a 0, the prompt, then zeros.
       prefill_decoder_prompt: whether to run the prompts through the decoder.
-      prompt_with_targets: whether there are prompts at all.
+      prompt_with_targets: whether there are any prompts.
 
     Returns:
       The cache, and the index of each row's last prompt token (0: no prompt),
-      which is the next to decode; None for the index without prefill.
+      which is the next to feed; None for the index without prefill.
     """
     _, variables = self.module.apply(
       {'params': params},
@@ -472,7 +472,7 @@ class EncoderDecoderModel(BaseTransformerModel):
     return cache, prompt_lengths
 
   def _prefills(self) -> bool:
-    """Whether both the decoding function and the network know prompts."""
+    """Whether both the decoding function and the network support prefill."""
     return (
       'initial_index' in inspect.signature(self.decode_fn).parameters
       and 'prefill' in inspect.signature(self.module.decode).parameters
@@ -488,17 +488,17 @@ class EncoderDecoderModel(BaseTransformerModel):
     num_decodes: int | None = None,
     prompt_with_targets: bool = False,
   ) -> tuple[Int[Array, 'batch *num_decodes length'], Mapping[str, Array]]:
-    """Encodes the inputs once, and writes with the model's decoding function.
+    """Encodes the inputs once, and generates with the decoding function.
 
     Args:
       params: parameters of the network.
-      batch: `encoder_input_tokens` and `decoder_input_tokens`; the latter's
-        length is the most that is written.
+      batch: `encoder_input_tokens` and `decoder_input_tokens`; the length of
+        the latter is the maximum number of generated tokens.
       rng: key for sampling.
-      decoder_params: more arguments of the decoding function.
-      return_all_decodes: whether to return every decode or the best.
-      num_decodes: beams or samples an example.
-      prompt_with_targets: whether the text starts with the batch's own decoder
+      decoder_params: further arguments of the decoding function.
+      return_all_decodes: whether to return every decode or only the best.
+      num_decodes: beams or samples per example.
+      prompt_with_targets: whether the text starts with the batch's decoder
         tokens (without their EOS, which would end it).
 
     Returns:
@@ -507,7 +507,7 @@ class EncoderDecoderModel(BaseTransformerModel):
       num_decodes], best last.
 
     Raises:
-      ValueError: if a key comes both as `rng` and in `decoder_params`.
+      ValueError: a key is given both as `rng` and in `decoder_params`.
     """
     defaults = self._default_decoder_params
     if return_all_decodes is None:
@@ -572,13 +572,13 @@ class EncoderDecoderModel(BaseTransformerModel):
   def score_batch(
     self, params: PyTree, batch: Batch, return_intermediates: bool = False
   ):
-    """Log-likelihood of the targets, by their loss weights, without z-loss.
+    """Returns the weighted log-likelihood of the targets, without z-loss.
 
     Args:
       params: parameters of the network.
-      batch: features, `decoder_loss_weights` among them.
-      return_intermediates: whether to return what the network sowed, with the
-        targets, weights and per-token scores under `decoder`.
+      batch: features, including `decoder_loss_weights`.
+      return_intermediates: whether to return what the network sowed too, with
+        the targets, weights and per-token scores under `decoder`.
 
     Returns:
       Nats per example [batch]; with `return_intermediates` also a dict whose

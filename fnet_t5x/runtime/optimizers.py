@@ -1,15 +1,15 @@
-"""Optimizers by T5X's names: every optax optimizer, and several at once.
+"""Optimizers under T5X's names: optax optimizers and combinations of several.
 
-An `OptimizerDef` is pure: it makes a state for parameters and turns
-(parameters, state, gradients) into the next pair. An `Optimizer` carries one
-definition together with the current parameters (`target`) and state. The
-state dict, which is the checkpoint's layout, is
+An `OptimizerDef` is pure: it creates the state for parameters and maps
+(parameters, state, gradients) to new parameters and state. An `Optimizer` holds
+a definition together with the current parameters (`target`) and state. The
+state dict, which is also the checkpoint layout, is
 
   {'target': parameters, 'state': {'step': int32, 'param_states': ...}}
 
-Adafactor lives in `adafactor.py`. An optax optimizer owns its learning rate (a
-float or a schedule): the trainer's schedule is reported but does not reach it,
-as in T5X.
+Adafactor is in `adafactor.py`. An optax optimizer has its own learning rate (a
+float or a schedule): as in T5X, the trainer's schedule is reported but has no
+effect on it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Flat = dict[str, Any]
 
 @flax.struct.dataclass
 class OptimizerState:
-  """Steps taken so far (int32 scalar), and what the optimizer remembers."""
+  """Number of steps so far (int32 scalar), and the state per parameter."""
 
   step: jax.Array
   param_states: PyTree
 
 
 class OptimizerDef:
-  """What an optimizer must offer; hyper parameters are a flax dataclass."""
+  """Interface of optimizers; hyperparameters are a flax dataclass."""
 
   def __init__(self, hyper_params: Any):
     self.hyper_params = hyper_params
@@ -54,13 +54,13 @@ class OptimizerDef:
     state: OptimizerState,
     grads: PyTree,
   ) -> tuple[PyTree, OptimizerState]:
-    """Returns the parameters and the state one step on."""
+    """Returns the parameters and the state after the step."""
     raise NotImplementedError
 
   def update_hyper_params(self, **hyper_param_overrides) -> Any:
-    """Returns this definition's hyper parameters with some replaced.
+    """Returns this definition's hyperparameters with some replaced.
 
-    `hyper_params=...` replaces all of them before the others apply.
+    `hyper_params=...` replaces all of them before the other overrides apply.
     """
     base = hyper_param_overrides.pop('hyper_params', self.hyper_params)
     return base.replace(**hyper_param_overrides)
@@ -95,7 +95,7 @@ class Optimizer(flax.struct.PyTreeNode):
   target: PyTree
 
   def apply_gradient(self, grads: PyTree, **hyper_param_overrides) -> Optimizer:
-    """Returns the optimizer one step on, e.g. with `learning_rate=...`."""
+    """Returns the optimizer after a step, e.g. with `learning_rate=...`."""
     hyper_params = self.optimizer_def.update_hyper_params(
       **hyper_param_overrides
     )
@@ -120,7 +120,7 @@ def flatten_names(tree: PyTree) -> dict[str, Any]:
 
 
 def unflatten_names(like: PyTree, flat: Mapping[str, Any]) -> PyTree:
-  """Undoes `flatten_names`; frozen if `like` is."""
+  """Inverse of `flatten_names`; frozen if `like` is."""
   tree = traverse_util.unflatten_dict(dict(flat), sep='/')
   if isinstance(like, flax.core.FrozenDict):
     return flax.core.freeze(tree)
@@ -134,7 +134,7 @@ OptimizerDefType = OptimizerDef
 
 @flax.struct.dataclass
 class _OptaxHyperParams:
-  """The trainer passes a learning rate to all optimizers: here, unread."""
+  """Learning rate that the trainer passes to every optimizer, unused here."""
 
   learning_rate: float | None = None
 
@@ -151,9 +151,9 @@ def _dict_path(key_path: Sequence[Any]) -> tuple[str, ...]:
 
 
 class OptaxWrapper(OptimizerDef):
-  """An optax transformation as an `OptimizerDef`.
+  """`OptimizerDef` of an optax transformation.
 
-  `param_states` is optax's own state tree.
+  `param_states` is optax's state tree.
   """
 
   def __init__(self, optax_optimizer: optax.GradientTransformation):
@@ -186,9 +186,9 @@ class OptaxWrapper(OptimizerDef):
   ) -> Optimizer:
     """Returns `optimizer` with its arrays replaced by logical axes or None.
 
-    A moment is laid out like the parameter that it belongs to: the one whose
-    path ends the moment's path in optax's state, if their shapes agree. What
-    matches no parameter (counters, factored moments) is replicated.
+    A moment is sharded like its parameter: the one whose path is a suffix of
+    the moment's path in optax's state, if the shapes agree. Leaves that match
+    no parameter (counters, factored moments) are replicated.
     """
     axes = flatten_names(param_logical_axes)
     shapes = {k: v.shape for k, v in flatten_names(optimizer.target).items()}
@@ -212,9 +212,9 @@ class OptaxWrapper(OptimizerDef):
     )
 
   def state_dict(self, target: PyTree, state: OptimizerState) -> dict:
-    """As the base's, without the empty dicts of optax's stateless parts.
+    """Drops the empty dicts of optax's stateless transformations.
 
-    Checkpoints cannot hold an empty dict.
+    Checkpoints cannot hold empty dicts.
     """
     full = super().state_dict(target, state)
     full['state'] = traverse_util.unflatten_dict(
@@ -225,7 +225,7 @@ class OptaxWrapper(OptimizerDef):
   def restore_state(
     self, opt_target: PyTree, opt_state: OptimizerState, state_dict: Mapping
   ) -> tuple[PyTree, OptimizerState]:
-    """Undoes `state_dict`, the empty dicts put back.
+    """Inverse of `state_dict`; restores the empty dicts.
 
     Raises:
       ValueError: `state_dict` lacks a part of this optimizer's state.
@@ -254,11 +254,11 @@ class OptaxWrapper(OptimizerDef):
 
 
 class MultiOptimizer(OptimizerDef):
-  """Gives each parameter to the optimizer whose traversal selects it.
+  """Optimizer that assigns each parameter to the one that selects it.
 
-  A parameter that nothing selects stays as it is, and its state is None. The
-  optimizers must keep their state by parameter, as Adafactor does; those of
-  optax combine through `optax.multi_transform`.
+  A parameter that no traversal selects is not updated, and its state is None.
+  The optimizers must keep their state by parameter, as Adafactor does; optax
+  optimizers combine through `optax.multi_transform`.
   """
 
   def __init__(
@@ -272,7 +272,7 @@ class MultiOptimizer(OptimizerDef):
     super().__init__([o.hyper_params for o in self.sub_optimizers])
 
   def update_hyper_params(self, **hyper_param_overrides) -> list[Any]:
-    """As the base's; `hyper_params=` is a list, overrides reach all."""
+    """Like the base class; `hyper_params` is a list, overrides apply to all."""
     base = hyper_param_overrides.pop('hyper_params', self.hyper_params)
     return [each.replace(**hyper_param_overrides) for each in base]
 
@@ -294,7 +294,7 @@ class MultiOptimizer(OptimizerDef):
     state: OptimizerState,
     grads: PyTree,
   ) -> tuple[PyTree, OptimizerState]:
-    """Returns (parameters, state) one step on."""
+    """Returns (parameters, state) after the step."""
     flat, flat_grads = flatten_names(params), flatten_names(grads)
     states = _states_of(state.param_states, list(flat))
     new_params, new_states = dict(flat), dict(states)
@@ -342,10 +342,10 @@ class MultiOptimizer(OptimizerDef):
     )
 
   def _parts(self, params: PyTree) -> list[tuple[list[str], OptimizerDef]]:
-    """Returns the parameters of each optimizer.
+    """Returns the parameter names of each optimizer.
 
     Raises:
-      ValueError: a parameter is selected twice.
+      ValueError: two optimizers select the same parameter.
     """
     names = flatten_names(params)
     tree = unflatten_names(params, {name: name for name in names})
@@ -393,7 +393,7 @@ def _by_parameter(
 def wrap_optax_optimizer(
   optax_optimizer: Callable[..., optax.GradientTransformation],
 ) -> Callable[..., OptaxWrapper]:
-  """Returns `optax_optimizer` with its arguments, making an `OptimizerDef`."""
+  """Wraps `optax_optimizer` to return an `OptimizerDef`, same arguments."""
 
   @functools.wraps(optax_optimizer)
   def wrapped_optimizer(*args, **kwargs) -> OptaxWrapper:

@@ -1,8 +1,8 @@
-"""Arrays laid over the ('data', 'model') mesh of this process's devices.
+"""Partitioning over the ('data', 'model') mesh of this process's devices.
 
 Networks name their axes (`batch`, `embed`, `heads`, ...); rules map each name
-to a mesh axis, or to None for replicated. `PjitPartitioner` turns a train state
-into mesh axes and compiles functions whose arguments are laid out so.
+to a mesh axis, or to None for replicated. `PjitPartitioner` maps a train state
+to mesh axes and compiles functions whose arguments are sharded accordingly.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ def default_mesh(
   backend: str | None = None,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """Returns the mesh of all devices, 'model' being the inner axis.
+  """Returns the mesh of all devices, with 'model' as the inner axis.
 
   Args:
     num_partitions: size of the 'model' axis.
     model_parallel_submesh: T5X's tile of devices that hold one replica of the
-      model, such as (1, 2, 1, 1); here only its product counts, and it goes
-      before `num_partitions`.
-    backend: platform to take the devices from; None for JAX's choice.
-    devices: those to take instead, such as a pod's that is not there.
+      model, such as (1, 2, 1, 1); only its product matters here. Takes
+      precedence over `num_partitions`.
+    backend: platform of the devices; None for JAX's default.
+    devices: the devices to use instead, such as those of an absent pod in
+      ahead-of-time compilation.
 
   Raises:
-    ValueError: the devices do not divide by the size of 'model', or belong to
-      several processes.
+    ValueError: the number of devices is not divisible by the size of 'model',
+      or there are several processes.
   """
   if jax.process_count() > 1:
     raise ValueError(
@@ -85,13 +86,13 @@ def standard_logical_axis_rules(
 
   Args:
     activation_partitioning_dims: 2 shards 'embed' over 'model' where no other
-      axis of the array took it: activations too are then split.
-    parameter_partitioning_dims: 2 shards the 'embed' of parameters over 'data'
-      (as ZeRO-3 does).
-    additional_rules: appended, so of lower priority than the standard ones.
+      axis of the array uses it, which shards activations too.
+    parameter_partitioning_dims: 2 shards the 'embed' axis of parameters over
+      'data' (like ZeRO-3).
+    additional_rules: appended, hence of lower priority than the standard ones.
 
   Raises:
-    ValueError: a number of dimensions other than 1 and 2.
+    ValueError: a number of dimensions is neither 1 nor 2.
   """
   dims = (activation_partitioning_dims, parameter_partitioning_dims)
   embed_rules = {
@@ -132,7 +133,7 @@ PyTree = Any
 
 @dataclasses.dataclass
 class DataLayout:
-  """How the data pipeline feeds this process: one shard, the whole batch."""
+  """Share of the data that this process reads: one shard, the whole batch."""
 
   batch_size: int
   shard_id: int
@@ -141,10 +142,10 @@ class DataLayout:
 
 
 class PartitionedFn:
-  """A jitted function that runs with the mesh and the axis rules in force.
+  """Jitted function that runs in the context of the mesh and the axis rules.
 
-  Flax's `with_sharding_constraint` does nothing outside `jax.set_mesh`, so that
-  the context must be there whenever the function is traced.
+  Flax's `with_sharding_constraint` does nothing outside `jax.set_mesh`, so the
+  context is needed whenever the function is traced.
   """
 
   def __init__(self, jitted: Callable, mesh: Mesh, rules: LogicalAxisRules):
@@ -172,14 +173,14 @@ class PjitPartitioner:
     backend: str | None = None,
     logical_axis_rules: LogicalAxisRules | None = None,
   ):
-    """Sets the mesh's shape and the rules.
+    """Sets the mesh shape and the rules.
 
     Args:
-      num_partitions: devices that hold one replica of the model.
-      model_parallel_submesh: the same as a tile, see `default_mesh`; goes
-        before `num_partitions`.
+      num_partitions: number of devices per replica of the model.
+      model_parallel_submesh: the same as a tile, see `default_mesh`; takes
+        precedence over `num_partitions`.
       params_on_devices: whether parameters stay on devices between steps.
-      backend: platform to take the devices from.
+      backend: platform of the devices.
       logical_axis_rules: None for `standard_logical_axis_rules()`.
 
     Raises:
@@ -191,7 +192,7 @@ class PjitPartitioner:
       )
     if num_partitions and model_parallel_submesh:
       logging.warning(
-        'PjitPartitioner: model_parallel_submesh=%s goes before '
+        'PjitPartitioner: model_parallel_submesh=%s takes precedence over '
         'num_partitions=%s',
         model_parallel_submesh,
         num_partitions,
@@ -226,19 +227,19 @@ class PjitPartitioner:
 
   @property
   def data_partition_spec(self) -> PartitionSpec:
-    """How batches are laid out: their first dimension over 'data'."""
+    """Sharding of batches: their first dimension over 'data'."""
     return PartitionSpec(self._data_axis)
 
   @property
   def data_mesh_size(self) -> int:
-    """Number of pieces that a batch is cut into."""
+    """Number of shards of a batch."""
     return self._extent(self._data_axis)
 
   def get_data_layout(self, batch_size: int | None = None) -> DataLayout:
     """Returns the layout of batches of `batch_size` (None: the smallest).
 
     Raises:
-      ValueError: the batch does not divide over the 'data' axis.
+      ValueError: `batch_size` is not divisible by the size of the 'data' axis.
     """
     if batch_size is None:
       batch_size = self.data_mesh_size
@@ -262,10 +263,10 @@ class PjitPartitioner:
   def get_mesh_axes(self, train_state: TrainState) -> TrainState:
     """Returns `train_state` with a `PartitionSpec` or None for each array.
 
-    Shapes are enough: `jax.eval_shape` makes a fitting `train_state`.
+    Only shapes are needed, so `train_state` may come from `jax.eval_shape`.
 
     Raises:
-      ValueError: a dimension does not divide over its mesh axis.
+      ValueError: a dimension is not divisible by the size of its mesh axis.
     """
     logical_axes = self.get_logical_axes(train_state)
     arrays = _flatten(train_state.state_dict())
@@ -285,9 +286,9 @@ class PjitPartitioner:
     )
 
   def get_shardings(self, axis_resources: PyTree) -> PyTree:
-    """Returns `axis_resources` with shardings for specs and None.
+    """Returns `axis_resources` with specs and None replaced by shardings.
 
-    The result may stand for a whole tree of arguments, as None may.
+    Like None, a sharding may be a prefix that stands for a whole subtree.
     """
 
     def sharding(spec):
@@ -309,12 +310,11 @@ class PjitPartitioner:
 
     Args:
       fn: a function of positional arguments.
-      in_axis_resources: one entry an argument that is not static: a
-        `PartitionSpec`, None (replicated), or a tree of them that is a prefix
-        of the argument's.
-      out_axis_resources: the same for what `fn` returns.
+      in_axis_resources: one entry per non-static argument: a `PartitionSpec`,
+        None (replicated), or a tree of them that is a prefix of the argument's.
+      out_axis_resources: the same for the outputs of `fn`.
       static_argnums: arguments that are compile-time constants.
-      donate_argnums: arguments whose memory the results may take.
+      donate_argnums: arguments whose memory the outputs may reuse.
     """
     return PartitionedFn(
       jax.jit(
@@ -337,7 +337,7 @@ class PjitPartitioner:
   def move_params_to_devices(
     self, train_state: TrainState, train_state_axes: TrainState
   ) -> TrainState:
-    """Returns `train_state` laid out as `train_state_axes`."""
+    """Returns `train_state` sharded according to `train_state_axes`."""
     return jax.device_put(train_state, self.get_shardings(train_state_axes))
 
   def _extent(self, mesh_axes: str | tuple[str, ...] | None) -> int:

@@ -1,4 +1,4 @@
-"""The choice of the checkpoints that stay when a new one is saved."""
+"""Retention policy: the checkpoints kept when a new one is saved."""
 
 import dataclasses
 import itertools
@@ -11,33 +11,33 @@ from orbax.checkpoint import checkpoint_managers
 class Retention:
   """Keeps the last checkpoints, and the last ones with a sound loss.
 
-  A loss is unsound where it is more than twice the lowest loss of the
-  checkpoints that there are, and more than 1 above it. The latter, so that
-  losses near zero may vary. Where all of the last checkpoints are unsound, two
-  before them stay too: the last one with a sound loss, and the last one whose
-  successor's loss was sound as well. For the loss may have jumped since a run
-  went on from the former because its file was damaged, after its own loss was
-  reported. Parameters that were damaged, or that diverged, must not push out
-  the last good ones. These go when a checkpoint with a sound loss is saved. The
-  price of a false alarm is the space of two checkpoints.
+  Damaged or diverged parameters must not push out the last good ones. A loss is
+  unsound if it is more than twice the lowest loss of the existing checkpoints
+  and more than 1 above it (losses near zero may vary). If all of the last
+  `keep` checkpoints are unsound, two earlier ones are kept too: the last one
+  with a sound loss, and the last one whose successor also had a sound loss. The
+  second is needed if the first was damaged after its own loss was reported, so
+  that the loss jumped when a run resumed from it. Both are deleted when a
+  checkpoint with a sound loss is saved. A false alarm costs the space of two
+  checkpoints.
 
   Attributes:
-    keep: how many of the last ones; None for all.
-    losses: the training loss by step, as far as it is known; to be added to.
+    keep: number of last checkpoints to keep; None for all.
+    losses: training loss by step, where known; the caller adds to it.
   """
 
   keep: int | None
   losses: dict[int, float]
 
   def sound(self, steps: Sequence[int]) -> set[int]:
-    """Returns which of the steps stay for their loss: none, one or two."""
+    """Returns the steps kept because of their loss: none, one or two."""
     known = {s: self.losses[s] for s in sorted(steps) if s in self.losses}
     if not known:
       return set()
     lowest = min(known.values())
     limit = max(2 * lowest, lowest + 1)
     sound = [step for step, loss in known.items() if loss <= limit]
-    # The last one has no successor that speaks against it.
+    # The last one has no successor and counts as followed by a sound loss.
     followed = [
       step
       for step, after in itertools.zip_longest(known, [*known][1:])
@@ -45,8 +45,8 @@ class Retention:
     ]
     return {sound[-1], *followed[-1:]}
 
-  def kept_besides(self, steps: Sequence[int]) -> list[int]:
-    """Returns the steps that stay for their loss alone."""
+  def kept_for_loss(self, steps: Sequence[int]) -> list[int]:
+    """Returns the steps kept only because of their loss."""
     if self.keep is None:
       return []
     return sorted(self.sound(steps) - {*sorted(steps)[-self.keep :]})
@@ -57,7 +57,7 @@ class Retention:
     *,
     context: checkpoint_managers.PreservationContext,
   ) -> Sequence[bool]:
-    """Orbax asks: for each checkpoint, first to last, whether it stays."""
+    """Orbax's hook: whether to keep each checkpoint, in order of steps."""
     del context
     steps = [info.step for info in checkpoints]
     if self.keep is None:

@@ -1,10 +1,10 @@
-"""TensorStore's JSON for Orbax, without TensorStore's leak.
+"""Workaround for a memory leak in TensorStore's conversion of JSON.
 
-TensorStore 0.1.86 turns JSON into dictionaries of which every key and value
-has a reference too many (`JsonToPyObject` of its
-`python/tensorstore/json_type_caster.cc`), so that they stay for good. Orbax
-asks for such dictionaries twice at each save and restore for `jax.monitoring`,
-and once for each array, the same for all arrays.
+TensorStore 0.1.86 converts JSON into dictionaries with one reference too many
+to every key and value (`JsonToPyObject` in its
+`python/tensorstore/json_type_caster.cc`), so they are never freed. Orbax
+requests such dictionaries twice per save and restore for `jax.monitoring`, and
+once per array, with the same content for all arrays.
 """
 
 import copy
@@ -19,17 +19,14 @@ _RAW_BYTES = 'get_tensorstore_raw_bytes'
 _PREFIX = '/tensorstore/kvstore/'
 _WRITE = 'write'
 _MOST_SPECS = 16
-# What is replaced; None where another version of Orbax has no such function.
+# The original functions; None if this version of Orbax has no such function.
 orbax_raw_bytes = getattr(tensorstore_utils, _RAW_BYTES, None)
 spec_to_json = inspect.getattr_static(ts.KvStore.Spec, 'to_json')
 _specs: dict[str, Any] = {}
 
 
 def avoid_leaks() -> None:
-  """Has this process ask TensorStore in ways that leave nothing behind.
-
-  What is answered stays the same.
-  """
+  """Replaces the leaking calls in this process by equivalent ones."""
   if orbax_raw_bytes is not None:
     setattr(tensorstore_utils, _RAW_BYTES, raw_bytes)
   ts.KvStore.Spec.to_json = remembered_json
@@ -38,10 +35,10 @@ def avoid_leaks() -> None:
 def raw_bytes(direction: Any = None) -> int:
   """Returns the bytes written or read by all drivers of this process.
 
-  They are read as text, in Prometheus' format, which does not leak.
+  They are read in Prometheus' text format, which does not leak.
 
   Args:
-    direction: Orbax's `IoDirection`; None for written.
+    direction: Orbax's `IoDirection`; None for bytes written.
   """
   value = getattr(direction, 'value', _WRITE)
   suffix = '_bytes_written' if value == _WRITE else '_bytes_read'
@@ -50,11 +47,11 @@ def raw_bytes(direction: Any = None) -> int:
 
 
 def total(lines: Iterable[str], suffix: str) -> int:
-  """Returns the sum of the samples whose names end so.
+  """Returns the sum of the samples whose names end in `suffix`.
 
   Args:
     lines: Prometheus' text format: `name{labels} value`, and comments.
-    suffix: of the names to take.
+    suffix: of the names to include.
   """
   found = 0
   for line in lines:
@@ -65,10 +62,10 @@ def total(lines: Iterable[str], suffix: str) -> int:
 
 
 def remembered_json(spec: ts.KvStore.Spec, *args: Any, **kwargs: Any) -> Any:
-  """Returns `spec.to_json(...)`, computed once for equal specs of late."""
+  """Returns `spec.to_json(...)`, cached for recent equal specs."""
   if args or kwargs:
     return spec_to_json(spec, *args, **kwargs)
-  # All of the JSON, as text.
+  # The repr holds the complete JSON.
   key = repr(spec)
   found = _specs.get(key)
   if found is None:

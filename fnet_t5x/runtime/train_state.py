@@ -1,8 +1,7 @@
 """Train states: parameters, step and optimizer state.
 
-Both states are pytrees and share the `TrainState` methods. `state_dict` is the
-checkpoint's layout (see `optimizers.py`), plus 'flax_mutables' where there are
-any.
+Both classes are pytrees and implement `TrainState`. `state_dict` has the
+checkpoint layout (see `optimizers.py`), plus 'flax_mutables' if there are any.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PyTree = Any
 
 @runtime_checkable
 class TrainState(Protocol):
-  """The methods that the trainer, checkpoints and partitioner rely on."""
+  """Interface of the trainer, the checkpoints and the partitioner."""
 
   @property
   def step(self) -> jax.Array: ...
@@ -66,12 +65,12 @@ def _check_axes(axes: PyTree, variables: PyTree):
 def _split_variables(
   model_variables: Mapping[str, PyTree],
 ) -> tuple[PyTree, PyTree | None, FrozenDict, FrozenDict | None]:
-  """Returns parameters, their axes, the other collections, and theirs.
+  """Returns parameters, their axes, the other collections, and their axes.
 
-  The axes of the collection `name` are the collection `name_axes`.
+  The axes of the collection `name` are in the collection `name_axes`.
 
   Raises:
-    ValueError: a collection of axes lacks some of its variables.
+    ValueError: a collection of axes does not cover all of its variables.
   """
   axes = {}
   variables = {}
@@ -110,11 +109,11 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
     optimizer_def: optimizers.OptimizerDef,
     model_variables: Mapping[str, PyTree],
   ) -> FlaxOptimTrainState:
-    """Returns the state at step 0 for what `module.init` returned.
+    """Returns the state at step 0 for the variables of `module.init`.
 
     Raises:
-      ValueError: the optimizer goes by logical axes (Adafactor) and the model
-        names none, or not all of them.
+      ValueError: the optimizer needs logical axes (Adafactor) and the model
+        does not name all of them.
     """
     params, params_axes, mutables, mutables_axes = _split_variables(
       model_variables
@@ -172,7 +171,7 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
   def apply_gradient(
     self, grads: PyTree, learning_rate, flax_mutables: PyTree = EMPTY_DICT
   ) -> FlaxOptimTrainState:
-    """Returns the state one step on, with `flax_mutables` as its mutables."""
+    """Returns the state after a step, with `flax_mutables` as its mutables."""
     return self.replace(
       _optimizer=self._optimizer.apply_gradient(
         grads, learning_rate=learning_rate
@@ -181,10 +180,10 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
     )
 
   def as_logical_axes(self) -> FlaxOptimTrainState:
-    """Returns the state with its arrays replaced by axis names, or None.
+    """Returns the state with its arrays replaced by axis names or None.
 
     Raises:
-      ValueError: the optimizer cannot say how its state is laid out.
+      ValueError: the optimizer does not define the axes of its state.
     """
     optimizer_def = self._optimizer.optimizer_def
     if not hasattr(optimizer_def, 'derive_logical_axes'):
@@ -203,7 +202,7 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
 
 
 class InferenceState(flax.struct.PyTreeNode):
-  """Parameters and step alone; restores from a train state's checkpoint."""
+  """Parameters and step only; restores from the checkpoint of a train state."""
 
   step: jax.Array | None
   params: PyTree
@@ -213,10 +212,10 @@ class InferenceState(flax.struct.PyTreeNode):
 
   @classmethod
   def create(cls, model_variables: Mapping[str, PyTree]) -> InferenceState:
-    """Returns the state at step 0 for what `module.init` returned.
+    """Returns the state at step 0 for the variables of `module.init`.
 
     Raises:
-      ValueError: the model names the axes of some parameters only.
+      ValueError: the model names the axes of only some parameters.
     """
     params, params_axes, mutables, mutables_axes = _split_variables(
       model_variables
@@ -264,7 +263,7 @@ class InferenceState(flax.struct.PyTreeNode):
     return self.replace(step=step)
 
   def as_logical_axes(self) -> InferenceState:
-    """Returns the state with its arrays replaced by axis names, or None."""
+    """Returns the state with its arrays replaced by axis names or None."""
     return InferenceState(
       step=None,
       params=flax_partitioning.get_axis_names(self.params_axes),

@@ -125,7 +125,7 @@ def test_no_damaged_file_is_taken_for_whole(
   ('file', 'damage', 'detail'),
   [
     ('state/_METADATA', pathlib.Path.unlink, 'state/_METADATA is missing'),
-    ('state/_METADATA', cut, 'state/_METADATA is cut, or no longer'),
+    ('state/_METADATA', cut, 'state/_METADATA is truncated'),
     ('state', shutil.rmtree, 'state/_METADATA is missing'),
     ('state/manifest.ocdbt', pathlib.Path.unlink, 'manifest.ocdbt is missing'),
     ('state/d', shutil.rmtree, 'cannot be read'),

@@ -47,7 +47,7 @@ def test_lock_names_its_holder_and_ends_with_the_process(tmp_path):
   assert re.fullmatch(
     rf'MODEL_DIR {tmp_path} is in use by another run \(host [\w.-]+, process '
     rf'{first.pid}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC\): wait until '
-    'it ends, stop it, or take another MODEL_DIR',
+    'it ends, stop it, or use another MODEL_DIR',
     str(error.value),
   )
   first.send_signal(signal.SIGKILL)

@@ -241,7 +241,7 @@ def test_last_batch_is_filled_with_nothing(model):
     ({'batch_size': 0}, ValueError, 'BATCH_SIZE is 0'),
     ({'split': 'tests'}, ValueError, "has no split 'tests'"),
     ({'task_feature_lengths': None}, ValueError, 'TASK_FEATURE_LENGTHS is not'),
-    ({'path': 'nowhere'}, ValueError, 'nowhere is no checkpoint'),
+    ({'path': 'nowhere'}, ValueError, 'nowhere is not a checkpoint'),
     (
       {'output_dir': 'file/x'},
       OSError,
