@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fnet_t5x
-from fnet_t5x import saved_config
+from fnet_t5x import gin_macros, saved_config
 from fnet_t5x.planning import parameters
 from fnet_t5x.runtime import eval as eval_lib
 from fnet_t5x.runtime import gin_utils, partitioning, trainer, utils
@@ -42,17 +42,6 @@ SETTABLE = {
   'gin/runs/infer.gin': 'MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS BATCH_SIZE '
   'DROPOUT_RATE USE_CACHED_TASKS CHECKPOINT_PATH INFER_OUTPUT_DIR',
 }
-
-
-@gin.configurable(module='gin_files_test')
-def configured(value=gin.REQUIRED):
-  return value
-
-
-def value_of(macro):
-  """Returns a macro's value, with references resolved."""
-  gin.parse_config(f'gin_files_test.configured.value = %{macro}')
-  return configured()
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +109,7 @@ def test_macros_of_a_run_are_settable(name):
     ],
     finalize_config=False,
   )
-  assert [value_of(macro) for macro in macros] == [7] * len(macros)
+  assert [gin_macros.value(macro) for macro in macros] == [7] * len(macros)
 
 
 @pytest.mark.parametrize('order', [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
@@ -136,8 +125,8 @@ def test_model_objective_and_run_come_in_any_order(order):
     ["MODEL_DIR = 'x'", 'TRAIN_STEPS = 1'],
     finalize_config=False,
   )
-  assert value_of('MIXTURE_OR_TASK_NAME') == 'fnet_sotu_span_corruption'
-  assert value_of('DROPOUT_RATE') == 0.0
+  assert gin_macros.value('MIXTURE_OR_TASK_NAME') == 'fnet_sotu_span_corruption'
+  assert gin_macros.value('DROPOUT_RATE') == 0.0
 
 
 @pytest.mark.parametrize('order', [(0, 1), (1, 0)])
@@ -158,7 +147,7 @@ def test_source_and_objective_name_the_task(source, bindings, task, order):
   )
   # Saved as a run does, and read again.
   assert f'MIXTURE_OR_TASK_NAME = {task!r}' in gin.config_str()
-  assert value_of('MIXTURE_OR_TASK_NAME') == task
+  assert gin_macros.value('MIXTURE_OR_TASK_NAME') == task
 
 
 @pytest.mark.parametrize(
@@ -272,7 +261,7 @@ def test_mixing_of_other_layers_and_of_all(binding, mixing):
 def build(name, *bindings):
   gin.parse_config_file(name)
   gin.parse_config(['DROPOUT_RATE = 0.0', *bindings])
-  return value_of('MODEL')
+  return gin_macros.value('MODEL')
 
 
 @pytest.mark.parametrize('name', MODELS)

@@ -13,6 +13,7 @@ from flax.linen.partitioning import get_axis_names, logical_to_mesh_axes
 from flax.traverse_util import flatten_dict
 
 import fnet_t5x
+from fnet_t5x import gin_macros
 from fnet_t5x import partitioning as fnet_partitioning
 from fnet_t5x.planning.collectives import find_collectives
 from fnet_t5x.runtime import adafactor, partitioning, utils
@@ -35,11 +36,6 @@ MESHES = [
 ]
 
 
-@gin.configurable(module='partitioning_test')
-def configured(partitioner=gin.REQUIRED):
-  return partitioner
-
-
 @pytest.fixture(autouse=True)
 def _clean_gin():
   gin.clear_config()
@@ -56,8 +52,7 @@ def make_partitioner(name, mesh_shape=None):
       f'NUM_PARTITIONS = None\n'
       f'MODEL_PARALLEL_SUBMESH = (1, {mesh_shape[1]}, 1, 1)'
     )
-  gin.parse_config('partitioning_test.configured.partitioner = %PARTITIONER')
-  partitioner = configured()
+  partitioner = gin_macros.value('PARTITIONER')
   gin.clear_config()
   if mesh_shape:
     assert tuple(partitioner.mesh.shape.values()) == mesh_shape

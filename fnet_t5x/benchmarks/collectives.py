@@ -22,7 +22,7 @@ os.environ['JAX_PLATFORMS'] = os.environ.get('JAX_PLATFORMS') or 'cpu'
 
 import gin
 
-from fnet_t5x import argument_parser, command_line, result_table
+from fnet_t5x import argument_parser, command_line, gin_macros, result_table
 from fnet_t5x.gin_root import gin_root
 from fnet_t5x.planning.collectives import collectives
 
@@ -35,11 +35,6 @@ LAYOUTS = {
 }
 NETWORKS = {'hybrid': 'fnet_t5', 'T5': 't5'}
 STEP, ENCODER = 'training step', 'encoder, forward'
-
-
-@gin.configurable(module='collectives')
-def _configured(model=gin.REQUIRED, partitioner=gin.REQUIRED):
-  return model, partitioner
 
 
 def configure(
@@ -55,12 +50,10 @@ def configure(
       'DROPOUT_RATE = 0.0',
       'VOCABULARY = None',
       f'NUM_PARTITIONS = {partitions}',
-      'collectives._configured.model = %MODEL',
-      'collectives._configured.partitioner = %PARTITIONER',
       *bindings,
     ]
   )
-  return _configured()
+  return gin_macros.value('MODEL'), gin_macros.value('PARTITIONER')
 
 
 def compile_texts(

@@ -30,7 +30,13 @@ import gin
 import numpy as np
 from absl import logging as absl_logging
 
-from fnet_t5x import absent_tpu, argument_parser, command_line, result_table
+from fnet_t5x import (
+  absent_tpu,
+  argument_parser,
+  command_line,
+  gin_macros,
+  result_table,
+)
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 from fnet_t5x.gin_root import gin_root
 
@@ -66,24 +72,13 @@ class Lengths(NamedTuple):
   new_tokens: int = 64
 
 
-@gin.configurable(module='engines')
-def _configured(model=gin.REQUIRED):
-  return model
-
-
 def gin_model(name: str, size: str) -> Any:
   """Returns the runtime's model of `gin/models/<name>_<size>.gin`."""
   gin.clear_config()
   gin.add_config_file_search_path(gin_root())
   gin.parse_config_file(f'gin/models/{name}_{size}.gin')
-  gin.parse_config(
-    [
-      'DROPOUT_RATE = 0.0',
-      "ACTIVATION_DTYPE = 'float32'",
-      'engines._configured.model = %MODEL',
-    ]
-  )
-  return _configured()
+  gin.parse_config(['DROPOUT_RATE = 0.0', "ACTIVATION_DTYPE = 'float32'"])
+  return gin_macros.value('MODEL')
 
 
 def make_model(engine: str, network: str, size: str, decode_fn=None) -> Any:

@@ -16,6 +16,7 @@ import small_runs
 import tfds_folders
 
 import fnet_t5x
+from fnet_t5x import gin_macros
 from fnet_t5x.runtime import (
   checkpoints,
   gin_utils,
@@ -55,11 +56,6 @@ eval_script.evaluate.partitioner = @small_runs.one_device()
 """
 
 
-@gin.configurable(module='evaluation_test')
-def configured_model(model=gin.REQUIRED):
-  return model
-
-
 @pytest.fixture
 def run(small_vocabulary, tmp_path):
   """Parses the run's gin, and returns a function that evaluates a mixture.
@@ -95,8 +91,7 @@ def run(small_vocabulary, tmp_path):
 @pytest.fixture
 def model(run, tmp_path):
   """Returns the run's model, and the parameters in its checkpoint."""
-  gin.parse_config('evaluation_test.configured_model.model = %MODEL')
-  model = configured_model()
+  model = gin_macros.value('MODEL')
   shapes = {
     name: (8, length)
     for name, length in model.FEATURE_CONVERTER_CLS(pack=False)

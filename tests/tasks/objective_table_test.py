@@ -13,6 +13,7 @@ import token_documents
 from clu.data import dataset_iterator
 
 import fnet_t5x
+from fnet_t5x import gin_macros
 from fnet_t5x.tasks import objective_table
 
 _ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
@@ -159,11 +160,6 @@ def test_mixtures_mix_at_their_rates(name, task):
   assert (np.abs(shares - expected) < 5 * error).all()
 
 
-@gin.configurable(module='objective_table_test')
-def _configured(value=gin.REQUIRED):
-  return value
-
-
 @pytest.mark.parametrize(
   'name',
   [
@@ -179,7 +175,6 @@ def test_gin_files_have_the_table_s_lengths(name):
     ('MIXTURE_OR_TASK_NAME', f'fnet_sotu_{name}'),
     ('TASK_FEATURE_LENGTHS', described.feature_lengths),
   ):
-    gin.parse_config(f'objective_table_test._configured.value = %{macro}')
-    assert _configured() == expected
+    assert gin_macros.value(macro) == expected
   assert expected
   seqio.get_mixture_or_task(f'fnet_sotu_{name}')

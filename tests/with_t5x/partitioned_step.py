@@ -10,6 +10,7 @@ import gin
 import jax
 import numpy as np
 
+from fnet_t5x import gin_macros
 from fnet_t5x.compat import trainer, utils
 from fnet_t5x.gin_root import gin_root
 
@@ -28,14 +29,7 @@ DROPOUT_RATE = 0.0
 SCAN_LAYERS = True
 REMAT_POLICY = 'minimal'
 NUM_PARTITIONS = None
-partitioned_step.configured.model = %MODEL
-partitioned_step.configured.partitioner = %PARTITIONER
 """
-
-
-@gin.configurable(module='partitioned_step')
-def configured(model=gin.REQUIRED, partitioner=gin.REQUIRED):
-  return model, partitioner
 
 
 def losses(layout, partitions):
@@ -44,7 +38,8 @@ def losses(layout, partitions):
   gin.parse_config_file(f'gin/partitioning/{layout}.gin')
   gin.parse_config(SIZES)
   gin.parse_config(f'MODEL_PARALLEL_SUBMESH = (1, {partitions}, 1, 1)')
-  model, partitioner = configured()
+  model = gin_macros.value('MODEL')
+  partitioner = gin_macros.value('PARTITIONER')
   tokens = np.random.default_rng(0).integers(2, 64, (8, 16)).astype(np.int32)
   batch = {
     'encoder_input_tokens': tokens,
