@@ -32,7 +32,7 @@ def set_up(monkeypatch, chosen, installed):
     ('t5x', True, 't5x'),
   ],
 )
-def test_engine_is_t5x_where_there_is_one(monkeypatch, chosen, installed, name):
+def test_engine_is_t5x_if_importable(monkeypatch, chosen, installed, name):
   set_up(monkeypatch, chosen, installed)
   assert engine.engine_name() == name
 
@@ -41,7 +41,7 @@ def test_engine_is_t5x_where_there_is_one(monkeypatch, chosen, installed, name):
   ('chosen', 'line'),
   [('none', "'none' is not an engine"), ('t5x', 'T5X is not importable')],
 )
-def test_engine_that_there_is_not(monkeypatch, chosen, line):
+def test_missing_engine_is_named(monkeypatch, chosen, line):
   set_up(monkeypatch, chosen, installed=False)
   with pytest.raises(ValueError, match=line):
     engine.engine_name()

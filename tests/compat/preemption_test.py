@@ -156,7 +156,7 @@ def test_all_stop_after_the_same_step(start, processes, number):
   assert int(match[1]) > 3
 
 
-def test_a_run_that_ends_by_itself_lets_go_of_the_signal(start):
+def test_finished_run_restores_the_signal_handler(start):
   (process,) = start(1, total=1000)
   assert process.stdout.readline() == 'training\n'
   assert process.stdout.readline() == 'closed\n'

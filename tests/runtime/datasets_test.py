@@ -27,7 +27,7 @@ def assert_equal(actual, expected):
     np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
-def test_position_is_restored_in_the_midst_of_a_shuffle(tmp_path):
+def test_position_is_restored_within_a_shuffle(tmp_path):
   before = iterator()
   for _ in range(3):
     next(before)
@@ -55,7 +55,7 @@ def test_position_of_another_dataset_is_refused(tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_evaluation_takes_as_many_batches_as_asked():
+def test_evaluation_has_the_requested_batches():
   cfg = small_runs.dataset_config('validation', batch_size=4)
   sets = datasets.get_training_eval_datasets(cfg, 0, 1, 5, CONVERTER)
   (batches,) = (list(ds.as_numpy_iterator()) for ds in sets.values())
@@ -154,7 +154,7 @@ def test_missing_cache_is_one_line(tmp_path, monkeypatch):
   assert datasets.get_mixture_or_task(cfg) is mixture
 
 
-def test_task_that_cannot_be_cached_is_read_from_its_source():
+def test_uncacheable_task_is_read_from_its_source():
   cached, uncached = (
     iterator(shuffle=False, use_cached=use_cached)
     for use_cached in (True, False)

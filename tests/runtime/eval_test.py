@@ -78,7 +78,7 @@ def counted(vocabulary, *batches):
 
 
 @pytest.mark.parametrize('kind', ['vocabulary', 'with_bytes'])
-def test_bits_are_of_the_decoded_text(request, kind):
+def test_bits_per_byte_of_the_decoded_text(request, kind):
   vocabulary = request.getfixturevalue(kind)
   eos = vocabulary.eos_id
   rows = [[*vocabulary.encode(text), eos] for text in TEXTS]
@@ -92,7 +92,7 @@ def test_bits_are_of_the_decoded_text(request, kind):
   }
 
 
-def test_sentinels_cost_and_are_no_text(vocabulary):
+def test_sentinels_count_as_nats_but_not_as_text(vocabulary):
   text = vocabulary.encode(TEXTS[0])
   top = vocabulary.vocab_size - 1
   row = [top, *text[:5], top - 1, *text[5:], vocabulary.eos_id]
@@ -112,7 +112,7 @@ def test_only_tokens_with_a_loss_count(vocabulary):
   assert found == pytest.approx(nats / np.log(2) / size, rel=1e-12)
 
 
-def test_every_piece_has_the_bytes_that_it_decodes_to(vocabulary):
+def test_bytes_per_piece_match_decoding(vocabulary):
   table = eval_lib.piece_bytes(vocabulary)
   pieces = vocabulary.tokenizer
   assert len(table) == vocabulary.vocab_size
@@ -125,7 +125,7 @@ def test_every_piece_has_the_bytes_that_it_decodes_to(vocabulary):
   assert table[-SENTINELS:].tolist() == [0] * SENTINELS
 
 
-def test_bytes_are_their_own(tmp_path):
+def test_byte_vocabulary(tmp_path):
   vocabulary = seqio.ByteVocabulary()
   ids = vocabulary.encode('Größe')
   found = counted(vocabulary, batch_of([[*ids, vocabulary.eos_id]]))
@@ -134,7 +134,7 @@ def test_bytes_are_their_own(tmp_path):
 
 
 @pytest.mark.parametrize('case', ['vocabulary', 'weights', 'no text', 'ids'])
-def test_what_is_unknown_is_left_out(vocabulary, case):
+def test_unknown_bits_per_byte_are_omitted(vocabulary, case):
   batch = batch_of([vocabulary.encode(TEXTS[0])])
   if case == 'vocabulary':
     vocabulary = seqio.PassThroughVocabulary(size=100)
@@ -148,7 +148,7 @@ def test_what_is_unknown_is_left_out(vocabulary, case):
   assert counted(vocabulary, batch) == {}
 
 
-def test_evaluation_that_was_cut_off_is_not_counted(vocabulary):
+def test_interrupted_evaluation_is_not_counted(vocabulary):
   text = eval_lib.TargetText(vocabulary)
   batch = batch_of([vocabulary.encode(TEXTS[0])])
   values = {'cross_ent_per_target_token': 1.0}

@@ -40,7 +40,7 @@ linux = pytest.mark.skipif(sys.platform != 'linux', reason="Linux's limits")
 
 @linux
 @pytest.mark.parametrize('limit', ['RLIMIT_AS', 'RLIMIT_DATA'])
-def test_resource_limits_bound_what_is_free(limit):
+def test_resource_limits_bound_free_memory(limit):
   said = subprocess.run(
     [sys.executable, '-c', UNDER_A_LIMIT, limit],
     cwd=ROOT,
@@ -54,7 +54,7 @@ def test_resource_limits_bound_what_is_free(limit):
 
 
 @linux
-def test_free_is_no_more_than_the_machine_has():
+def test_free_memory_is_at_most_the_machines():
   pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
   free = free_memory.free_bytes(jax.devices()[0])
   assert 0 < free < pages
@@ -89,7 +89,7 @@ def write(root, **files):
     ),
   ],
 )
-def test_control_groups_bound_what_is_free(tmp_path, groups, folder, names):
+def test_control_groups_bound_free_memory(tmp_path, groups, folder, names):
   limit, usage, cached = names
   write(
     tmp_path,
@@ -109,7 +109,7 @@ def test_control_groups_bound_what_is_free(tmp_path, groups, folder, names):
 
 
 @pytest.mark.parametrize('limit', ['max', '9223372036854771712'])
-def test_group_without_a_limit_bounds_nothing(tmp_path, limit):
+def test_group_without_a_limit_is_ignored(tmp_path, limit):
   write(tmp_path, proc__self__cgroup='0::/\n')
   group = tmp_path / 'sys/fs/cgroup'
   group.mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_group_without_a_limit_bounds_nothing(tmp_path, limit):
   assert free_memory.host_limits(tmp_path) == []
 
 
-def test_accelerators_tell_their_own_memory():
+def test_accelerators_report_their_memory():
   stats = {'bytes_limit': 80 * GB, 'bytes_in_use': 30 * GB}
   gpu = types.SimpleNamespace(platform='gpu', memory_stats=lambda: stats)
   assert free_memory.free_bytes(gpu) == 50 * GB
@@ -126,7 +126,7 @@ def test_accelerators_tell_their_own_memory():
   assert free_memory.free_bytes(silent) is None
 
 
-def test_step_needs_what_is_neither_given_nor_returned_in_place():
+def test_step_needs_temporary_and_new_output_memory():
   """A donated state, 4 MB of other output, and temporary memory."""
   device = jax.local_devices()[0]
   state = jax.device_put(jnp.zeros(10**6, jnp.float32), device)
@@ -181,7 +181,7 @@ def test_warning_names_the_first_value_that_fits(needed, rows, parts, advice):
     assert found.endswith(f'Try --gin.{advice}')
 
 
-def test_microbatches_are_a_remedy_of_memory_in_truth():
+def test_microbatches_do_reduce_memory():
   """The compiler's own count for the advised microbatches is less."""
   model = small_runs.make_model(emb_dim=64, mlp_dim=256)
   batch = small_runs.packed_batch(seed=0, rows=32)
@@ -200,7 +200,7 @@ def test_microbatches_are_a_remedy_of_memory_in_truth():
   assert parts.needed < 1.5 * estimate
 
 
-def test_lack_of_memory_is_one_line():
+def test_out_of_memory_is_one_line():
   with (
     pytest.raises(ValueError, match=r'^Out of memory .*NUM_MICROBATCHES') as e,
     free_memory.exhaustion_named(),
@@ -211,7 +211,7 @@ def test_lack_of_memory_is_one_line():
     _ = 1 / 0
 
 
-def test_peak_grows_with_what_is_taken():
+def test_peak_grows_with_allocations():
   before = free_memory.peak_bytes()
   size = before + 300 * 10**6
   taken = bytearray(size)

@@ -48,7 +48,7 @@ def test_value_is_refused(options, line):
     ({'top_p': True}, 'top_p is True; it must be a number'),
   ],
 )
-def test_what_is_no_number_is_refused(options, line):
+def test_non_numbers_are_refused(options, line):
   with pytest.raises(TypeError, match=line):
     GenerationOptions(**options)
 

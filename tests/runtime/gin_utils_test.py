@@ -28,7 +28,7 @@ def test_home_is_expanded_in_macros(tmp_path, monkeypatch):
   assert '~/a' not in gin.config_str()
 
 
-def test_macro_that_nothing_sets():
+def test_unset_macro():
   assert gin_utils.macro('NO_SUCH_MACRO') is None
 
 

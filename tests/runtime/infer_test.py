@@ -157,7 +157,7 @@ def test_inference_writes_every_example_in_order(
     )
 
 
-def test_inference_goes_on_after_the_last_whole_chunk(
+def test_inference_resumes_after_the_last_complete_chunk(
   bigram, tmp_path, monkeypatch
 ):
   run = {'mode': 'score', **arguments(*bigram, tmp_path / 'a')}
@@ -189,7 +189,7 @@ def test_inference_goes_on_after_the_last_whole_chunk(
   assert len(written) == len(set(written)) == 5
 
 
-def test_chunks_of_another_size_or_checkpoint_are_not_taken(bigram, tmp_path):
+def test_chunks_of_another_size_or_checkpoint_are_not_reused(bigram, tmp_path):
   name = f'{small_runs.TASK}-score.jsonl-00000-of-00001'
   for stale in ('step2-0x4', 'step3-0x8'):
     (tmp_path / f'{name}-{stale}').write_text('{"stale": true}\n')
@@ -219,7 +219,7 @@ def test_every_decode_is_text():
   assert infer._text(decodes, small_runs.VOCABULARY) == ['ab', 'c']
 
 
-def test_last_batch_is_filled_with_nothing(model):
+def test_last_batch_is_padded_with_empty_rows(model):
   cfg = small_runs.dataset_config('validation', batch_size=BATCH_SIZE)
   batches = list(
     eval_lib.padded_batches(
@@ -270,7 +270,7 @@ def test_bad_input_is_one_line(
 
 
 @pytest.mark.parametrize('mode', ['predict', 'score', 'predict_with_aux'])
-def test_broken_parameters_are_one_line(model, params, tmp_path, mode):
+def test_nan_parameters_are_one_line(model, params, tmp_path, mode):
   broken = fresh_state(model).replace_params(
     jax.tree.map(lambda x: np.full_like(x, np.nan), params)
   )

@@ -69,15 +69,13 @@ def test_a_run_keeps_its_vocabulary(models, tmp_path):
 
 
 @pytest.mark.parametrize('vocabulary', ['@seqio.ByteVocabulary()', 'None'])
-def test_bytes_are_no_file(tmp_path, vocabulary):
+def test_byte_vocabulary_is_not_saved(tmp_path, vocabulary):
   configure(f'VOCABULARY = {vocabulary}')
   kept_vocabulary.keep(str(tmp_path))
   assert not list(tmp_path.iterdir())
 
 
-def test_a_run_goes_on_with_the_vocabulary_it_kept(
-  models, tmp_path, monkeypatch, capsys
-):
+def test_run_resumes_with_its_vocabulary(models, tmp_path, monkeypatch, capsys):
   """No vocabulary is trained, and no corpus is read."""
   (tmp_path / 'vocabulary.model').write_bytes(models[0].read_bytes())
   monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
@@ -102,7 +100,7 @@ def test_a_run_goes_on_with_the_vocabulary_it_kept(
     ('infer', 'CHECKPOINT_PATH'),
   ],
 )
-def test_a_checkpoint_brings_its_vocabulary(models, tmp_path, run, macro):
+def test_checkpoint_determines_the_vocabulary(models, tmp_path, run, macro):
   (tmp_path / 'vocabulary.model').write_bytes(models[0].read_bytes())
   configure(
     f'{macro} = {str(tmp_path / "checkpoint_7")!r}',
@@ -115,7 +113,7 @@ def test_a_checkpoint_brings_its_vocabulary(models, tmp_path, run, macro):
 
 
 @pytest.mark.parametrize('gone', [False, True])
-def test_a_vocabulary_that_is_named(models, tmp_path, gone):
+def test_configured_vocabulary_must_match(models, tmp_path, gone):
   """It must equal the run's, which is used if the named file is gone."""
   kept = tmp_path / 'vocabulary.model'
   kept.write_bytes(models[0].read_bytes())
@@ -145,7 +143,7 @@ def test_a_vocabulary_that_is_named(models, tmp_path, gone):
   assert found == str(other)
 
 
-def test_a_folder_without_one_changes_nothing(models, tmp_path):
+def test_folder_without_a_vocabulary_changes_nothing(models, tmp_path):
   configure(f'{NAMED} = {str(models[0])!r}', f'MODEL_DIR = {str(tmp_path)!r}')
   before = gin.config_str()
   kept_vocabulary.use_configured('train')

@@ -74,7 +74,7 @@ def test_merging_two_steps_adds_counts_and_keeps_averages():
     assert got[name] == pytest.approx(factor * want[name], rel=1e-6), name
 
 
-def test_without_mask_every_position_counts():
+def test_without_mask_every_token_counts():
   logits = jnp.array([[[0.0, 1.0], [1.0, 0.0]]])
   metrics = metrics_lib.compute_base_metrics(
     logits, jnp.array([[1, 1]]), None, jnp.float32(3.0)

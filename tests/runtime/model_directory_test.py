@@ -98,7 +98,7 @@ def test_remote_folders_are_found_too(tmp_path, monkeypatch):
     ('run/checkpoint_100', 200, 'checkpoint_100 is step 100, but step 200'),
   ],
 )
-def test_what_cannot_be_found(tmp_path, path, step, line):
+def test_missing_checkpoint_is_named(tmp_path, path, step, line):
   (tmp_path / 'file').write_text('')
   for name in ('empty', 'fresh', 'run'):
     (tmp_path / name).mkdir()
@@ -211,7 +211,7 @@ def test_gin_alone_would_run_it(tmp_path, monkeypatch):
     ),
   ],
 )
-def test_a_configuration_that_is_no_runs(tmp_path, text, line):
+def test_configuration_of_no_run(tmp_path, text, line):
   folder = saved(tmp_path, f'from __gin__ import dynamic_registration\n{text}')
   with pytest.raises(ValueError, match=line) as error:
     model_directory.configure(model_directory.locate(folder))

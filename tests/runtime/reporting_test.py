@@ -59,7 +59,7 @@ def test_each_report_is_a_line(tmp_path):
     assert list((tmp_path / collection).glob('events.out.tfevents.*'))
 
 
-def test_reports_leave_little_in_memory(tmp_path):
+def test_reports_use_little_memory(tmp_path):
   reporter = reporting.Reporter(tmp_path, 300, first_step=0)
   names = [f'metric_{i}' for i in range(12)]
   rng = random.Random(0)
@@ -85,7 +85,7 @@ def test_reports_leave_little_in_memory(tmp_path):
 
 
 @pytest.mark.parametrize('kept', [[], [row(1), row(2)]])
-def test_torn_line_harms_no_other(tmp_path, kept):
+def test_truncated_line_does_not_affect_others(tmp_path, kept):
   write(tmp_path, *kept)
   with (tmp_path / 'metrics.jsonl').open('a') as f:
     f.write('{"step": 3, "coll')
@@ -99,7 +99,7 @@ def test_torn_line_harms_no_other(tmp_path, kept):
   ]
 
 
-def test_lines_that_are_no_row_are_left_out_with_a_word(tmp_path, capfd):
+def test_invalid_lines_are_skipped_with_a_message(tmp_path, capfd):
   path = tmp_path / 'metrics.jsonl'
   bad = [b'[1, 2]', b'\xff\xfe', b'{"step": "1", "collection": "train"}', b'7']
   good = json.dumps(row(1)).encode()
@@ -111,7 +111,7 @@ def test_lines_that_are_no_row_are_left_out_with_a_word(tmp_path, capfd):
   assert out == f'{path}: skipped invalid lines: 5\n'
 
 
-def test_last_line_without_its_end_counts(tmp_path):
+def test_last_line_without_a_newline_counts(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(json.dumps(row(1)))
   reporter = reporting.Reporter(tmp_path, 10, first_step=1, resumed=True)
   reporter.train(2, VALUES, None)
@@ -119,7 +119,7 @@ def test_last_line_without_its_end_counts(tmp_path):
   assert [json.loads(line)['step'] for line in lines(tmp_path)] == [1, 2]
 
 
-def test_steps_that_are_taken_again_are_forgotten(tmp_path):
+def test_rows_of_repeated_steps_are_dropped(tmp_path):
   rows = [row(step) for step in (1, 2, 3)]
   write(tmp_path, *rows, row(2, 'training_eval/task'))
   reporter = reporting.Reporter(tmp_path, 10, first_step=2, resumed=True)
@@ -132,7 +132,7 @@ def test_steps_that_are_taken_again_are_forgotten(tmp_path):
   assert reporter.has_trained()
 
 
-def test_counts_of_the_data_go_on(tmp_path):
+def test_data_counters_continue_on_resume(tmp_path):
   def counted(first_step, added, resumed=True):
     reporter = reporting.Reporter(tmp_path, 10, first_step, resumed)
     data_counters.add('skipped_documents', added)
@@ -153,7 +153,7 @@ def test_counts_of_the_data_go_on(tmp_path):
     data_counters.reset()
 
 
-def test_run_that_starts_forgets_all(tmp_path):
+def test_new_run_drops_all_rows(tmp_path):
   write(tmp_path, row(0, 'training_eval/task'), row(1))
   reporter = reporting.Reporter(tmp_path, 10, first_step=0)
   assert reporting.read_metrics(tmp_path) == []
@@ -173,7 +173,7 @@ def test_nan_is_null(tmp_path):
   assert json.loads(line)['loss'] is None
 
 
-def test_line_tells_the_rate_and_the_time_left(tmp_path, monkeypatch, capfd):
+def test_line_has_the_rate_and_the_time_left(tmp_path, monkeypatch, capfd):
   clock = iter([100.0, 100.0, 103.0])
   monkeypatch.setattr(reporting.jax, 'default_backend', lambda: 'tpu')
   monkeypatch.setattr(reporting.time, 'perf_counter', lambda: next(clock))
@@ -196,7 +196,7 @@ def test_line_tells_the_rate_and_the_time_left(tmp_path, monkeypatch, capfd):
   assert max(len(first), len(second)) <= 80
 
 
-def test_cpu_has_no_rate_of_arithmetic_in_its_line(tmp_path, capfd):
+def test_cpu_line_has_no_flops_rate(tmp_path, capfd):
   reporter = reporting.Reporter(tmp_path, total_steps=10, first_step=0)
   reporter.train(5, VALUES, flops_per_step=1e12)
   assert capfd.readouterr().out == (
@@ -284,7 +284,7 @@ def test_watching_batches_moves_the_bar(tmp_path, monkeypatch):
   assert line.rstrip().endswith('tok/s')
 
 
-def test_waits_are_named_while_they_last(monkeypatch, capfd):
+def test_long_waits_are_printed(monkeypatch, capfd):
   with console.waiting('doing nothing', seconds=5.0):
     pass
   with console.waiting('reading', seconds=0.05):
@@ -350,7 +350,7 @@ def test_results_are_the_last_ones(tmp_path):
   ]
 
 
-def test_several_tasks_are_named_and_what_is_missing_left_out(tmp_path):
+def test_several_tasks_are_named_and_missing_metrics_omitted(tmp_path):
   write(
     tmp_path,
     {**train(10, None)},
@@ -365,7 +365,7 @@ def test_several_tasks_are_named_and_what_is_missing_left_out(tmp_path):
   ]
 
 
-def test_rows_of_others_do_not_end_a_run(tmp_path):
+def test_foreign_rows_do_not_end_a_run(tmp_path):
   write(
     tmp_path,
     {'step': 1, 'collection': 'train'},
@@ -392,7 +392,7 @@ def executable(path):
   return str(path)
 
 
-def test_interpreter_is_named_as_the_user_would(tmp_path, monkeypatch):
+def test_interpreter_command(tmp_path, monkeypatch):
   venv = executable(tmp_path / '.venv/bin/python3')
   executable(tmp_path / '.venv/bin/python')
   executable(tmp_path / 'other bin/python')

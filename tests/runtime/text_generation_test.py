@@ -77,7 +77,7 @@ def greedy(generator, steps, size=0) -> list[int]:
   return written
 
 
-def test_greedy_is_the_likeliest_token_of_the_whole_network(generator):
+def test_greedy_is_the_most_likely_token(generator):
   """Reference: teacher forcing over texts of increasing length."""
   want = VOCABULARY.decode(greedy(generator, 8))
   assert generator.generate(PROMPT, temperature=0, max_tokens=8) == want
@@ -97,7 +97,7 @@ def tokens_of(generator, **options) -> list[list[int]]:
   return rows.tolist()
 
 
-def test_guard_is_greedy_over_what_repeats_nothing(generator):
+def test_greedy_without_repeated_ngrams(generator):
   free = greedy(generator, 16)
   assert len(free) - len(set(free)) > 0, 'nothing to guard against'
   for size in (1, 2, 3):
@@ -107,7 +107,7 @@ def test_guard_is_greedy_over_what_repeats_nothing(generator):
 
 
 @pytest.mark.parametrize('size', [1, 2])
-def test_guard_holds_in_samples_and_beams(generator, size):
+def test_samples_and_beams_repeat_no_ngrams(generator, size):
   options = {'no_repeat_ngram_size': size}
   rows = tokens_of(generator, num_samples=4, temperature=0.3, **options)
   beams = GenerationOptions(num_beams=3, **options)
@@ -118,7 +118,7 @@ def test_guard_holds_in_samples_and_beams(generator, size):
     assert len(ngrams) == len(set(ngrams))
 
 
-def test_beams_enough_find_the_best_text(generator):
+def test_enough_beams_find_the_best_text(generator):
   """Reference: all texts of up to two tokens, including EOS."""
   eos, width = VOCABULARY.eos_id, generator._model.module.config.vocab_size
   first = log_probs_after(generator, [[]])[0]
@@ -134,7 +134,7 @@ def test_beams_enough_find_the_best_text(generator):
   assert found.ended
 
 
-def test_seed_prompt_and_sample_decide(generator):
+def test_text_depends_on_seed_prompt_and_sample(generator):
   def generate(prompt=PROMPT, **options):
     return generator.generate(prompt, temperature=1.0, top_k=0, **options)
 
@@ -151,7 +151,7 @@ def test_seed_prompt_and_sample_decide(generator):
   assert generate([PROMPT], num_samples=3, seed=1) == [samples]
 
 
-def test_prompt_changes_what_is_drawn(generator):
+def test_prompt_changes_the_random_numbers(generator):
   """Independently of the network, which has no effect at this temperature."""
   how = {'temperature': 1e6, 'top_k': 0, 'num_samples': 2, 'max_tokens': 8}
   texts = generator.generate(['abc', 'abd', 'x'], **how)
@@ -167,7 +167,7 @@ def test_stream_yields_what_generate_returns(generator):
     )
 
 
-def test_text_is_ended_or_cut(generator):
+def test_text_has_ended_or_is_truncated(generator):
   seen = set()
   for seed, most in itertools.product(range(20), (1, 16)):
     how = {'temperature': 3.0, 'seed': seed, 'max_tokens': most, 'top_k': 0}
@@ -182,7 +182,7 @@ def test_text_is_ended_or_cut(generator):
   assert seen == {True, False}
 
 
-def test_no_more_tokens_than_the_decoder_takes(generator):
+def test_tokens_are_limited_to_the_decoders_length(generator):
   assert [generator.max_tokens(n) for n in (None, 3, 99)] == [16, 3, 16]
   (tokens,) = tokens_of(generator, temperature=0, max_tokens=99)
   assert len(tokens) <= 16
@@ -225,7 +225,7 @@ def test_prompt_must_be_a_text(generator):
 
 @pytest.mark.parametrize('number', [np.nan, np.inf])
 @pytest.mark.parametrize('beams', [1, 2])
-def test_logits_that_are_no_numbers(model_dir, number, beams):
+def test_logits_that_are_not_finite(model_dir, number, beams):
   for step, remedy in ((2, r'--checkpoint_step=1$'), (1, 'no earlier one$')):
     damaged = load(model_dir, step)
     damaged._tokens._params = jax.tree.map(
@@ -263,7 +263,7 @@ def word_generator(tmp_path_factory) -> text_generation.TextGenerator:
   return load(model_dir)
 
 
-def test_text_begins_with_a_word_and_goes_on_freely(word_generator):
+def test_only_the_first_token_must_begin_a_word(word_generator):
   vocabulary = word_generator._model.output_vocabulary
   to_piece = vocabulary.tokenizer.IdToPiece
 
@@ -282,7 +282,7 @@ def test_text_begins_with_a_word_and_goes_on_freely(word_generator):
     assert any('<0x80>' <= piece <= '<0xBF>' for piece in second)
 
 
-def test_beams_begin_with_what_may_begin(word_generator, monkeypatch):
+def test_beams_obey_the_first_token_constraint(word_generator, monkeypatch):
   """The constraint depends on the prompt, for the first token only."""
 
   class Few(FirstTokens):
@@ -337,7 +337,7 @@ def all_pieces(vocabulary) -> set[str]:
     'a- ',
   ],
 )
-def test_a_word_begins(vocabulary, prompt):
+def test_text_must_begin_a_word(vocabulary, prompt):
   allowed = allowed_pieces(vocabulary, prompt)
   for piece in all_pieces(vocabulary):
     if not piece.startswith('<'):
@@ -367,7 +367,7 @@ def test_a_word_may_follow_directly(vocabulary, prompt):
 
 
 @pytest.mark.parametrize('end', [' ', '  ', '\n', '- '])
-def test_blank_that_the_vocabulary_keeps(vocabulary, tmp_path, end):
+def test_trailing_space_that_the_vocabulary_keeps(vocabulary, tmp_path, end):
   """`the ` and `the`: the space is part of the prompt or the next piece."""
   keeping = sentencepiece_vocabularies.train(tmp_path, keeps_blanks=True)
   assert keeping.decode(keeping.encode('my' + end)) == 'my' + end
@@ -401,7 +401,7 @@ def test_a_character_waits_for_its_last_byte():
   assert [piece for piece in pieces if piece] == ['a', '€', '🙂', 'b']
 
 
-def test_bytes_of_no_character_are_shown_at_last():
+def test_invalid_bytes_are_returned_at_the_end():
   """In the middle once they are final; at the end if nothing follows."""
   euro = '€'.encode()
   assert pieces_of(decode_bytes, b'a' + euro[:2] + b'b' + euro[:1]) == [
@@ -414,7 +414,7 @@ def test_bytes_of_no_character_are_shown_at_last():
   ]
 
 
-def test_nothing_is_lost_where_a_token_changes_what_is_shown():
+def test_no_text_is_lost_if_a_token_changes_it():
   def decode(tokens):
     return ''.join('ab c'[token] for token in tokens).replace('a ', 'x ')
 
@@ -434,5 +434,5 @@ def test_pieces_of_a_sentencepiece_vocabulary(tmp_path):
   assert len([piece for piece in pieces if piece]) > 5
 
 
-def test_no_token_at_all():
+def test_no_tokens():
   assert pieces_of(seqio.ByteVocabulary().decode, []) == ['']

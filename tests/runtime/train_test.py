@@ -175,7 +175,7 @@ def test_run_keeps_the_last_checkpoints(whole):
   assert saved_steps(whole) == [10, 12]
 
 
-def test_run_says_plain_lines(tmp_path, capfd):
+def test_run_prints_plain_lines(tmp_path, capfd):
   # All lines fit a terminal, except paths.
   model_dir = tmp_path / ('long' * 20)
   run(model_dir, total_steps=2)
@@ -209,7 +209,7 @@ def test_run_says_plain_lines(tmp_path, capfd):
     (InterruptedTrainer, 130, 'stopped at step 8'),
   ],
 )
-def test_stopped_run_saves_and_goes_on_bit_for_bit(
+def test_stopped_run_resumes_bit_exactly(
   whole, tmp_path, capfd, trainer_cls, code, line
 ):
   signals = (signal.SIGTERM, signal.SIGINT)
@@ -224,7 +224,7 @@ def test_stopped_run_saves_and_goes_on_bit_for_bit(
   assert without_times(rows[0]) == without_times(rows[1])
 
 
-def test_second_run_in_a_directory_ends_and_leaves_the_first_alone(
+def test_second_run_in_a_directory_fails_without_effect(
   whole, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(SharedTrainer, 'MODEL_DIR', tmp_path)
@@ -244,7 +244,7 @@ def test_second_run_in_a_directory_ends_and_leaves_the_first_alone(
 
 @pytest.mark.parametrize('checksums', [True, False])
 @pytest.mark.parametrize('file', ['state/_METADATA', 'state/d', 'dataset'])
-def test_damaged_checkpoint_costs_its_steps_alone(
+def test_damaged_checkpoint_loses_only_its_steps(
   whole, tmp_path, capfd, file, checksums
 ):
   assert run(tmp_path, trainer_cls=StoppedTrainer) == 143
@@ -271,9 +271,7 @@ def test_damaged_checkpoint_costs_its_steps_alone(
   assert without_times(rows[0]) == without_times(rows[1])
 
 
-def test_damage_that_nothing_shows_leaves_the_last_good_checkpoint(
-  tmp_path, capfd
-):
+def test_undetected_damage_leaves_the_last_good_checkpoint(tmp_path, capfd):
   """Such as flipped bits of weights, without checksums."""
   save = checkpoints.SaveCheckpointConfig(period=2, keep=2, save_dataset=True)
   assert run(tmp_path, save=save, total_steps=8) == 0
@@ -321,7 +319,7 @@ def test_each_restore_has_an_iterator_of_its_own(tmp_path):
   assert (tmp_path / 'damaged_checkpoint_4').is_dir()
 
 
-def test_interrupted_evaluation_is_made_up_for(whole, tmp_path):
+def test_interrupted_evaluation_is_run_on_resume(whole, tmp_path):
   assert run(tmp_path, trainer_cls=InterruptedEvaluation) == 130
   assert saved_steps(tmp_path)[-1] == 6
   assert reporting.read_metrics(tmp_path)[-1]['collection'] == 'train'
@@ -330,7 +328,7 @@ def test_interrupted_evaluation_is_made_up_for(whole, tmp_path):
   assert without_times(rows[0]) == without_times(rows[1])
 
 
-def test_interrupted_predictions_are_made_up_for(tmp_path):
+def test_interrupted_predictions_are_run_on_resume(tmp_path):
   changes = {'infer_eval_dataset_cfg': small_runs.dataset_config('validation')}
   folders = [tmp_path / name for name in ('whole', 'stopped')]
   assert run(folders[0], **changes) == 0
@@ -350,7 +348,7 @@ def test_interrupted_predictions_are_made_up_for(tmp_path):
   assert sum(r['collection'].startswith('inference') for r in rows[1]) == 2
 
 
-def test_stopped_run_says_that_nothing_is_saved(tmp_path, capfd):
+def test_stopped_run_without_checkpoints_says_so(tmp_path, capfd):
   save = checkpoints.SaveCheckpointConfig(period=None)
   run(tmp_path, save=save, trainer_cls=InterruptedTrainer)
   assert capfd.readouterr().out.endswith(
@@ -376,7 +374,7 @@ def test_bits_per_byte_is_that_of_the_targets_text(whole):
   assert row['bits_per_byte'] == pytest.approx(expected, rel=1e-9)
 
 
-def test_evaluation_cut_off_is_made_up_for(whole, tmp_path):
+def test_killed_evaluation_is_run_on_resume(whole, tmp_path):
   save = checkpoints.SaveCheckpointConfig(period=6, save_dataset=True)
   with pytest.raises(KilledError):
     run(tmp_path, save=save, trainer_cls=KilledTrainer)
@@ -394,7 +392,7 @@ def test_finished_run_does_not_train_again(whole, capfd):
     run(whole, total_steps=3)
 
 
-def test_run_starts_over_where_nothing_was_saved(tmp_path):
+def test_run_without_checkpoints_restarts(tmp_path):
   changes = {
     'total_steps': 2,
     'save': checkpoints.SaveCheckpointConfig(period=None),
@@ -442,7 +440,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
   assert rows[-1]['step'] == stopped_at
 
 
-def test_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
+def test_indivisible_batch_size_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r'Batch size \(12\) must be divisible'):
     run(
       tmp_path,
@@ -452,7 +450,7 @@ def test_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('part', ['', 'state.orbax'])
-def test_folder_that_a_full_disk_has_no_room_for_ends_the_run(
+def test_full_disk_at_a_new_folder_ends_the_run(
   whole, tmp_path, monkeypatch, capfd, part
 ):
   make = os.mkdir

@@ -108,7 +108,7 @@ def test_microbatches_sum_to_the_batch(
     )
 
 
-def test_microbatches_take_keys_of_their_own(batch):
+def test_microbatches_have_distinct_keys(batch):
   """The key of a step is folded in; that of a microbatch is a split."""
   seen = []
 
@@ -142,7 +142,7 @@ def test_microbatches_must_divide_the_batch(model, state, batch):
     gradients(model, state, batch, small_runs.one_device(), 3)
 
 
-def test_steps_merge_as_their_averages():
+def test_metrics_of_steps_merge_to_averages():
   """Metrics of one report of four steps are the mean of four reports."""
   model = small_runs.bigram_model(
     loss_normalizing_factor='NUM_REAL_TARGET_TOKENS'
@@ -187,7 +187,7 @@ def test_grad_norm_is_that_of_the_gradients(batch):
   assert values['grad_norm'] == pytest.approx(np.sqrt(squares), rel=1e-5)
 
 
-def test_stop_ends_training_after_the_step_under_way():
+def test_stop_ends_training_after_the_current_step():
   batches = [small_runs.packed_batch(seed) for seed in range(4)]
   made = small_runs.make_trainer(
     small_runs.bigram_model(), small_runs.one_device(), batches[0]
@@ -250,7 +250,7 @@ def test_flops_are_the_planners(scan, remat, num_microbatches):
     assert 1.2 < executed / made.flops_per_step < 1.4
 
 
-def test_flops_of_a_network_without_a_formula_are_left_out(batch):
+def test_network_without_a_formula_has_no_flops(batch):
   made = small_runs.make_trainer(
     small_runs.bigram_model(), small_runs.one_device(), batch
   )
@@ -306,7 +306,7 @@ def test_early_stopping(mode, changes, values, stops_at, warnings):
   assert len(warnings) == (stops_at is not None)
 
 
-def test_early_stopping_reads_what_evaluations_give():
+def test_early_stopping_reads_evaluation_metrics():
   values = [clu.values.Scalar(1.0), np.float32(1.0), clu.values.Scalar(1)]
   assert shown(early_stopping(), values) == [False, False, True]
 
@@ -320,7 +320,7 @@ def test_early_stopping_reads_what_evaluations_give():
     ({'patience': 1}, 'patience is 1'),
   ],
 )
-def test_early_stopping_refuses_what_makes_no_sense(changes, message):
+def test_early_stopping_refuses_invalid_arguments(changes, message):
   with pytest.raises(ValueError, match=message):
     early_stopping(**changes)
 
@@ -353,7 +353,7 @@ def test_terminate_on_nan(value, stops):
     ({TASK: {METRIC: 3}}, 'not a scalar but a int'),
   ],
 )
-def test_action_that_finds_no_number_warns(action, metrics, warning, warnings):
+def test_action_without_a_scalar_warns(action, metrics, warning, warnings):
   for _ in range(3):
     assert not action.run(None, metrics)
   assert warning in warnings[0]
@@ -388,7 +388,7 @@ def run(model_dir, **changes) -> int:
   return train.train(**small_runs.train_arguments(model_dir, **changes))
 
 
-def test_action_ends_a_run_that_has_then_saved(tmp_path, capfd):
+def test_action_stops_and_saves_a_run(tmp_path, capfd):
   stop = trainer.EarlyStoppingAction(
     (small_runs.TASK, 'loss'), mode='min', patience=2
   )
@@ -425,9 +425,7 @@ def test_action_ends_a_run_that_has_then_saved(tmp_path, capfd):
 
 
 @pytest.mark.parametrize('metric', ['loss', 'grad_norm'])
-def test_an_action_may_stop_at_a_loss_that_is_no_number(
-  metric, tmp_path, capfd, warnings
-):
+def test_action_stops_at_a_nan_loss(metric, tmp_path, capfd, warnings):
   """Without the action, the run ends with an error: see train_test.py."""
   code = run(
     tmp_path,
@@ -449,7 +447,7 @@ def test_an_action_may_stop_at_a_loss_that_is_no_number(
   assert last['step'] == 7 and last['loss'] is None
 
 
-def test_unknown_moment_is_refused(tmp_path):
+def test_unknown_action_mode_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r"'EVAL'; use one of TRAIN, TRAIN_EVAL"):
     run(tmp_path / 'model', actions={'EVAL': [Recording()]})
   assert not (tmp_path / 'model').exists()

@@ -84,7 +84,7 @@ def test_unknown_factor_is_named():
     utils.create_learning_rate_scheduler('constant * warmup')
 
 
-def test_no_warmup_to_divide_by_is_named():
+def test_division_by_zero_warmup_is_named():
   with pytest.raises(ValueError, match=r"warmup_steps is 0.*'linear_warmup'"):
     utils.create_learning_rate_scheduler(
       'constant * linear_warmup', warmup_steps=0

@@ -63,7 +63,7 @@ def test_missing_wandb_is_one_line(tmp_path, monkeypatch):
     wandb_writer.open_run(str(tmp_path), resumed=False)
 
 
-def test_t5x_does_not_know_it(monkeypatch):
+def test_t5x_engine_refuses_it(monkeypatch):
   monkeypatch.setattr(engine, 'USES_T5X', True)
   module = importlib.import_module('fnet_t5x.compat.wandb_writer')
   with pytest.raises(ImportError, match=r'leave gin/runs/wandb\.gin out'):
