@@ -85,7 +85,7 @@ def test_plans_stand_side_by_side(tmp_path):
     assert times['roofline'] == max(
       times['arithmetic'], times['memory'], times['network']
     )
-    assert times['arithmetic'] == each['train']['work']['flops'] / 989e12
+    assert times['arithmetic'] == each['train']['cost']['flops'] / 989e12
     estimate = each['estimates']['roofline']
     assert estimate['days'] == pytest.approx(
       1000 * times['roofline'] / 86400, rel=1e-6
@@ -109,7 +109,7 @@ def test_the_tpu_compiler_plans_a_slice(tmp_path):
   assert found.returncode == 0, found.stderr
   (made,) = json.loads(path.read_text())['plans']
   assert made['devices'] == 4 and made['fits']
-  assert made['train']['work']['cycles'] > 0
+  assert made['train']['cost']['cycles'] > 0
   assert made['train']['seconds']['compiler'] > 0
 
 
