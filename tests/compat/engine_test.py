@@ -1,4 +1,4 @@
-"""Which engine executes a run."""
+"""Choice of the engine that executes a run."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""Records what T5X's own Adafactor and schedules compute.
+"""Golden values of T5X's Adafactor and schedules.
 
 T5X at commit cc342d4, in an environment where it is importable, from here:
 

@@ -1,4 +1,4 @@
-"""Records what T5X's T5 with scanned layers computes.
+"""Golden values of T5X's T5 with scanned layers.
 
 T5X at commit cc342d4, in an environment where it is importable, from here:
 

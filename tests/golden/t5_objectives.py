@@ -1,4 +1,4 @@
-"""Writes t5_objectives.json: examples made by T5's own preprocessors.
+"""Golden examples of T5's preprocessors, for t5_objectives.json.
 
 Run in an environment that has t5 0.9.4 (`pip install --no-deps t5==0.9.4`, with
 babel, nltk, rouge-score and their like for its imports):

@@ -1,4 +1,4 @@
-"""The command from its flags to its table, and one line for bad input."""
+"""The plan command: flags, table, and one line for invalid input."""
 
 import importlib.util
 import json
@@ -75,7 +75,7 @@ def test_plans_stand_side_by_side(tmp_path):
   # docs/PLANS.md reads such files.
   assert '| h100:8 | data 4 x model 2 |' in tables.table([(['a'], content)])
   hybrid, t5 = content['plans']
-  # tiny's own size replaces the hybrid's, and nothing else does.
+  # Only the architecture and size are replaced by t5_tiny's.
   assert t5['batch_size'] == hybrid['batch_size'] == 16
   assert t5['mesh'] == hybrid['mesh'] == {'data': 4, 'model': 2}
   assert t5['parameters']['total'] > hybrid['parameters']['total']

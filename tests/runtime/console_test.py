@@ -1,4 +1,4 @@
-"""What is printed beside an error is left out, and nothing else is."""
+"""Suppression of output that accompanies an error, and of nothing else."""
 
 import sys
 import types

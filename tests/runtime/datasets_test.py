@@ -1,4 +1,4 @@
-"""From configs to batches: order, position, and refusals."""
+"""Batches of dataset configs: order, position, and invalid configs."""
 
 import dataclasses
 

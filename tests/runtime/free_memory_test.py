@@ -1,4 +1,4 @@
-"""What a step needs and what is free: limits of this process and of others."""
+"""Memory needed by a step, and available memory within process limits."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""A run that one engine began and the other went on with."""
+"""Runs that one engine starts and the other resumes."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What tests need that run T5X itself: all are skipped where it is missing.
+"""Fixtures of tests that run T5X itself; all are skipped if it is missing.
 
 No folder of tests may be called `t5x`: it would be found in T5X's place.
 """

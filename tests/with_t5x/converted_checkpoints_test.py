@@ -1,4 +1,4 @@
-"""T5X goes on with a run from a checkpoint of its own that was converted."""
+"""T5X resumes a run from a converted checkpoint of its own."""
 
 import json
 import pathlib

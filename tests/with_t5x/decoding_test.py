@@ -123,7 +123,7 @@ def test_a_step_neither_reads_the_encoder_nor_copies_its_projections(
     if equation.primitive.name == 'while' and _is_decoding(equation)
   ]
   shapes = [var.aval.shape for var in loop.invars]
-  # Once an example, not once a beam; and ready, not to be projected.
+  # Once per example, not per beam; and already projected.
   projections = [shape for shape in shapes if sorted(shape[1:]) == [2, 5, 11]]
   assert projections == 4 * [(BATCH, HEADS, KV, INPUTS)]
   assert not [s for s in shapes if s[-2:] == (INPUTS, EMBED)]

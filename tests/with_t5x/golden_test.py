@@ -1,4 +1,4 @@
-"""What is recorded of T5X is what T5X computes."""
+"""Golden values recorded from T5X equal what T5X computes."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Two processes of four devices each train as one process of eight does."""
+"""Two processes of four devices train like one process of eight."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""SIGTERM under T5X: the step under way is saved, and the run goes on with it.
+"""SIGTERM under T5X: the current step is saved, and the run resumes from it.
 
 A run that was stopped and started again ends with the very numbers of a run
 that never was: parameters, optimizer state, and the data that it saw.

@@ -1,4 +1,4 @@
-"""Checkpoints that T5X itself wrote in its older layout, its public one."""
+"""Checkpoints that T5X itself wrote in its older, public layout."""
 
 import jax
 import jax.numpy as jnp
