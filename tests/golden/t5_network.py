@@ -4,8 +4,7 @@ T5X at commit cc342d4, in an environment where it is importable, from here:
 
   JAX_PLATFORMS=cpu python t5_network.py > t5_network.json
 
-Configurations and inputs are in the file too, so that the tests need nothing
-else.
+The file includes configurations and inputs, so the tests need nothing else.
 """
 
 import json
