@@ -341,7 +341,7 @@ def _analysed(
   try:
     compiled = compile_program()
   except jax.errors.JaxRuntimeError as error:
-    sizes = sizes_of_complaint(str(error))
+    sizes = sizes_of_error(str(error))
     if not sizes:
       raise
     needed, allowed, arguments_counted = sizes
@@ -377,7 +377,7 @@ def _analysed(
   )
 
 
-def sizes_of_complaint(message: str) -> tuple[float, float, bool] | None:
+def sizes_of_error(message: str) -> tuple[float, float, bool] | None:
   """Returns bytes needed and available, and whether arguments are included."""
   for pattern, arguments_counted in _DOES_NOT_FIT:
     if found := pattern.search(message):

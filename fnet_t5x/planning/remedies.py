@@ -78,11 +78,11 @@ def _remat(run, state, activations) -> Iterator[Remedy]:
 
 
 def _batches(run, state, activations) -> Iterator[Remedy]:
-  least = run.partitioner.data_mesh_size * run.num_microbatches
-  for rows in range(run.batch_size // least - 1, 0, -1):
-    share = rows * least / run.batch_size
+  smallest = run.partitioner.data_mesh_size * run.num_microbatches
+  for rows in range(run.batch_size // smallest - 1, 0, -1):
+    share = rows * smallest / run.batch_size
     yield Remedy(
-      f'BATCH_SIZE={rows * least}',
+      f'BATCH_SIZE={rows * smallest}',
       state.held + state.gradients + activations * share,
     )
 

@@ -18,7 +18,7 @@ from fnet_t5x.costs import chips
 
 CPU = 'cpu'
 # More simulated devices than this would take minutes to set up.
-MOST_SIMULATED = 4096
+MAX_SIMULATED = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +68,10 @@ def parse(text: str) -> Topology:
       f'--topology={text}: a TPU slice has two or three sides, such as '
       f'{name}:4x4'
     )
-  if not topology.is_tpu and (len(shape) > 1 or shape[0] > MOST_SIMULATED):
+  if not topology.is_tpu and (len(shape) > 1 or shape[0] > MAX_SIMULATED):
     raise ValueError(
       f'--topology={text}: simulated devices are one number, at most '
-      f'{MOST_SIMULATED}'
+      f'{MAX_SIMULATED}'
     )
   return topology
 

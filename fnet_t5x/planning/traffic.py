@@ -11,7 +11,7 @@ _ARRAY = re.compile(
   r'\b(?:pred|token|[a-z]+\d\w*)\[[\d,<=]*\](?:\{[^{}]*\})?',
 )
 # Memory space marker of a layout: not HBM.
-_ELSEWHERE = re.compile(r'S\([1-9]')
+_NOT_HBM = re.compile(r'S\([1-9]')
 
 
 def bytes_accessed(
@@ -106,5 +106,5 @@ def _bytes(shape):
   return sum(
     program_text.array_bytes(array)
     for array in _ARRAY.findall(shape)
-    if not _ELSEWHERE.search(array)
+    if not _NOT_HBM.search(array)
   )

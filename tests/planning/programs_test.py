@@ -133,4 +133,4 @@ def test_what_is_in_force_already_is_no_remedy(name):
   ],
 )
 def test_compilers_complaints_are_read(message, sizes):
-  assert programs.sizes_of_complaint(message) == sizes
+  assert programs.sizes_of_error(message) == sizes
