@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # In the tests' order, whose last files are short ones.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install quickstart test lint bench clean
+.PHONY: install quickstart test test-slow test-all lint bench clean
 
 # What tests need besides is no concern of a first run.
 install: $(VENV)/.installed-test
@@ -23,7 +23,12 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python -m fnet_t5x.quickstart
 
 test: install
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow'
+
+test-slow: install
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
+
+test-all: test test-slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -92,20 +92,22 @@ def show(seconds: float) -> int:
       generator.task_name, generator.feature_lengths, _EVAL_SEED
     )
   (first_step, first), (last_step, last) = losses[0], losses[-1]
-  console.say('')
-  console.say('validation loss, nats per target token')
-  console.say(f'  hybrid, step {first_step:<5}   {first:.3f}')
-  console.say(f'  unigram model       {unigram_loss:.3f}')
-  console.say(f'  hybrid, step {last_step:<5}   {last:.3f}')
+  console.print_line('')
+  console.print_line('validation loss, nats per target token')
+  console.print_line(f'  hybrid, step {first_step:<5}   {first:.3f}')
+  console.print_line(f'  unigram model       {unigram_loss:.3f}')
+  console.print_line(f'  hybrid, step {last_step:<5}   {last:.3f}')
   for name, prompt in held_out_prompts():
-    console.say(f'\n[{name}] {prompt} ...')
-    console.say(f'  -> {generator.generate(prompt)}')
+    console.print_line(f'\n[{name}] {prompt} ...')
+    console.print_line(f'  -> {generator.generate(prompt)}')
   took = reporting.duration(time.perf_counter() - start)
-  console.say(f'\ntook {took} in total; try it yourself:')
+  console.print_line(f'\ntook {took} in total; try it yourself:')
   for line in reporting.commands(MODEL_DIR, 'My fellow citizens,'):
-    console.say(line)
+    console.print_line(line)
   if not last < unigram_loss:
-    console.say('error: the hybrid does no better than the unigram model')
+    console.print_line(
+      'error: the hybrid does no better than the unigram model'
+    )
     return 1
   return 0
 

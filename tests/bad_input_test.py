@@ -111,7 +111,7 @@ def line_of(error) -> str:
       r"one name; .* set NON_ATTENTION_MIXING='none'",
     ),
     ('NUM_ATTENTION_LAYERS = 9', r'num_attention_layers=9 does not fit'),
-    ("MODEL_DIR = ''", r"MODEL_DIR is ''; name a folder"),
+    ("MODEL_DIR = ''", r"MODEL_DIR is ''; choose a folder"),
     ('KEEP_CHECKPOINTS = 0', r'KEEP_CHECKPOINTS is 0; it must be a whole'),
     ('KEEP_CHECKPOINTS = -1', r'KEEP_CHECKPOINTS is -1; it must be a whole'),
     ('LABEL_SMOOTHING = 1.0', r'LABEL_SMOOTHING is 1.0; it must be .* than 1'),
@@ -284,7 +284,7 @@ def endless():
       ['--gin_file=gin/experiments/quickstart.gin'],
       {'FNET_T5X_ENGINE': 'none'},
       1,
-      r"error: FNET_T5X_ENGINE='none' is no engine; use one of runtime, t5x",
+      r"error: FNET_T5X_ENGINE='none' is not an engine; .* runtime, t5x",
     ),
   ],
 )

@@ -194,7 +194,7 @@ def test_training_goes_on_with_the_vocabulary_it_kept(place):
     | TRAINING
     | {'TEXT_FILES': str(place.text_files), 'TRAIN_STEPS': 3},
   )
-  assert f'vocabulary: {copy}/vocabulary.model, as this model' in output
+  assert f'vocabulary: {copy}/vocabulary.model' in output
   assert 'resuming from step 2' in output
   assert (copy / 'checkpoint_3').is_dir()
 

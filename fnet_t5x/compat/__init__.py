@@ -1,5 +1,5 @@
-"""One name for two engines: each module here is T5X's, or the runtime's.
+"""Modules of the engine in use: each is T5X's or the embedded runtime's.
 
-Gin files and entry points import `fnet_t5x.compat.<name>` only;
-`fnet_t5x.compat.engine` says which engine stands behind it.
+Gin files and entry points import only `fnet_t5x.compat.<name>`; the engine is
+chosen in `fnet_t5x.compat.engine`.
 """

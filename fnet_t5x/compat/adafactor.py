@@ -10,7 +10,7 @@ if USES_T5X:
   from t5x.adafactor import *  # noqa: F403
 
   def standard_logical_factor_rules() -> Mapping[str, _t5x.FactorDim]:
-    """T5X's rules, and those of the axes that only our networks have."""
+    """Returns T5X's rules, and rules for the axes that T5X lacks."""
     ours = dict.fromkeys(('abspos_buckets', 'length'), _t5x.FactorDim.NONE)
     return flax.core.freeze({**ours, **_t5x.standard_logical_factor_rules()})
 else:

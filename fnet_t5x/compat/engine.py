@@ -1,4 +1,4 @@
-"""The choice of the engine that executes a run, made in this one place."""
+"""Choice of the engine that executes a run."""
 
 import importlib.util
 import os
@@ -10,17 +10,18 @@ ENGINES = ('runtime', 't5x')
 def engine_name() -> str:
   """Returns `'t5x'` or `'runtime'`.
 
-  T5X where it is importable, else the embedded runtime; the environment
-  variable `FNET_T5X_ENGINE` overrides.
+  T5X if it is importable, otherwise the embedded runtime. The environment
+  variable `FNET_T5X_ENGINE` takes precedence.
 
   Raises:
-    ValueError: the variable names no engine, or names T5X and it is missing.
+    ValueError: the variable is not an engine, or is T5X, which is missing.
   """
   installed = importlib.util.find_spec('t5x') is not None
   chosen = os.environ.get(_VARIABLE) or ('t5x' if installed else 'runtime')
   if chosen not in ENGINES:
     raise ValueError(
-      f'{_VARIABLE}={chosen!r} is no engine; use one of {", ".join(ENGINES)}'
+      f'{_VARIABLE}={chosen!r} is not an engine; use one of '
+      f'{", ".join(ENGINES)}'
     )
   if chosen == 't5x' and not installed:
     raise ValueError(

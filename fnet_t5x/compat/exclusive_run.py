@@ -1,4 +1,4 @@
-"""One training run at a time in a model directory, for T5X as the engine."""
+"""Lock of the model directory for training runs of T5X."""
 
 import functools
 import inspect
@@ -11,16 +11,16 @@ from fnet_t5x.runtime import directory_lock
 
 
 def exclusive(train: Callable[..., int]) -> Callable[..., int]:
-  """Returns T5X's `train`, which then keeps other runs out of its `model_dir`.
+  """Returns T5X's `train`, with a lock that excludes other runs of `model_dir`.
 
-  Of several processes the first holds the lock: it alone writes what the run
-  reports. What has no locks is said in `directory_lock.held`.
+  Of several processes, the first has the lock, as it alone writes reports. See
+  `directory_lock.held` for folders that cannot be locked.
 
   Args:
-    train: has a keyword argument `model_dir`, the path of a folder.
+    train: function with a keyword argument `model_dir`, the path of a folder.
 
   Returns:
-    A function of the same arguments. It raises ValueError if another run has
+    A function of the same arguments. It raises ValueError if another run uses
     the folder.
   """
 
@@ -32,6 +32,6 @@ def exclusive(train: Callable[..., int]) -> Callable[..., int]:
     with directory_lock.held(model_dir):
       return train(*args, model_dir=model_dir, **kwargs)
 
-  # Gin asks for the arguments of the function itself, not of what it wraps.
+  # Gin reads the signature of the wrapper, not of the wrapped function.
   exclusive_train.__signature__ = inspect.signature(train)
   return exclusive_train

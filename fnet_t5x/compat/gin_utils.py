@@ -1,4 +1,4 @@
-"""Gin flags, and the configuration and vocabulary that a run keeps."""
+"""Gin flags, and the configuration and vocabulary saved by a run."""
 
 from fnet_t5x.compat.engine import USES_T5X
 from fnet_t5x.runtime import kept_vocabulary
@@ -12,15 +12,15 @@ else:
 
 
 def summarize_gin_config(model_dir: str, summary_writer, step: int) -> None:
-  """Keeps a training run's configuration and vocabulary in `model_dir`.
+  """Saves a training run's configuration and vocabulary in `model_dir`.
 
   Args:
-    model_dir: the run's.
-    summary_writer: of TensorBoard, or None.
-    step: that the run starts at.
+    model_dir: the run's folder.
+    summary_writer: TensorBoard's writer, or None.
+    step: the first step of the run.
 
   Raises:
-    ValueError: the run has kept another vocabulary.
+    ValueError: the run has saved a different vocabulary.
   """
   kept_vocabulary.keep(model_dir)
   _engine.summarize_gin_config(model_dir, summary_writer, step)

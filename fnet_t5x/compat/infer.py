@@ -1,4 +1,4 @@
-"""The inference run."""
+"""Inference run."""
 
 from fnet_t5x.compat.engine import USES_T5X
 

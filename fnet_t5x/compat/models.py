@@ -1,4 +1,4 @@
-"""Encoder-decoder models: loss, prediction, scoring."""
+"""Encoder-decoder models: loss, prediction and scoring."""
 
 from fnet_t5x.compat.engine import USES_T5X
 

@@ -1,13 +1,13 @@
-"""A checkpoint on SIGTERM, for T5X: its loop can save, but knows no signals.
+"""Checkpoint on SIGTERM for T5X, whose training loop does not handle signals.
 
-Ctrl-C of a single process is taken likewise.
+In a single process, Ctrl-C is handled in the same way.
 
-T5X's training loop saves an emergency checkpoint where its trainer raises
-`PreemptionError`. Here is a trainer that does so after the step under way,
-whichever command trains: gin files take it as `trainer.Trainer`.
+T5X's training loop saves an emergency checkpoint if its trainer raises
+`PreemptionError`. The trainer here, which gin files use as `trainer.Trainer`,
+raises it after the current step.
 
-One process notices SIGTERM by itself. Of several, any may get it: JAX tells the
-others, and all agree on the step (by Orbax's use of
+A single process handles SIGTERM itself. With several processes, any may receive
+it: JAX notifies the others, and all agree on the step (through Orbax's
 `jax.experimental.multihost_utils.reached_preemption_sync_point`).
 """
 
@@ -23,15 +23,15 @@ from fnet_t5x import stop_signals
 
 __all__ = ['PREEMPTED', 'Trainer', 'exit_code']
 
-# The exit code of a run that SIGTERM stopped: a shell's for the signal.
+# Exit code of a run stopped by SIGTERM, as in a shell.
 PREEMPTED = 128 + signal.SIGTERM
 
 
 class Trainer(trainer_lib.Trainer):
-  """T5X's trainer; SIGTERM ends training after the step under way.
+  """T5X's trainer, stopped by SIGTERM after the current training step.
 
-  Training, until then, is T5X's own. What is not a training step is finished
-  first, an evaluation for one.
+  Training is otherwise T5X's. Whatever is not a training step, such as an
+  evaluation, is finished first.
   """
 
   _received = None
@@ -39,17 +39,17 @@ class Trainer(trainer_lib.Trainer):
   _next_step = 0
 
   def close(self):
-    """Waits for what is being written, and lets go of the signals."""
+    """Finishes pending writes, and restores the signal handlers."""
     super().close()
     self._deferred.__exit__(None, None, None)
     self._deferred = contextlib.nullcontext()
 
   def train(self, batch_iter, num_steps, start_step=None):
-    """Takes steps, as T5X's trainer does.
+    """Runs training steps, as T5X's trainer does.
 
     Raises:
-      PreemptionError: SIGTERM reached the run. `train_state` is the state after
-        the last step that was taken, of which all processes took the same.
+      PreemptionError: SIGTERM was received. `train_state` is the state after
+        the last step, which is the same in all processes.
     """
     if start_step is None:
       start_step = int(self.train_state.step)
@@ -57,17 +57,17 @@ class Trainer(trainer_lib.Trainer):
     return super().train(batch_iter, num_steps, start_step)
 
   def compile_train(self, batch):
-    """Compiles the training step, and has it look for SIGTERM when it is done.
+    """Compiles the training step, with a check for SIGTERM after it.
 
-    Not before it: a step that is taken cannot have been saved yet, and Orbax
-    saves no step twice.
+    A check before it could save a step that is already saved, and Orbax saves
+    no step twice.
     """
     super().compile_train(batch)
     compiled = self._compiled_train_step
 
-    def take_step(train_state, batch):
-      # Kept at once: T5X's loop does so at the end of many steps, and their
-      # first state's memory is given away by then.
+    def run_step(train_state, batch):
+      # Assigned per step: T5X assigns it after many, and by then the first
+      # state has been donated.
       self.train_state, metrics = compiled(train_state, batch)
       self._next_step += 1
       if self._is_preempted():
@@ -75,11 +75,13 @@ class Trainer(trainer_lib.Trainer):
         raise self._preemption_error()
       return self.train_state, metrics
 
-    self._compiled_train_step = take_step
-    # From here on there is something to lose. Where there are several processes
-    # JAX has a handler of its own.
+    self._compiled_train_step = run_step
+    # Not earlier: until now there is nothing to save. With several processes,
+    # JAX has its own handler.
     if jax.process_count() == 1 and self._received is None:
-      self._deferred = stop_signals.deferred(stop=lambda: None, say=_print_line)
+      self._deferred = stop_signals.deferred(
+        stop=lambda: None, print_line=_print_line
+      )
       self._received = self._deferred.__enter__()
 
   def _preemption_error(self):
@@ -94,8 +96,8 @@ class Trainer(trainer_lib.Trainer):
   def _is_preempted(self) -> bool:
     if self._received is not None:
       return self._received.signal is not None
-    # Every process asks after every step: the first step that none has taken
-    # yet is the one where all stop.
+    # Every process calls it after every step: all stop at the first step that
+    # none has run yet.
     return multihost.reached_preemption(self._next_step)
 
 
@@ -104,15 +106,14 @@ def _print_line(line):
 
 
 def exit_code(run: Callable[[], int]) -> int:
-  """Returns what a training run returns, or the signal's where it was stopped.
+  """Returns the exit code of a training run.
 
-  A shell's exit codes: 143 for SIGTERM, 130 for Ctrl-C.
-
-  T5X has saved by then, unless the run saves no checkpoints.
+  It is 143 after SIGTERM and 130 after Ctrl-C; T5X has then saved a checkpoint,
+  unless the run saves none.
   """
   try:
     return run()
   except trainer_lib.PreemptionError as error:
-    # Gin adds where the call came from.
+    # Gin appends the call's location.
     print(str(error).splitlines()[0], flush=True)
     return getattr(error, 'exit_code', PREEMPTED)

@@ -1,4 +1,4 @@
-"""The training run."""
+"""Training run."""
 
 from fnet_t5x.compat.engine import USES_T5X
 
@@ -14,5 +14,5 @@ else:
   from fnet_t5x.runtime.train import *  # noqa: F403
 
   def exit_code(run):
-    """Returns what a run returns: the runtime's own is its exit code."""
+    """Returns the result of a run, which is the runtime's exit code."""
     return run()

@@ -1,4 +1,4 @@
-"""The training step and the loop over batches."""
+"""Trainer: the training step, its loop over batches, and actions."""
 
 from fnet_t5x.compat.engine import USES_T5X
 

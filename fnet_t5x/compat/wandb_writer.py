@@ -1,4 +1,4 @@
-"""Weights & Biases, which the embedded runtime alone writes to."""
+"""Writer to Weights & Biases, which only the embedded runtime has."""
 
 from fnet_t5x.compat.engine import USES_T5X
 

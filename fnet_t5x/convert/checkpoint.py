@@ -83,14 +83,14 @@ def convert(
   verb = f'its {model_directory.CONFIG_FILE} sets'
   if target.parent / model_directory.CONFIG_FILE not in other_files:
     verb = 'set'
-  console.say(f'{target}: {to}; {verb} SCAN_LAYERS = {to == "scanned"}')
+  console.print_line(f'{target}: {to}; {verb} SCAN_LAYERS = {to == "scanned"}')
   if result.own_biases:
-    console.say(
+    console.print_line(
       f'position biases differ between layers; {verb} '
       'RELPOS_BIAS_PER_LAYER = True'
     )
   if result.refactored:
-    console.say(
+    console.print_line(
       f"Adafactor's second moments of {result.refactored} parameters are "
       'factored in only one layout: averaged, or estimated from averages'
     )

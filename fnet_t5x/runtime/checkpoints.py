@@ -295,7 +295,7 @@ class CheckpointManager:
       with reading():
         saved = _flat(self._manager.item_metadata(step)[STATE].tree)
       if not checked:
-        console.say(f'{where}: no {checksums.FILE}; taken unchecked')
+        console.print_line(f'{where}: no {checksums.FILE}; taken unchecked')
     wanted = _flat(shapes.state_dict())
     placed = _flat(shardings.state_dict())
     sources = _find_sources(wanted, saved, cfg)
@@ -353,7 +353,7 @@ class CheckpointManager:
     kept = self._retention.kept_for_loss(saved)
     if kept and kept != self._kept:
       names = ' and '.join(f'{PREFIX}_{step}' for step in kept)
-      console.say(
+      console.print_line(
         f'the loss is far above that of {names}, kept for that reason: delete '
         'what is not needed'
       )
@@ -500,9 +500,9 @@ def _report(saved: Mapping[str, Any], sources: Sources) -> None:
   ):
     names = [name.removeprefix(_PARAMETERS) for name in _parameters(names)]
     if names:
-      console.say(f'{what} ({len(names)} arrays):')
+      console.print_line(f'{what} ({len(names)} arrays):')
       for line in layers_together(names):
-        console.say(f'  {line}')
+        console.print_line(f'  {line}')
 
 
 def layers_together(names: Iterable[str]) -> list[str]:

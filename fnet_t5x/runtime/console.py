@@ -1,4 +1,4 @@
-"""A run's terminal: lines of 80 columns, a live bar, no echoes of errors."""
+"""Terminal output of a run: lines of 80 columns, and a progress bar."""
 
 import contextlib
 import sys
@@ -12,24 +12,24 @@ import rich.progress
 WIDTH = 80
 STEP = 'step'
 _GAP = '  '
-# A loss of `:100:` is no emoji, a path no markup.
+# Prints `:100:` as it is, not as an emoji.
 _CONSOLE = rich.console.Console(highlight=False, soft_wrap=True, emoji=False)
 
 
-def say(line: str) -> None:
-  """Prints one line, above the progress bar where one is shown."""
+def print_line(line: str) -> None:
+  """Prints one line, above the progress bar if there is one."""
   _CONSOLE.print(line, markup=False)
 
 
 def is_terminal() -> bool:
-  """Returns whether someone watches: a bar tells the time left then."""
+  """Returns whether the output is a terminal, and so gets a progress bar."""
   return _CONSOLE.is_terminal
 
 
 @contextlib.contextmanager
 def waiting(what: str, seconds: float = 2.0) -> Iterator[None]:
-  """Says what the block waits for, if it takes so many seconds."""
-  timer = threading.Timer(seconds, say, [f'{what} ...'])
+  """Prints `what` if the block takes more than `seconds`."""
+  timer = threading.Timer(seconds, print_line, [f'{what} ...'])
   timer.daemon = True
   timer.start()
   try:
@@ -39,10 +39,9 @@ def waiting(what: str, seconds: float = 2.0) -> Iterator[None]:
 
 
 def wrapped(fields: Sequence[str]) -> str:
-  """Returns fields side by side, in as many lines as they take.
+  """Returns fields joined into lines of at most 80 columns.
 
-  A field is not cut: one that is longer than a line, such as a path, has its
-  own.
+  Fields are never broken: a longer one, such as a path, gets its own line.
   """
   lines = [fields[0]]
   for field in fields[1:]:
@@ -55,11 +54,11 @@ def wrapped(fields: Sequence[str]) -> str:
 
 
 def fitted(fields: Mapping[str, str], spare: Collection[str]) -> str:
-  """Returns fields side by side in one line, without those it has no room for.
+  """Returns fields joined into one line, dropping some if it is too long.
 
   Args:
-    fields: by name, in their order; empty ones are left out.
-    spare: names of the fields that may go, the first one first.
+    fields: fields by name, in order; empty ones are omitted.
+    spare: names of the fields that may be dropped, the first one first.
   """
   kept = {name: field for name, field in fields.items() if field}
   for name in spare:
@@ -70,7 +69,7 @@ def fitted(fields: Mapping[str, str], spare: Collection[str]) -> str:
 
 
 def progress(total: int, completed: int) -> rich.progress.Progress | None:
-  """Starts a bar of steps; none where the output is no terminal."""
+  """Starts a progress bar of steps; returns None without a terminal."""
   if not is_terminal():
     return None
   bar = rich.progress.Progress(
@@ -89,10 +88,11 @@ def progress(total: int, completed: int) -> rich.progress.Progress | None:
 
 
 def drop_unraisable(is_echo: Callable[[BaseException], bool]) -> None:
-  """Drops errors that Python prints for want of a caller, from now on.
+  """Suppresses unraisable errors that only repeat another error.
 
   Args:
-    is_echo: says which; a second call with the same function adds nothing.
+    is_echo: returns whether to suppress an error. A second call with the same
+      function has no effect.
   """
   hook = sys.unraisablehook
   if not (isinstance(hook, _Unless) and hook.drops(is_echo)):
@@ -100,14 +100,14 @@ def drop_unraisable(is_echo: Callable[[BaseException], bool]) -> None:
 
 
 class _Unless:
-  """A hook that passes on, to the one before, what is no echo."""
+  """Unraisable hook that passes all but echoes on to the previous hook."""
 
   def __init__(self, is_echo: Callable[[BaseException], bool], before: Any):
     self._is_echo = is_echo
     self._before = before
 
   def drops(self, is_echo: Callable[[BaseException], bool]) -> bool:
-    """Whether this hook, or one before it, drops by the same function."""
+    """Returns whether this hook, or a previous one, has the same function."""
     if self._is_echo is is_echo:
       return True
     return isinstance(self._before, _Unless) and self._before.drops(is_echo)

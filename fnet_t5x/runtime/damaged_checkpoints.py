@@ -73,7 +73,7 @@ def check(
     from fnet_t5x.runtime import console
 
     first = of_position[0]
-    console.say(f'{path}: {first.file} {first.reason}; not needed here')
+    console.print_line(f'{path}: {first.file} {first.reason}; not needed here')
   return True
 
 

@@ -1,4 +1,4 @@
-"""Datasets of a `DatasetConfig`: SeqIO's pipelines, checked first."""
+"""SeqIO datasets of a `DatasetConfig`, with checks and batches on the mesh."""
 
 import dataclasses
 import difflib
@@ -20,22 +20,23 @@ Batch = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass
 class DatasetConfig:
-  """A task or mixture, and how to turn it into batches (T5X's fields).
+  """A task or mixture, and how to batch it (T5X's fields).
 
   Attributes:
-    mixture_or_task_name: a registered SeqIO name, or the object itself.
-    task_feature_lengths: tokens of each feature after packing or padding;
-      None takes the longest of the split.
+    mixture_or_task_name: name of a registered SeqIO task or mixture, or the
+      object itself.
+    task_feature_lengths: tokens per feature after packing or padding; None for
+      the maximum of the split.
     split: the split's name.
-    batch_size: examples a batch, over all devices.
+    batch_size: examples per batch, over all devices.
     shuffle: whether to shuffle examples.
-    seed: of shuffling and of the objective's randomness; None takes the time.
-    use_cached: read what SeqIO's caching job wrote.
-    pack: put several examples in one row.
-    trim_output_features: cut features that exceed their length.
-    use_custom_packing_ops: SeqIO's TensorFlow packing op.
-    use_memory_cache: keep evaluation batches in memory.
-    module: a module to import first, for its registrations.
+    seed: seed of shuffling and of the objective; None for the time.
+    use_cached: whether to read the output of SeqIO's caching job.
+    pack: whether to pack several examples into one row.
+    trim_output_features: whether to truncate features to their length.
+    use_custom_packing_ops: whether to use SeqIO's TensorFlow packing op.
+    use_memory_cache: whether to keep evaluation batches in memory.
+    module: module to import first, for its registrations.
   """
 
   mixture_or_task_name: str | seqio.Task | seqio.Mixture
@@ -53,11 +54,11 @@ class DatasetConfig:
 
 
 def get_mixture_or_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
-  """Returns the config's task or mixture, its module imported.
+  """Returns the task or mixture of a config, after importing its module.
 
   Raises:
-    ValueError: no such task, split, feature or cache; a length or batch size
-      that is no positive number.
+    ValueError: the task, split, a feature or the cache does not exist, or a
+      length or batch size is not a positive integer.
   """
   if cfg.module:
     importlib.import_module(cfg.module)
@@ -115,9 +116,9 @@ def get_mixture_or_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
 
 
 def _check_cached(provider: seqio.Task | seqio.Mixture) -> None:
-  """Refuses tasks that no caching job has finished.
+  """Raises ValueError for tasks that have not been cached.
 
-  Those that cannot be cached are read from their source, as SeqIO does.
+  Tasks that do not support caching are read from their source, as in SeqIO.
   """
   missing = [
     task.name
@@ -128,8 +129,8 @@ def _check_cached(provider: seqio.Task | seqio.Mixture) -> None:
     folders = ', '.join(seqio.utils.get_global_cache_dirs()) or 'none given'
     raise ValueError(
       f'USE_CACHED_TASKS is True, but {", ".join(missing)} is in no cache '
-      f'folder ({folders}); name the folder by --seqio_additional_cache_dirs, '
-      'or write it by seqio_cache_tasks '
+      f'folder ({folders}); add the folder with --seqio_additional_cache_dirs, '
+      'or create it with seqio_cache_tasks '
       f'--tasks={",".join(missing)} --module_import=fnet_t5x.tasks.catalog '
       '--output_cache_dir=FOLDER'
     )
@@ -146,15 +147,16 @@ def get_dataset(
   """Returns batches of model features.
 
   Args:
-    cfg: what to read.
+    cfg: the task, and how to batch it.
     shard_id: this host's shard of the data.
-    num_shards: shards in all; must divide the batch size.
-    feature_converter_cls: the model's, from task features to model features.
-    num_epochs: passes over the data; None for no end.
-    continue_from_last_checkpoint: T5X's argument; must be False here.
+    num_shards: number of shards; must divide the batch size.
+    feature_converter_cls: the model's converter from task features to model
+      features.
+    num_epochs: passes over the data; None for no limit.
+    continue_from_last_checkpoint: T5X's argument; must be False.
 
   Raises:
-    ValueError: bad input, as `get_mixture_or_task` says.
+    ValueError: bad input; see `get_mixture_or_task`.
   """
   if continue_from_last_checkpoint:
     raise ValueError('continue_from_last_checkpoint is for T5X only')
@@ -187,9 +189,9 @@ def get_training_eval_datasets(
   eval_steps: int,
   feature_converter_cls: Callable[..., seqio.FeatureConverter],
 ) -> Mapping[str, tf.data.Dataset]:
-  """Returns `eval_steps` batches for each task of a mixture, and for it.
+  """Returns `eval_steps` batches per task of a mixture, and of the mixture.
 
-  The examples are repeated as often as it takes, as T5X does.
+  Examples are repeated as often as necessary, as in T5X.
   """
   provider = get_mixture_or_task(cfg)
   if cfg.batch_size % num_shards:
@@ -202,7 +204,7 @@ def get_training_eval_datasets(
   datasets = {}
   for task in tasks:
     single = dataclasses.replace(cfg, mixture_or_task_name=task, batch_size=1)
-    # A finite number of epochs, so that an empty split ends, and says so.
+    # A finite number of epochs, or an empty split would never end.
     batches = (
       get_dataset(
         single, 0, 1, feature_converter_cls, eval_steps * cfg.batch_size
@@ -220,7 +222,7 @@ def get_training_eval_datasets(
 def get_vocabulary(
   cfg: DatasetConfig,
 ) -> tuple[seqio.Vocabulary, seqio.Vocabulary]:
-  """Returns the vocabularies of a config's inputs and targets."""
+  """Returns the vocabularies of inputs and targets."""
   features = get_mixture_or_task(cfg).output_features
   targets = features['targets'].vocabulary
   inputs = features['inputs'].vocabulary if 'inputs' in features else targets
@@ -230,10 +232,10 @@ def get_vocabulary(
 def verify_matching_vocabs(
   cfg: DatasetConfig, model: models.BaseTransformerModel
 ) -> None:
-  """Checks that the task and the model read and write the same pieces.
+  """Checks that the task and the model have the same vocabularies.
 
   Raises:
-    ValueError: they do not, or the network has fewer ids than the vocabulary.
+    ValueError: they differ, or the network has fewer ids than the vocabulary.
   """
   ours = (model.input_vocabulary, model.output_vocabulary)
   for feature, task_vocabulary, vocabulary in zip(
@@ -247,8 +249,8 @@ def verify_matching_vocabs(
       )
   size = getattr(getattr(model.module, 'config', None), 'vocab_size', None)
   needed = max(vocabulary.vocab_size for vocabulary in ours)
-  # JAX clips an index that is out of range: training would go on, and learn
-  # something else.
+  # JAX clips indices that are out of range: training would continue, with wrong
+  # tokens.
   if size is not None and size < needed:
     raise ValueError(
       f'VOCAB_SIZE is {size}, but the vocabulary has {needed} ids; raise it to '
@@ -257,7 +259,7 @@ def verify_matching_vocabs(
 
 
 class DeviceIterator(dataset_iterator.DatasetIterator):
-  """Batches on the mesh, from a checkpointable `tf.data` iterator.
+  """Iterator over batches on the mesh, checkpointed as `tf.data` iterators are.
 
   Attributes:
     element_spec: shapes and dtypes of a batch.
@@ -281,21 +283,21 @@ class DeviceIterator(dataset_iterator.DatasetIterator):
     return self._iterator.element_spec
 
   def save(self, filename) -> None:
-    """Writes the position, shuffle buffers included, to a file."""
+    """Saves the position, including shuffle buffers, to a file."""
     self._iterator.save(filename)
     with tf.io.gfile.GFile(f'{filename}.spec', 'w') as f:
       f.write(str(self.element_spec))
 
   def restore(self, filename) -> None:
-    """Continues from the position that `save` wrote.
+    """Restores a saved position.
 
     Raises:
-      ValueError: the position is one in another dataset.
+      ValueError: the position is in a different dataset.
     """
-    # Compared first: TensorFlow can wait for ever on a position that holds
-    # batches of another size.
+    # Compared first: TensorFlow can hang on a position with batches of another
+    # size.
     same = True
-    if tf.io.gfile.exists(f'{filename}.spec'):  # T5X writes none.
+    if tf.io.gfile.exists(f'{filename}.spec'):  # T5X has none.
       with tf.io.gfile.GFile(f'{filename}.spec') as f:
         same = f.read() == str(self.element_spec)
     try:
@@ -305,9 +307,9 @@ class DeviceIterator(dataset_iterator.DatasetIterator):
     except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError):
       pass
     raise ValueError(
-      f"{filename}: this position in the data is not of this run's dataset; "
+      f'{filename}: the saved position in the data is of a different dataset; '
       'keep the task, its options, lengths and BATCH_SIZE as they were, or set '
-      'SaveCheckpointConfig.save_dataset = False to start the data over'
+      'SaveCheckpointConfig.save_dataset = False to restart the data'
     )
 
 
@@ -323,7 +325,7 @@ def first_batch(
     return next(iterator)
   except StopIteration:
     raise ValueError(
-      f'{cfg.mixture_or_task_name}, split {cfg.split!r}, gives not one batch '
-      f'of {cfg.batch_size}: its corpus is empty or too short; check the '
+      f'{cfg.mixture_or_task_name}, split {cfg.split!r}, has less than one '
+      f'batch of {cfg.batch_size}: its corpus is empty or too short; check the '
       'source, or lower BATCH_SIZE'
     ) from None

@@ -62,7 +62,7 @@ def held(model_dir: str) -> Iterator[None]:
     except OSError as error:
       if error.errno not in _NO_LOCKS:
         raise
-      console.say(
+      console.print_line(
         f'no locks in {model_dir} ({error.strerror}): start no second run there'
       )
     _write(lock, _description())

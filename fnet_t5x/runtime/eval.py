@@ -1,4 +1,4 @@
-"""The evaluation run: loss and SeqIO's metrics of a checkpoint on a task."""
+"""Evaluation run: loss and SeqIO metrics of a checkpoint on a task."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from fnet_t5x.runtime import train_state as train_state_lib
 from fnet_t5x.runtime import trainer as trainer_lib
 
 Batch = Mapping[str, np.ndarray]
-_FIRST_BYTE, _BYTES = 3, 256  # of seqio.ByteVocabulary, after pad, EOS and unk
+_FIRST_BYTE, _BYTES = 3, 256  # seqio.ByteVocabulary: after pad, EOS and unk
 
 
 def evaluate(
@@ -47,20 +47,20 @@ def evaluate(
 ) -> Mapping[str, Mapping[str, float]]:
   """Evaluates a checkpoint; T5X's `evaluate` with T5X's arguments.
 
-  Beside the tasks' own metrics it takes the loss of every task with teacher
-  forcing, over every example once.
+  Besides the tasks' own metrics, it computes the loss of every task with
+  teacher forcing, over every example once.
 
   Args:
-    model: gives loss and predictions.
+    model: computes the loss and predictions.
     dataset_cfg: the task or mixture, and its split.
     restore_checkpoint_cfg: the checkpoint.
-    partitioner: lays parameters and batches on the mesh.
-    output_dir: for `eval.jsonl` and what SeqIO's loggers write.
-    inference_evaluator_cls: makes SeqIO's evaluator.
+    partitioner: shards parameters and batches over the mesh.
+    output_dir: folder of `eval.jsonl` and the output of SeqIO's loggers.
+    inference_evaluator_cls: constructs SeqIO's evaluator.
     summarize_config_fn: writes the configuration to `output_dir`.
-    num_examples: takes the loss of the first so many examples of each task;
-      None of all. T5X's has no such argument. `inference_evaluator_cls` has
-      one of its own for the tasks' metrics.
+    num_examples: number of examples of each task over which to compute the
+      loss; None for all. Not in T5X. `inference_evaluator_cls` has a
+      `num_examples` for the tasks' metrics.
 
   Returns:
     Metrics by task.
@@ -73,7 +73,7 @@ def evaluate(
   datasets.verify_matching_vocabs(dataset_cfg, model)
   lengths = dataset_cfg.task_feature_lengths
   if lengths is None:
-    raise ValueError('TASK_FEATURE_LENGTHS is not set; give each feature one')
+    raise ValueError('TASK_FEATURE_LENGTHS is not set; set one per feature')
   partitioner.get_data_layout(dataset_cfg.batch_size)
   reporting.check_writable(output_dir, 'EVAL_OUTPUT_DIR')
   shapes = {
@@ -88,7 +88,7 @@ def evaluate(
   with console.waiting('restoring the checkpoint'):
     train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
   step = int(train_state.step)
-  console.say(
+  console.print_line(
     console.wrapped([f'evaluating step {step}', restore_checkpoint_cfg.path])
   )
   summarize_config_fn(output_dir, None, step)
@@ -125,25 +125,25 @@ def evaluate(
     initializer.train_state_axes,
     output_dir,
   )
-  own = {}
+  task_metrics = {}
   if evaluator:
     with console.waiting('evaluating predictions'):
-      own = evaluator.evaluate(train_state)
-    for task, metrics in own.items():
+      task_metrics = evaluator.evaluate(train_state)
+    for task, metrics in task_metrics.items():
       results.setdefault(task, {}).update(metrics)
   with tf.io.gfile.GFile(os.path.join(output_dir, 'eval.jsonl'), 'a') as f:
     for task, metrics in results.items():
       f.write(reporting.json_line({'step': step, 'task': task, **metrics}))
       fields = [f'{task}:', *reporting.evaluation_fields(metrics)]
-      console.say(console.wrapped(fields))
-      if own.get(task):
-        fields = [f'{task}:', *reporting.listed(own[task])]
-        console.say(console.wrapped(fields))
+      console.print_line(console.wrapped(fields))
+      if task_metrics.get(task):
+        fields = [f'{task}:', *reporting.listed(task_metrics[task])]
+        console.print_line(console.wrapped(fields))
   return results
 
 
 class InferenceEvaluator:
-  """SeqIO's evaluator over the tasks of a config, by this model."""
+  """SeqIO's evaluator for a model and the tasks of a config."""
 
   def __init__(
     self,
@@ -179,7 +179,7 @@ class InferenceEvaluator:
 
   @property
   def tasks(self) -> Sequence[seqio.Task]:
-    """The tasks with metric functions."""
+    """Tasks with metric functions."""
     return self._evaluator.eval_tasks
 
   def evaluate(
@@ -190,7 +190,7 @@ class InferenceEvaluator:
     """Returns each task's metrics, and logs them.
 
     Raises:
-      StoppedError: `should_stop`, asked before each batch, said so.
+      StoppedError: `should_stop` returned True; it is called before each batch.
     """
     if not self.tasks:
       return {}
@@ -221,13 +221,13 @@ def make_evaluator(
   train_state_axes: Any,
   log_dir: str,
 ) -> InferenceEvaluator | None:
-  """Returns an evaluator; None without a config or without metrics."""
+  """Returns an evaluator; None without a config or metrics."""
   if cfg is None:
     return None
-  made = InferenceEvaluator(
+  evaluator = InferenceEvaluator(
     cfg, evaluator_cls, model, partitioner, train_state_axes, log_dir
   )
-  return made if made.tasks else None
+  return evaluator if evaluator.tasks else None
 
 
 def padded_batches(
@@ -238,10 +238,10 @@ def padded_batches(
 ) -> Iterator[Mapping[str, np.ndarray]]:
   """Yields every example of a split once, unpacked, in full batches.
 
-  What fills the last batch has zero loss weights and no target tokens. Of the
-  examples it takes the first `num_examples`; None takes all.
+  The last batch is padded with rows without target tokens and with zero loss
+  weights. Only the first `num_examples` are used; None for all.
   """
-  whole = datasets.get_dataset(
+  examples = datasets.get_dataset(
     dataclasses.replace(
       cfg,
       mixture_or_task_name=task,
@@ -254,7 +254,7 @@ def padded_batches(
     feature_converter_cls,
     num_epochs=1,
   ).take(-1 if num_examples is None else num_examples)
-  for batch in whole.unbatch().batch(cfg.batch_size).as_numpy_iterator():
+  for batch in examples.unbatch().batch(cfg.batch_size).as_numpy_iterator():
     yield {
       name: np.pad(x, [(0, cfg.batch_size - len(x)), *[(0, 0)] * (x.ndim - 1)])
       for name, x in batch.items()
@@ -263,9 +263,9 @@ def padded_batches(
 
 @contextlib.contextmanager
 def _lengths_as_trained() -> Iterator[None]:
-  """Drops SeqIO's advice to evaluate at other lengths than those of training.
+  """Suppresses SeqIO's advice to evaluate at shorter lengths than in training.
 
-  A loss at other lengths is another loss.
+  A loss at other lengths is not comparable.
   """
 
   def is_other(record: logging.LogRecord) -> bool:
@@ -280,17 +280,17 @@ def _lengths_as_trained() -> Iterator[None]:
 
 
 class TargetText:
-  """Counts the text of evaluation batches, once for each name.
+  """Bits per byte of evaluation batches, whose text is counted once per task.
 
-  Bits per byte are the nats of all target tokens / ln 2 / the bytes of the
-  targets' text, as in `fnet_t5x.tasks.metrics.held_out_loss`: models of
-  different vocabularies can be compared. The nats of EOS and of sentinels
-  count, though they stand for no text: what a model pays to end a target, and
-  to say where it goes, is part of it.
+  Bits per byte are the nats of all target tokens, divided by ln 2 and the bytes
+  of the targets' text, as in `fnet_t5x.tasks.metrics.held_out_loss`: they are
+  comparable across vocabularies. The nats of EOS and sentinels are included,
+  although they decode to no text, as the end of a target and its place in the
+  input must be predicted, too.
   """
 
   def __init__(self, vocabulary: seqio.Vocabulary):
-    """Takes the vocabulary of the targets."""
+    """Initializes the counter with the vocabulary of the targets."""
     self._vocabulary = vocabulary
     self._bytes: Int[np.ndarray, ' vocab'] | None = None
     self._counts: dict[str, tuple[int, int] | None] = {}
@@ -299,9 +299,9 @@ class TargetText:
     """Yields the batches, and counts their targets the first time.
 
     Args:
-      name: of the task, whose batches are the same at every evaluation.
-      batches: with `decoder_target_tokens`, [batch, length], and, where not
-        all real tokens count, `decoder_loss_weights` of the same shape.
+      name: the task, whose batches are the same in every evaluation.
+      batches: with `decoder_target_tokens` [batch, length] and, if only some
+        tokens count, `decoder_loss_weights` of the same shape.
     """
     if name in self._counts:
       yield from batches
@@ -315,7 +315,7 @@ class TargetText:
       targets = np.asarray(batch['decoder_target_tokens'])
       weights = np.asarray(batch.get('decoder_loss_weights', targets != 0))
       counts = weights != 0
-      # With other weights the loss is not that of the text.
+      # With other weights the loss is not the text's cross-entropy.
       known = known and bool(np.all(weights[counts] == 1))
       known = known and int(targets.max(initial=0)) < len(self._bytes)
       if known:
@@ -324,10 +324,10 @@ class TargetText:
     self._counts[name] = (tokens, size) if known and size else None
 
   def metrics(self, name: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Returns `bits_per_byte` of an evaluation; nothing where it is unknown.
+    """Returns `bits_per_byte` of an evaluation; empty if it is unknown.
 
     Args:
-      name: of a task whose batches were counted to their end.
+      name: a task whose batches were all counted.
       values: its metrics; `cross_ent_per_target_token` is in nats.
     """
     counts = self._counts.get(name)
@@ -341,15 +341,14 @@ class TargetText:
 def piece_bytes(
   vocabulary: seqio.Vocabulary,
 ) -> Int[np.ndarray, ' vocab'] | None:
-  """Returns the bytes of text that each id stands for.
+  """Returns the number of bytes of text that each id decodes to.
 
-  Those of a piece's UTF-8, its space (`▁`) among them, also the one that
-  SentencePiece puts before a text; of text as the vocabulary normalises it. Ids
-  that are no text, such as EOS and sentinels, have 0. An unknown piece hides at
-  least 1, and gets that.
+  The UTF-8 bytes of a piece in normalized text. A space (`▁`) counts, including
+  the one that SentencePiece adds before a text. Ids without text, such as EOS
+  and sentinels, have 0. The unknown piece has 1, the minimum.
 
   Returns:
-    None where the vocabulary does not say.
+    The table, or None if it cannot be derived from the vocabulary.
   """
   if isinstance(vocabulary, seqio.ByteVocabulary):
     table = np.zeros(vocabulary.vocab_size, np.int64)

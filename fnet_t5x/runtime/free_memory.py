@@ -1,4 +1,4 @@
-"""The memory of a compiled training step, beside what is free."""
+"""Memory needed by a compiled training step, and memory available."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-# XLA's CPU library for products takes memory that the compiler does not count
+# XLA's matrix products on CPU allocate memory that the compiler does not count
 # (measured: planning/measured_memory.py).
 _UNCOUNTED_ON_CPU = 1.1
 _UNLIMITED = 1 << 60
@@ -20,14 +20,14 @@ _UNLIMITED = 1 << 60
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-  """Bytes of a training step beside the train state, and bytes that are free.
+  """Memory of a training step besides the train state, in bytes.
 
   Attributes:
-    needed: what the step takes while it runs, on one device; on CPU, where the
-      devices share the memory, on all of them.
-    gradients: bytes of all gradients, a part of `needed` that no smaller batch
-      makes less.
-    free: what there is for it.
+    needed: peak memory of the step, per device; on CPU, where the devices share
+      the memory, of all devices.
+    gradients: memory of the gradients, the part of `needed` that does not
+      depend on the batch size.
+    free: memory available.
   """
 
   needed: int
@@ -36,30 +36,29 @@ class StepMemory:
 
   @property
   def fits(self) -> bool:
-    """Whether the step will find what it needs."""
+    """Whether the memory needed is available."""
     return self.needed <= self.free
 
   def line(self) -> str:
-    """Returns both for a person."""
+    """Returns needed and free memory as a line of text."""
     needed, free = size_text(self.needed), size_text(self.free)
     return (
-      f'the training step takes {needed} beside the train state; {free} are '
-      'free'
+      f'the training step needs {needed} besides the train state; {free} free'
     )
 
   def warning(self, batch_size: int, num_microbatches: int, parts: int) -> str:
-    """Returns what to change, where the step does not fit.
+    """Returns a warning with remedies, for a step that does not fit.
 
     Args:
-      batch_size: of a step.
-      num_microbatches: into how many parts it is cut.
-      parts: how many devices share a batch, each with rows of its own.
+      batch_size: examples per step.
+      num_microbatches: microbatches per step.
+      parts: data-parallel shards of a batch.
     """
     remedies = []
     rows = batch_size // parts
     activations = max(0, self.needed - self.gradients)
     for factor in range(2, rows // num_microbatches + 1):
-      # The sum of gradients is held beside those of a part.
+      # The accumulated gradients are additional to a microbatch's.
       held = self.gradients * (2 if num_microbatches == 1 else 1)
       whole = rows % (num_microbatches * factor) == 0
       if whole and held + activations / factor <= self.free:
@@ -73,11 +72,11 @@ class StepMemory:
         remedies.append(f'BATCH_SIZE={size}')
         break
       size = size // 2 // smallest * smallest
-    advice = 'No smaller BATCH_SIZE would do; take a smaller model'
+    advice = 'No smaller BATCH_SIZE fits; use a smaller model'
     if remedies:
       advice = 'Try ' + ' or '.join(f'--gin.{each}' for each in remedies)
     return (
-      'warning: it does not fit; the run may be killed without a word.\n'
+      'warning: it does not fit; the run may be killed without a message.\n'
       f'  {advice}'
     )
 
@@ -85,28 +84,28 @@ class StepMemory:
 def step_memory(
   step: jax.stages.Compiled, parameters: Any
 ) -> StepMemory | None:
-  """Returns what a compiled training step needs, by the compiler's account.
+  """Returns the memory of a compiled training step, as the compiler counts it.
 
   Args:
-    step: its first argument, the train state, is donated.
-    parameters: of the train state, on their devices.
+    step: the compiled step, whose first argument, the train state, is donated.
+    parameters: the parameters, on their devices.
 
   Returns:
-    None where the compiler or the device does not say.
+    The memory; None if the compiler or the device does not report it.
   """
   analysis = step.memory_analysis()
   device = jax.local_devices()[0]
   free = free_bytes(device)
   if analysis is None or free is None:
     return None
-  # The arguments are there already; what is aliased, the train state, takes
-  # their place.
+  # The arguments are already allocated, and the new train state, which is
+  # aliased, replaces the old one.
   needed = (
     analysis.temp_size_in_bytes
     + analysis.output_size_in_bytes
     - analysis.alias_size_in_bytes
   )
-  # Gradients are float32, and laid out as the parameters.
+  # Gradients are float32, and sharded like the parameters.
   gradients = 4 * sum(
     math.prod(x.sharding.shard_shape(x.shape))
     for x in jax.tree.leaves(parameters)
@@ -119,11 +118,10 @@ def step_memory(
 
 
 def free_bytes(device: jax.Device) -> int | None:
-  """Returns what a device can still give to this process; None if unknown.
+  """Returns the memory available on a device, in bytes; None if unknown.
 
-  On an accelerator that of its own memory. On a CPU the least of what the
-  machine, the control groups of the process (a container's limit) and its
-  resource limits (`ulimit`) leave.
+  On a CPU, it is the minimum of what the machine, the process's control groups
+  (a container's limit) and its resource limits (`ulimit`) leave.
   """
   if device.platform != 'cpu':
     stats = device.memory_stats() or {}
@@ -134,10 +132,10 @@ def free_bytes(device: jax.Device) -> int | None:
 
 
 def host_limits(root: pathlib.Path = pathlib.Path('/')) -> list[int]:
-  """Returns the bytes that each limit of the host leaves; Linux only.
+  """Returns the bytes left by each limit of the host; Linux only.
 
   Args:
-    root: of the file system.
+    root: root of the file system.
   """
   return [
     max(0, left)
@@ -154,7 +152,7 @@ def _machine(meminfo: pathlib.Path) -> Iterator[int]:
 
 
 def _control_groups(root: pathlib.Path) -> Iterator[int]:
-  """Of the process's group and all groups above it, version 2 and 1."""
+  """Yields bytes left by the process's cgroup and its ancestors (v1, v2)."""
   groups = root / 'sys/fs/cgroup'
   for line in _read(root / 'proc/self/cgroup').splitlines():
     _, controllers, path = line.split(':', 2)
@@ -170,7 +168,7 @@ def _control_groups(root: pathlib.Path) -> Iterator[int]:
       top = groups / 'memory'
     else:
       continue
-    # In a container the path may be the host's: the top is then the group.
+    # In a container, the path may be the host's, and the root is the group.
     folder = pathlib.PurePosixPath(path.lstrip('/'))
     for group in (folder, *folder.parents):
       yield from _control_group(top / group, *names)
@@ -180,7 +178,7 @@ def _control_group(folder, limit, usage, cached) -> Iterator[int]:
   most, used = _read(folder / limit).strip(), _read(folder / usage).strip()
   if not most.isdigit() or not used.isdigit() or int(most) >= _UNLIMITED:
     return
-  # Files that are read are counted, and given up when memory is needed.
+  # The page cache counts as used, but is reclaimable.
   files = re.search(rf'^{cached} (\d+)$', _read(folder / 'memory.stat'), re.M)
   yield int(most) - int(used) + (int(files[1]) if files else 0)
 
@@ -212,10 +210,10 @@ def _read(path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def exhaustion_named() -> Iterator[None]:
-  """Turns the block's lack of memory into an error that names remedies.
+  """Converts a block's out-of-memory errors to an error with remedies.
 
   Raises:
-    ValueError: a device, or the machine, has no memory left.
+    ValueError: a device or the machine is out of memory.
   """
   try:
     yield
@@ -225,16 +223,16 @@ def exhaustion_named() -> Iterator[None]:
       raise
     raise ValueError(
       f'{message.splitlines()[0].rstrip(".")}: raise NUM_MICROBATCHES, lower '
-      'BATCH_SIZE, or take a smaller model'
+      'BATCH_SIZE, or use a smaller model'
     ) from error
 
 
 def peak_bytes() -> int:
-  """Returns the most memory that this process ever had, in bytes."""
+  """Returns the peak memory of this process, in bytes."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak if sys.platform == 'darwin' else peak * 1024
 
 
 def size_text(size: float) -> str:
-  """Returns a number of bytes for a person."""
+  """Returns a number of bytes as text."""
   return f'{size / 1e9:.1f} GB' if size >= 1e9 else f'{size / 1e6:.0f} MB'

@@ -1,6 +1,6 @@
-"""Options of text generation, which the flags and the Python API set.
+"""Options of text generation, set by flags or the Python API.
 
-Imports neither JAX nor TensorFlow: a command checks its flags by it at once.
+Imports neither JAX nor TensorFlow, so that a command checks its flags at once.
 """
 
 import dataclasses
@@ -8,34 +8,33 @@ import math
 
 DEFAULT_TEMPERATURE = 0.8
 DEFAULT_TOP_K = 40
-# A key of JAX's generator takes 32 bits.
+# A JAX key takes 32 bits of seed.
 _MAX_SEED = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationOptions:
-  """How texts are generated after a prompt.
+  """Options of sampling or beam search after a prompt.
 
   Attributes:
     num_samples: texts per prompt.
-    max_tokens: maximum number of tokens; None for what the decoder takes.
-    temperature: divides the logits; 0 takes the likeliest token each time.
-      None for 0.8.
-    top_k: sample from so many likeliest tokens; 0 for all. None for 40, or for
-      all where `top_p` is set.
-    top_p: sample from the likeliest tokens of this total probability; 0 for
-      all. Not together with `top_k`.
-    num_beams: beam search with so many beams, instead of sampling; 1: sample.
-      Not together with the above, but `max_tokens`.
-    no_repeat_ngram_size: no sequence of so many tokens occurs twice within a
-      text; 0: they may.
-    seed: of sampling.
-    truncate_prompt: whether to keep the end of a prompt that is longer than
-      the encoder takes, rather than to refuse it.
+    max_tokens: maximum number of tokens; None for the decoder's length.
+    temperature: divisor of the logits; 0 for greedy decoding. None for 0.8.
+    top_k: number of most likely tokens to sample from; 0 for all. None for 40,
+      or for all if `top_p` is set.
+    top_p: total probability of the most likely tokens to sample from; 0 for
+      all. Excludes `top_k`.
+    num_beams: number of beams of beam search; 1 for sampling. More than 1
+      excludes all of the above except `max_tokens`.
+    no_repeat_ngram_size: length of n-grams that may not repeat within a text;
+      0 for no such constraint.
+    seed: seed of sampling.
+    truncate_prompt: whether to keep only the end of a prompt that exceeds the
+      encoder's length, instead of raising an error.
 
   Raises:
     ValueError: a value is out of range, or two exclude each other.
-    TypeError: a value is no number.
+    TypeError: a value is not a number.
   """
 
   num_samples: int = 1
@@ -49,7 +48,7 @@ class GenerationOptions:
   truncate_prompt: bool = False
 
   def __post_init__(self):
-    for name, lowest in (
+    for name, minimum in (
       ('num_samples', 1),
       ('max_tokens', 1),
       ('top_k', 0),
@@ -57,16 +56,16 @@ class GenerationOptions:
       ('no_repeat_ngram_size', 0),
     ):
       value = getattr(self, name)
-      if value is not None and _integer(name, value) < lowest:
-        raise ValueError(f'{name} is {value}; it must be {lowest} or more')
+      if value is not None and _integer(name, value) < minimum:
+        raise ValueError(f'{name} is {value}; it must be at least {minimum}')
     if not 0 <= _integer('seed', self.seed) <= _MAX_SEED:
-      raise ValueError(f'seed is {self.seed}; it must be 0 to {_MAX_SEED}')
+      raise ValueError(f'seed is {self.seed}; it must be from 0 to {_MAX_SEED}')
     temperature = self.temperature
-    # Written so that no comparison with NaN holds.
+    # Negated, so that NaN fails.
     if temperature is not None and not (
       0 <= _number('temperature', temperature) < math.inf
     ):
-      raise ValueError(f'temperature is {temperature}; it must be 0 or more')
+      raise ValueError(f'temperature is {temperature}; it must be at least 0')
     if not 0 <= _number('top_p', self.top_p) <= 1:
       raise ValueError(f'top_p is {self.top_p}; it must be from 0 to 1')
     if self.top_k and self.top_p:
@@ -84,19 +83,19 @@ class GenerationOptions:
       if is_set:
         raise ValueError(
           f'num_beams and {name} exclude each other: beam search does not '
-          'sample, it finds one text'
+          'sample: it returns one text'
         )
 
   @property
   def sampling_temperature(self) -> float:
-    """The temperature, its default filled in."""
+    """The temperature, or its default."""
     if self.temperature is None:
       return DEFAULT_TEMPERATURE
     return self.temperature
 
   @property
   def sampling_top_k(self) -> int:
-    """The number of tokens to sample from, its default filled in; 0: all."""
+    """The number of tokens to sample from, or its default; 0 for all."""
     if self.top_k is None:
       return 0 if self.top_p else DEFAULT_TOP_K
     return self.top_k

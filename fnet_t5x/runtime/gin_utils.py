@@ -1,4 +1,4 @@
-"""Parsing gin files, and keeping a run's configuration beside its results."""
+"""Gin parsing, with one-line errors, and the saved configuration of a run."""
 
 import contextlib
 import difflib
@@ -29,9 +29,9 @@ def parse_gin_flags(
   """Parses gin files, then bindings; later ones override earlier ones.
 
   Raises:
-    FileNotFoundError: no search path holds one of the files.
-    ValueError: a binding names no configurable, parameter or macro, a file or
-      binding is no gin, or a macro that is used has no value.
+    FileNotFoundError: a file is in none of the search paths.
+    ValueError: a binding's configurable, parameter or macro does not exist, a
+      file or binding is not valid gin, or a macro in use has no value.
   """
   for path in gin_search_paths:
     gin.add_config_file_search_path(path)
@@ -52,7 +52,7 @@ def parse_gin_flags(
 
 
 def parse_file(name: str, search_paths: Sequence[str]) -> None:
-  """Parses one gin file, which need not be whole; raises as the above."""
+  """Parses one gin file; macros may lack values. Raises as above."""
   for path in search_paths:
     gin.add_config_file_search_path(path)
   _check_exists(name, search_paths)
@@ -60,14 +60,14 @@ def parse_file(name: str, search_paths: Sequence[str]) -> None:
 
 
 def macros_set() -> set[str]:
-  """Returns the macros that the parsed configuration gives a value."""
+  """Returns the macros that have a value in the parsed configuration."""
   return set(re.findall(r'^(\w+)\s*=', gin.config_str(), re.M))
 
 
 def _name_task() -> None:
-  """Gives MIXTURE_OR_TASK_NAME its value where SOURCE and OBJECTIVE name it.
+  """Sets MIXTURE_OR_TASK_NAME to its value if SOURCE and OBJECTIVE define it.
 
-  A run's saved configuration then says it, whoever reads that.
+  The saved configuration of the run then contains the name.
   """
   name = macro('MIXTURE_OR_TASK_NAME')
   if isinstance(name, gin.config.ConfigurableReference):
@@ -76,7 +76,7 @@ def _name_task() -> None:
 
 
 def _expand_homes() -> None:
-  """Expands `~/` in macros: no shell does it within gin's quotes."""
+  """Expands `~/` in macros; a shell does not expand it within quotes."""
   for name in macros_set():
     value = macro(name)
     if isinstance(value, str) and value.startswith('~/'):
@@ -84,7 +84,7 @@ def _expand_homes() -> None:
 
 
 def macro(name: str) -> Any:
-  """Returns a macro's value; None where nothing sets it."""
+  """Returns a macro's value; None if it is not set."""
   try:
     return gin.query_parameter(f'%{name}')
   except ValueError:
@@ -94,7 +94,7 @@ def macro(name: str) -> Any:
 def macros_used() -> set[str]:
   """Returns the macros that the parsed configuration refers to."""
   config = re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", '', _code())
-  # A name with a dot is a constant, such as %gin.REQUIRED.
+  # Names with a dot are constants, such as %gin.REQUIRED.
   return set(re.findall(r'%(\w+)\b(?!\.)', config))
 
 
@@ -119,7 +119,7 @@ def _check_exists(name: str, search_paths: Sequence[str]) -> None:
   if not _exists(name, search_paths):
     raise FileNotFoundError(
       f'gin file {name!r} is in none of {", ".join(search_paths)}; '
-      'name one of the gin/ folder, or add --gin_search_paths'
+      'correct the name, or add --gin_search_paths'
     )
 
 
@@ -180,7 +180,7 @@ def _parse_file(
 
 
 def _where(error: Exception, name: str) -> str:
-  """Returns the file and line that gin says an error is from."""
+  """Returns the file and line of an error, from gin's message."""
   where = re.search(r'In file "(.*?)", line (\d+)', str(error))
   return f'{where[1]}, line {where[2]}' if where else name
 
@@ -201,15 +201,15 @@ def _parse_binding(
 
 
 def _unknown(error: Exception) -> str:
-  """Returns names close to the one that gin does not know, for a message."""
+  """Returns a suggestion of names close to the unknown one, for a message."""
   parameter = re.search(
     r"Configurable '(.*?)' doesn't have a parameter named '(.*?)'", str(error)
   )
   if parameter:
     function = gin.get_configurable(parameter[1])
-    # The signature of a class that gin wraps is (*args, **kwargs).
-    made_by = function.__init__ if inspect.isclass(function) else function
-    return _close(parameter[2], list(inspect.signature(made_by).parameters))
+    # The signature of a class wrapped by gin is (*args, **kwargs).
+    target = function.__init__ if inspect.isclass(function) else function
+    return _close(parameter[2], list(inspect.signature(target).parameters))
   configurable = re.search(
     r"No configurable matching (?:reference )?'@?([\w.]*)", str(error)
   )
@@ -217,7 +217,7 @@ def _unknown(error: Exception) -> str:
     return ''
   bound = re.findall(r'^([\w./]+)\.\w+\s*=', _code(), re.M)
   names = sorted({name.rsplit('/', 1)[-1] for name in bound})
-  # The command line does not know a file's `import ... as ...`.
+  # A file's `import ... as ...` does not apply to the command line.
   last = configurable[1].rsplit('.', 1)[-1]
   same = [name for name in names if name.rsplit('.', 1)[-1] == last]
   if same:
@@ -236,7 +236,7 @@ def _first_line(text: str) -> str:
 
 @contextlib.contextmanager
 def _gin_log_off() -> Iterator[None]:
-  """Keeps gin from logging each place where an include is not."""
+  """Suppresses gin's log of every path where it did not find an include."""
   before = python_logging.root.manager.disable
   python_logging.disable(python_logging.ERROR)
   try:

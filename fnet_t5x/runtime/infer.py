@@ -1,4 +1,4 @@
-"""The inference run: predictions or scores of a task, as JSON lines."""
+"""Inference run: predictions or scores of a task, as JSON lines."""
 
 import itertools
 import json
@@ -43,26 +43,26 @@ def infer(
   """Writes predictions or scores; T5X's `infer` with T5X's arguments.
 
   Each line of `<task>-<mode>.jsonl-<shard>-of-<shards>` is an object with
-  `inputs` (the pretokenized features, or decoded ones), and `prediction` or
-  `score`, and `aux` in mode 'predict_with_aux'. A run that was stopped goes on
-  after its last whole chunk.
+  `inputs` (the pretokenized or decoded features), `prediction` or `score`, and
+  in mode 'predict_with_aux' `aux`. A stopped run resumes after its last
+  complete chunk.
 
   Args:
     mode: 'predict', 'score' or 'predict_with_aux'.
-    model: gives predictions and scores.
+    model: computes predictions and scores.
     dataset_cfg: the task or mixture, and its split.
     restore_checkpoint_cfg: the checkpoint.
-    partitioner: lays parameters and batches on the mesh.
-    output_dir: for the files.
-    checkpoint_period: batches a chunk.
-    shard_id: which shard of the dataset is this run's.
-    num_shards: how many there are.
+    partitioner: shards parameters and batches over the mesh.
+    output_dir: folder of the files.
+    checkpoint_period: batches per chunk.
+    shard_id: this run's shard of the dataset.
+    num_shards: number of shards.
     summarize_config_fn: writes the configuration to `output_dir`.
-    num_examples: takes the first so many examples of each task (of its shard);
-      None takes all. T5X's has no such argument.
+    num_examples: maximum number of examples per task and shard; None for all.
+      Not in T5X.
 
   Returns:
-    The files written.
+    The paths of the files.
 
   Raises:
     ValueError: bad input.
@@ -74,7 +74,7 @@ def infer(
   datasets.verify_matching_vocabs(dataset_cfg, model)
   lengths = dataset_cfg.task_feature_lengths
   if lengths is None:
-    raise ValueError('TASK_FEATURE_LENGTHS is not set; give each feature one')
+    raise ValueError('TASK_FEATURE_LENGTHS is not set; set one per feature')
   reporting.check_writable(output_dir, 'INFER_OUTPUT_DIR')
   converter = model.FEATURE_CONVERTER_CLS(pack=False)
   shapes = {
@@ -119,7 +119,7 @@ def infer(
     for index, part in enumerate(
       _chunks(examples, checkpoint_period * dataset_cfg.batch_size)
     ):
-      # Of these examples by this checkpoint, or it is not what was asked for.
+      # The name identifies checkpoint and examples: others' are not reused.
       chunks.append(f'{path}-step{train_state.step}-{index}x{len(part)}')
       if tf.io.gfile.exists(chunks[-1]):
         continue
@@ -129,13 +129,13 @@ def infer(
         jax.random.fold_in(jax.random.PRNGKey(0), index),
       )
       _write(chunks[-1], _lines(part, outputs, mode, task.output_features))
-      console.say(f'{name}: chunk {index} written')
+      console.print_line(f'{name}: wrote chunk {index}')
     if not chunks:
       raise ValueError(f'{task.name}, split {dataset_cfg.split!r}, is empty')
     _write(path, _joined(chunks))
     for chunk in chunks:
       tf.io.gfile.remove(chunk)
-    console.say(f'wrote {path}')
+    console.print_line(f'wrote {path}')
     written.append(path)
   return written
 
@@ -148,7 +148,7 @@ def _chunks(examples: tf.data.Dataset, size: int) -> Iterator[list[Example]]:
 
 
 def _dataset(examples: Sequence[Example], element_spec) -> tf.data.Dataset:
-  """The examples as a dataset: read once, so a random task stays the same."""
+  """Returns examples as a dataset, not read again: tasks may be random."""
   return tf.data.Dataset.from_generator(
     lambda: iter(examples), output_signature=element_spec
   )
@@ -160,7 +160,7 @@ def _lines(
   mode: str,
   features: Mapping[str, seqio.Feature],
 ) -> Iterator[str]:
-  """One JSON line for each example and its output, in order."""
+  """Yields one JSON line per example and output, in order."""
   pairs, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, {})
   for example, (index, output) in zip(examples, pairs, strict=True):
     row: dict[str, Any] = {'inputs': example_texts.texts(example, features)}
@@ -174,7 +174,7 @@ def _lines(
 
 
 def _text(output: list, vocabulary: seqio.Vocabulary) -> Any:
-  """Text of token ids, or of each decode where the model returns them all."""
+  """Returns decoded text; a list if the model returns several decodes."""
   if output and isinstance(output[0], list):
     return [_text(decode, vocabulary) for decode in output]
   return vocabulary.decode(output)
@@ -187,7 +187,7 @@ def _joined(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _write(path: str, lines: Iterator[str]) -> None:
-  """Writes a file whole or not at all."""
+  """Writes a file atomically."""
   with tf.io.gfile.GFile(path + '.tmp', 'w') as f:
     for line in lines:
       f.write(line)

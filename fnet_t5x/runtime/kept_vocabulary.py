@@ -1,7 +1,7 @@
-"""The vocabulary that a run keeps in its model directory.
+"""The copy of its vocabulary that a run keeps in its model directory.
 
-A model's ids mean nothing without it, and the cache or the text that it came
-from may be gone or changed when the model is used, or trained on.
+Ids are meaningless without it, and by the time the model is used or trained
+further, the cache or corpus it came from may be gone or changed.
 """
 
 import gin
@@ -10,9 +10,9 @@ import seqio
 import tensorflow as tf
 
 from fnet_t5x.runtime import console, model_directory
-from fnet_t5x.tasks import vocabularies  # noqa: F401 (gin is to know it)
+from fnet_t5x.tasks import vocabularies  # noqa: F401 (registers it)
 
-# Macros of a path each; the first of a run that kept its vocabulary counts.
+# Macros with paths; the first that belongs to a run with a vocabulary counts.
 _STARTING_POINTS = {'train': ('MODEL_DIR', 'INITIAL_CHECKPOINT_PATH')}
 _NAME = 'default_vocabulary.sentencepiece_model_file'
 
@@ -20,11 +20,11 @@ _NAME = 'default_vocabulary.sentencepiece_model_file'
 def keep(model_dir: str) -> None:
   """Copies the configured model's vocabulary to `<model_dir>/vocabulary.model`.
 
-  Whole or not at all; nothing is done for a vocabulary of bytes, and where the
-  run has kept its vocabulary already.
+  The copy is atomic. Does nothing for a byte vocabulary, or if the run has kept
+  its vocabulary already.
 
   Raises:
-    ValueError: the run has kept another one.
+    ValueError: the run has kept a different one.
   """
   path = _configured_file()
   if path is None or jax.process_index() != 0:
@@ -39,16 +39,17 @@ def keep(model_dir: str) -> None:
 
 
 def use(model_dir: str) -> None:
-  """Has gin's configuration take the vocabulary that a run has kept, if any.
+  """Configures the vocabulary that a run has kept, if any.
 
-  It takes the place of one that would be trained, or found in the cache. One
-  that is named must be the same: another would change what ids mean.
+  It takes precedence over one that would be trained or read from the cache. A
+  vocabulary file in the configuration must be the same, as a different one
+  would change the meaning of ids.
 
   Args:
-    model_dir: of the run that is gone on with, started from or evaluated.
+    model_dir: folder of the run to resume, initialize from or evaluate.
 
   Raises:
-    ValueError: gin names another vocabulary.
+    ValueError: the configuration names a different vocabulary.
   """
   kept = _kept_file(model_dir)
   if not tf.io.gfile.exists(kept):
@@ -61,15 +62,15 @@ def use(model_dir: str) -> None:
     return
   with gin.unlock_config():
     gin.bind_parameter(_NAME, kept)
-  console.say(f'vocabulary: {kept}, as this model was trained with it')
+  console.print_line(f'vocabulary: {kept}, with which this model was trained')
 
 
 def use_configured(run: str) -> None:
   """Calls `use` for the run or checkpoint that gin's configuration names.
 
   Args:
-    run: 'train', which goes on with a run or starts from a checkpoint of
-      another; or 'evaluate' or 'infer', of a checkpoint.
+    run: 'train', which resumes a run or starts from another's checkpoint; or
+      'evaluate' or 'infer', which restore a checkpoint.
   """
   for macro in _STARTING_POINTS.get(run, ('CHECKPOINT_PATH',)):
     path = _value(f'{macro}/gin.macro.value')
@@ -91,9 +92,9 @@ def _check_same(kept: str, other: str) -> None:
       contents.append(f.read())
   if contents[0] != contents[1]:
     raise ValueError(
-      f'{other} is another vocabulary than {kept}, which this model was '
-      "trained with: ids would change their meaning. Leave the run's own "
-      f'(VOCABULARY_FILE={kept!r}), or take another MODEL_DIR'
+      f'{other} differs from {kept}, the vocabulary of this model: ids would '
+      f"change their meaning. Use the run's own (VOCABULARY_FILE={kept!r}), or "
+      'another MODEL_DIR'
     )
 
 
@@ -108,7 +109,7 @@ def _configured_file() -> str | None:
 
 
 def _named_file() -> str | None:
-  """Returns the file that gin names; None if it is trained or cached."""
+  """Returns the configured file; None if it is trained or cached."""
   value = _value(_NAME)
   # A macro's value may be another macro.
   while isinstance(value, gin.config.ConfigurableReference):
@@ -119,7 +120,7 @@ def _named_file() -> str | None:
 
 
 def _value(parameter: str):
-  """Returns what gin binds a parameter to, references as they are, or None."""
+  """Returns a gin parameter's value, references unresolved, or None."""
   try:
     return gin.query_parameter(parameter)
   except ValueError:

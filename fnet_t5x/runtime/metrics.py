@@ -1,4 +1,4 @@
-"""Metrics of a step that merge across microbatches and steps (clu)."""
+"""Training metrics that merge across microbatches and steps (clu)."""
 
 from collections.abc import Mapping, MutableMapping
 
@@ -16,7 +16,7 @@ Scalar = int | float | np.number | np.ndarray | jax.Array
 
 @flax.struct.dataclass
 class Sum(clu_metrics.Metric):
-  """Sum of everything seen."""
+  """Sum over all values."""
 
   total: Scalar
 
@@ -33,10 +33,10 @@ class Sum(clu_metrics.Metric):
 
 @flax.struct.dataclass
 class Step(clu_metrics.Metric):
-  """A metric that counts steps.
+  """Metric with a number of steps.
 
-  Merging microbatches counts each as a step: whoever reports knows the true
-  number, and sets it with `replace_steps`.
+  Merging counts every microbatch as a step, so the true number must be set with
+  `replace_steps` before `compute`.
   """
 
   steps: int | None = 1
@@ -54,7 +54,7 @@ class Step(clu_metrics.Metric):
 
 @flax.struct.dataclass
 class AveragePerStep(Step):
-  """Total divided by the number of steps."""
+  """Total per step."""
 
   total: Scalar | None = None
 
@@ -77,7 +77,7 @@ class AveragePerStep(Step):
 
 @flax.struct.dataclass
 class Time(clu_metrics.Metric):
-  """Seconds, measured outside the compiled step, set by `replace_duration`."""
+  """Duration in seconds, measured outside the step; see `replace_duration`."""
 
   duration: Scalar | None = None
 
@@ -97,7 +97,7 @@ class Time(clu_metrics.Metric):
 
 @flax.struct.dataclass
 class TimeRate(Time):
-  """A quantity per second."""
+  """Quantity per second."""
 
   numerator: Scalar | None = None
 
@@ -134,18 +134,18 @@ def is_metric_obj(obj) -> bool:
 
 
 def create_metrics_dict(float_metrics_dict: Mapping[str, Scalar]) -> MetricsMap:
-  """Wraps each number in a `Sum`."""
+  """Returns a `Sum` for each number."""
   return {name: Sum(value) for name, value in float_metrics_dict.items()}
 
 
 def shape_obj_to_defined_obj(obj: clu_metrics.Metric) -> clu_metrics.Metric:
-  """Zeros in the place of every shape that `jax.eval_shape` left in a metric.
+  """Returns a metric with zeros instead of the shapes of `jax.eval_shape`.
 
   Args:
     obj: a metric whose leaves are `jax.ShapeDtypeStruct`s.
 
   Returns:
-    The same metric with arrays of zeros; what is no shape stays as it is.
+    The same metric with arrays of zeros; other leaves are unchanged.
   """
   return jax.tree.map(
     lambda leaf: (
@@ -164,7 +164,7 @@ def _map_metrics(fn, kind, metrics):
 
 
 def set_time_metrics_duration(metrics: MetricsMap, duration: Scalar):
-  """Sets the seconds of every `Time` in the tree."""
+  """Sets the duration of every `Time` in the tree, in seconds."""
   return _map_metrics(lambda m: m.replace_duration(duration), Time, metrics)
 
 
@@ -174,27 +174,27 @@ def set_step_metrics_num_steps(metrics: MetricsMap, num_steps: int):
 
 
 def scalars(metrics: MetricsMap) -> dict[str, float]:
-  """Returns each metric's value."""
+  """Returns the metrics as floats."""
   return {name: float(value.value) for name, value in values(metrics).items()}
 
 
 def values(
   metrics: MetricsMap,
 ) -> dict[str, clu.values.Value]:
-  """Returns what each metric has come to, as clu has it."""
+  """Returns the metrics as clu values."""
   return {name: metric.compute_value() for name, metric in metrics.items()}
 
 
 def count_packed_examples(
   segment_ids: Int[Array, 'batch length'],
 ) -> Int[Array, '']:
-  """Counts the examples in a packed batch.
+  """Returns the number of examples in a packed batch.
 
-  An example is a run of equal non-zero ids; ids may skip numbers, and padding
-  comes last in a row. [[1, 1, 3, 3, 0], [2, 2, 2, 2, 2], [2, 7, 7, 7, 0]] holds
-  five.
+  An example is a run of equal non-zero ids. Ids need not be consecutive, and
+  padding is at the end of a row: [[1, 1, 3, 3, 0], [2, 2, 2, 2, 2],
+  [2, 7, 7, 7, 0]] has five examples.
   """
-  # Booleans (a padding mask) are one run; ids are compared as integers.
+  # Padding masks are boolean, and have one run per row.
   ids = segment_ids.astype(jnp.int32)
   previous = jnp.pad(ids, ((0, 0), (1, 0)))[:, :-1]
   return jnp.sum((ids != previous) & (ids != 0))
@@ -208,19 +208,21 @@ def compute_base_metrics(
   z_loss: Float[Array, ''] | None = None,
   segment_ids: Mapping[str, Int[Array, 'batch length']] | None = None,
 ) -> MetricsMap:
-  """The metrics of one (micro)batch, under T5X's names.
+  """Returns the metrics of one (micro)batch, under T5X's names.
 
   Args:
-    logits: unnormalised log-probabilities.
+    logits: unnormalized log-probabilities.
     targets: token ids.
-    mask: [batch, length], not 0 where the loss is taken; None for everywhere.
-    loss: the batch's loss, z_loss included.
-    z_loss: the part of `loss` due to z-loss; None leaves its metrics out.
-    segment_ids: ids of packed examples by feature, or padding masks.
+    mask: [batch, length], non-zero for tokens that count in the loss; None if
+      all do.
+    loss: total loss of the batch, including z_loss.
+    z_loss: the part of `loss` due to z-loss; None omits its metrics.
+    segment_ids: ids of packed examples, or padding masks, by feature.
 
   Returns:
-    Metrics by name. Those under `timing/` need `set_time_metrics_duration`,
-    those per step `set_step_metrics_num_steps`, before `compute()`.
+    Metrics by name. Before `compute()`, those under `timing/` need
+    `set_time_metrics_duration`, and those per step
+    `set_step_metrics_num_steps`.
   """
   correct = jnp.argmax(logits, axis=-1) == targets
   return compute_token_metrics(
@@ -236,7 +238,7 @@ def compute_token_metrics(
   z_loss: Float[Array, ''] | None = None,
   segment_ids: Mapping[str, Int[Array, 'batch length']] | None = None,
 ) -> MetricsMap:
-  """`compute_base_metrics` where it is known which targets were predicted."""
+  """Returns `compute_base_metrics`, given which predictions are correct."""
   num_examples = jnp.array(targets.shape[0])
   num_tokens = jnp.array(targets.size)
   num_devices = jax.device_count()
@@ -275,7 +277,7 @@ def compute_token_metrics(
 
 
 def _padding_metrics(segment_ids) -> MetricsMap:
-  """Examples a step, and the share of real tokens, by feature and overall."""
+  """Returns examples per step and the non-padding fraction, by feature."""
   metrics = {}
   all_real = all_tokens = jnp.array(0)
   for feature, ids in segment_ids.items():

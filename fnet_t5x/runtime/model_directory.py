@@ -1,7 +1,7 @@
-"""A training run's folder as the one source of its model, task and vocabulary.
+"""Model directory: configuration, vocabulary and checkpoints of a training run.
 
-Nothing heavy is imported before a folder on this machine has been looked at:
-commands refuse one that is none of a run within a second.
+Heavy imports come after the checks of a local folder, so that a command rejects
+one that is not a model directory within a second.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ vocabularies.default_vocabulary.sentencepiece_model_file = {!r}
 
 @dataclasses.dataclass(frozen=True)
 class ModelDirectory:
-  """One checkpoint of a training run, and what is saved beside it.
+  """One checkpoint of a training run, and the files saved with it.
 
   Attributes:
     folder: the run's MODEL_DIR.
-    step: the checkpoint's.
+    step: the checkpoint's step.
     checkpoint: `<folder>/checkpoint_<step>`.
-    config_file: `<folder>/config.gin`; not to be trusted, see `configure`.
-    vocabulary_file: `<folder>/vocabulary.model`, a SentencePiece model; None
-      where the run kept none (runs of older versions, and of bytes).
+    config_file: `<folder>/config.gin`; untrusted, see `parse`.
+    vocabulary_file: `<folder>/vocabulary.model`, a SentencePiece model; None if
+      there is none, as for byte vocabularies and older versions.
   """
 
   folder: str
@@ -45,12 +45,12 @@ class ModelDirectory:
 
 @dataclasses.dataclass(frozen=True)
 class Configured:
-  """What a model directory's configuration stands for.
+  """The objects that a model directory's configuration defines.
 
   Attributes:
     model: the model, without parameters.
-    task_name: the task or mixture that it was trained on.
-    feature_lengths: tokens by feature, EOS included.
+    task_name: the task or mixture on which it was trained.
+    feature_lengths: tokens per feature, including EOS.
   """
 
   model: Any
@@ -62,21 +62,21 @@ def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
   """Finds a run's checkpoint and configuration.
 
   Args:
-    path: the run's folder, or `.../checkpoint_<step>` in it; local (`~` stands
-      for the home folder) or remote (gs://).
-    step: which checkpoint; None for the last whole one.
+    path: the run's folder, or `.../checkpoint_<step>` in it; local (`~` is
+      the home folder) or remote (gs://).
+    step: the checkpoint's step; None for the last complete one.
 
   Raises:
-    DamagedError: a file of the checkpoint is gone, or cut.
-    FileNotFoundError: no such folder, checkpoint or configuration.
+    DamagedError: a file of the checkpoint is missing or truncated.
+    FileNotFoundError: there is no such folder, checkpoint or configuration.
     ValueError: `path` and `step` name different checkpoints.
   """
   folder, named = split(os.path.expanduser(os.fspath(path)))
   if named is not None:
     if step is not None and step != named:
       raise ValueError(
-        f'{path} is step {named}, but step {step} is asked for; give one of '
-        'the two'
+        f'{path} is step {named}, but step {step} was requested; specify one '
+        'of the two'
       )
     step = named
   if not _is_folder(folder):
@@ -102,7 +102,7 @@ def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
       f'{"are" if len(steps) > 1 else "is"} {", ".join(map(str, steps))}'
     )
   if not _is_remote(folder):
-    # As far as it takes no time; who restores it reads all of it.
+    # Only checks that take no time: restoring reads and checks everything.
     damaged_checkpoints.check(
       f'{folder}/{_PREFIX}{step}', lambda: steps, contents=False, position=False
     )
@@ -117,7 +117,7 @@ def locate(path: str | os.PathLike, step: int | None = None) -> ModelDirectory:
 
 
 def split(path: str) -> tuple[str, int | None]:
-  """Returns a path's model directory, and its step if it is a checkpoint's."""
+  """Returns a path's model directory, and the step if it is a checkpoint."""
   path = path.rstrip('/') or '/'
   folder, _, name = path.rpartition('/')
   if not re.fullmatch(rf'{_PREFIX}\d+', name):
@@ -127,16 +127,16 @@ def split(path: str) -> tuple[str, int | None]:
 
 
 def read_config(directory: ModelDirectory) -> saved_config.SavedConfig:
-  """Returns what of the configuration is used, by `saved_config`'s rules.
+  """Returns the trusted part of the configuration; see `saved_config`.
 
   Raises:
-    ValueError: as `saved_config.read`; or it is no text.
+    ValueError: as in `saved_config.read`, or the file is not text.
   """
   try:
     text = _content(directory.config_file).decode('utf-8')
   except UnicodeDecodeError as error:
     raise ValueError(
-      f'{directory.config_file}: not a text file (byte {error.start} is no '
+      f'{directory.config_file}: not a text file (byte {error.start} is not '
       'UTF-8); restore the file that the run saved'
     ) from error
   return saved_config.read(text, directory.config_file)
@@ -149,21 +149,21 @@ def parse(
   search_paths: Sequence[str] = ('.',),
   defaults: Sequence[str] = (),
 ) -> None:
-  """Parses a run's configuration into gin's; it cannot run code of others.
+  """Parses a run's configuration with gin, without running untrusted code.
 
-  The vocabulary that the run kept takes the place of the one that its
-  configuration names: a cache or a corpus may be gone, or changed.
+  The vocabulary saved by the run takes precedence over the one in the
+  configuration, as a cache or corpus may be gone or changed.
 
   Args:
     directory: the run.
-    gin_files: parsed after its configuration, such as a run file.
+    gin_files: files parsed after the configuration, such as a run file.
     bindings: `NAME=VALUE`, parsed last.
-    search_paths: where `gin_files` are looked for.
-    defaults: bindings that come between its configuration and `gin_files`.
+    search_paths: folders in which to search for `gin_files`.
+    defaults: bindings parsed between the configuration and `gin_files`.
 
   Raises:
-    ValueError: as `read_config` and `gin_utils.parse_gin_flags`.
-    FileNotFoundError: as `gin_utils.parse_gin_flags`.
+    ValueError: as in `read_config` and `gin_utils.parse_gin_flags`.
+    FileNotFoundError: as in `gin_utils.parse_gin_flags`.
   """
   import gin
 
@@ -181,7 +181,7 @@ def parse(
     gin.parse_config(_VOCABULARY.format(directory.vocabulary_file))
   if defaults:
     gin.parse_config(list(defaults))
-  # A run file sets it to None, and the task may be of such a module.
+  # Run files set it to None, but the task may be defined in such a module.
   module = saved.macros.get('MIXTURE_OR_TASK_MODULE')
   if module:
     bindings = [f'MIXTURE_OR_TASK_MODULE = {module!r}', *bindings]
@@ -193,15 +193,15 @@ def parse(
 def configure(
   directory: ModelDirectory, overrides: Sequence[str] = ()
 ) -> Configured:
-  """Parses a run's configuration as `parse` does, and builds what it names.
+  """Parses a run's configuration, and constructs the objects it defines.
 
   Args:
     directory: the run.
-    overrides: bindings `NAME=VALUE` that come after it.
+    overrides: bindings `NAME=VALUE`, parsed after the configuration.
 
   Raises:
-    ValueError, FileNotFoundError: as `parse`; or it sets no model, task or
-      lengths.
+    ValueError, FileNotFoundError: as in `parse`; or the configuration does not
+      set model, task or lengths.
   """
   import gin
 
@@ -218,12 +218,12 @@ def configure(
 
 
 def _steps(folder: str) -> list[int]:
-  """Returns the steps of the whole checkpoints in a folder, sorted."""
+  """Returns the sorted steps of the complete checkpoints in a folder."""
   if _is_remote(folder):
     from fnet_t5x.runtime import checkpoints
 
     return checkpoints.steps(folder)
-  # On a local disk a checkpoint gets its name when it is whole.
+  # On a local disk, a checkpoint gets its name once it is complete.
   return sorted(
     int(name.removeprefix(_PREFIX))
     for name in os.listdir(folder)

@@ -1,4 +1,4 @@
-"""A run's numbers: `metrics.jsonl`, TensorBoard, lines to read, a last word."""
+"""Reports of a run: `metrics.jsonl`, TensorBoard, terminal, final summary."""
 
 import contextlib
 import json
@@ -27,11 +27,11 @@ T = TypeVar('T')
 
 
 class Reporter:
-  """Writes each report to the model directory and to the terminal.
+  """Writes reports to the model directory and the terminal.
 
   Attributes:
-    losses: the training loss by step, as reported before the run went on.
-    summary_writer: TensorBoard's, for texts and timings.
+    losses: training loss by step, as reported before the run was resumed.
+    summary_writer: TensorBoard's writer of the training collection.
   """
 
   def __init__(
@@ -44,11 +44,12 @@ class Reporter:
     """Opens `metrics.jsonl`.
 
     Args:
-      model_dir: where it is.
-      total_steps: the step to stop at.
-      first_step: the step to start from.
-      resumed: whether the run goes on: rows up to `first_step` stay, those of
-        steps that are now taken again go. A run that starts keeps none.
+      model_dir: the folder of the run.
+      total_steps: the last training step.
+      first_step: the number of steps already taken.
+      resumed: whether the run is resumed. If so, rows up to `first_step` are
+        kept, and later ones dropped, as their steps are repeated. Otherwise
+        all rows are dropped.
     """
     self._path = os.path.join(model_dir, METRICS_FILE)
     self._total_steps = total_steps
@@ -58,7 +59,7 @@ class Reporter:
     self._model_dir = model_dir
     rows, skipped = _read(self._path) if resumed else ([], 0)
     if skipped:
-      console.say(f'{self._path}: lines left out that are no row: {skipped}')
+      console.print_line(f'{self._path}: skipped invalid lines: {skipped}')
     rows = [row for row in rows if row['step'] <= first_step]
     self._reported = {(row['collection'], row['step']) for row in rows}
     trained = [row for row in rows if row['collection'] == TRAIN]
@@ -68,7 +69,7 @@ class Reporter:
       for row in trained
       if isinstance(row.get('loss'), (int, float))
     }
-    # Written anew even where no row goes: a line that a kill cut off must not
+    # Rewritten even if no row is dropped: a line truncated by a kill must not
     # run into the next one.
     with tf.io.gfile.GFile(self._path + '.tmp', 'w') as f:
       f.write(''.join(map(json_line, rows)))
@@ -81,17 +82,17 @@ class Reporter:
     return self._writer(TRAIN)
 
   def has_trained(self) -> bool:
-    """Whether any training step is reported."""
+    """Returns whether any training step has been reported."""
     return any(collection == TRAIN for collection, _ in self._reported)
 
   def has(self, collection: str, step: int) -> bool:
-    """Whether a collection's report of a step is written."""
+    """Returns whether a collection has a report at a step."""
     return (collection, step) in self._reported
 
   def watch(self, batches: Iterator[T]) -> Iterator[T]:
-    """Yields the batches, and moves the progress bar to the steps before each.
+    """Yields the batches, and updates the progress bar before each.
 
-    The bar starts with the first: before there is no step to wait for.
+    The bar starts with the first batch.
     """
     self._bar = console.progress(self._total_steps, self._first_step)
     for step, batch in enumerate(batches, self._first_step):
@@ -99,17 +100,19 @@ class Reporter:
       yield batch
 
   @contextlib.contextmanager
-  def busy(self, what: str, said: bool = False) -> Iterator[None]:
-    """Says what the block does that is no step: on the bar, or in a line.
+  def busy(self, what: str, announced: bool = False) -> Iterator[None]:
+    """Shows what the block does, if not training: on the bar or in a line.
 
     Args:
-      what: it does.
-      said: whether a line has said so already.
+      what: description of the block.
+      announced: whether a line has been printed already.
     """
     self._move_bar(description=what)
     try:
       with (
-        contextlib.nullcontext() if said or self._bar else console.waiting(what)
+        contextlib.nullcontext()
+        if announced or self._bar
+        else console.waiting(what)
       ):
         yield
     finally:
@@ -129,15 +132,15 @@ class Reporter:
 
     Args:
       step: the number of steps taken so far.
-      values: T5X's metrics by name; what the data pipeline counted in this
-        process joins them.
-      flops_per_step: for the rate of arithmetic; None leaves it out. On a CPU
-        the line has none either: there is no peak to set it beside.
+      values: T5X's metrics by name. The counters of the data pipeline are added
+        to them.
+      flops_per_step: FLOPs per step, for the rate of arithmetic; None omits
+        it. On a CPU, whose peak is unknown, the printed line omits it, too.
     """
     values = dict(values)
     self._move_bar(completed=step)
     if self._start is None:
-      # Not when the run began: compiling says nothing about the time left.
+      # The time left is estimated without the time of compilation.
       self._start = time.perf_counter() - values['timing/seconds']
     steps_per_second = values['timing/steps_per_second']
     arithmetic = ''
@@ -150,7 +153,7 @@ class Reporter:
       values[f'data/{name}'] = count
     self._write(TRAIN, step, values)
     left = ''
-    if not console.is_terminal():  # There the bar tells.
+    if not console.is_terminal():  # There the bar shows it.
       left = f'{duration(self._seconds_left(step))} left'
     fields = {
       'step': self._at(step),
@@ -162,7 +165,7 @@ class Reporter:
       'left': left,
     }
     spare = ('learning rate', 'accuracy', 'arithmetic')
-    console.say(console.fitted(fields, spare))
+    console.print_line(console.fitted(fields, spare))
 
   def eval(
     self,
@@ -175,26 +178,26 @@ class Reporter:
 
     Args:
       step: the number of steps taken so far.
-      collection: a kind of evaluation and a task, 'training_eval/my_task'.
-      values: T5X's metrics by name, and `bits_per_byte` where it is known.
-      named: whether the line names the task; not needed where it is the only.
+      collection: kind of evaluation and task, such as 'training_eval/my_task'.
+      values: T5X's metrics by name, and `bits_per_byte` if it is known.
+      named: whether the line names the task; unnecessary for a single one.
     """
     self._write(collection, step, values)
     fields = [self._at(step), *evaluation_fields(values)]
     if named:
       fields.append(os.path.basename(collection))
-    console.say(console.wrapped(fields))
+    console.print_line(console.wrapped(fields))
 
   def inference_eval(
     self, step: int, collection: str, values: Mapping[str, float]
   ) -> None:
-    """Reports a task's own metrics; arguments as `eval`'s."""
+    """Reports a task's own metrics; arguments as in `eval`."""
     self._write(collection, step, values)
     fields = [self._at(step), f'{os.path.basename(collection)}:']
-    console.say(console.wrapped([*fields, *listed(values)]))
+    console.print_line(console.wrapped([*fields, *listed(values)]))
 
   def close(self) -> None:
-    """Writes what is pending."""
+    """Stops the bar, and flushes and closes the writers."""
     if self._bar:
       self._bar.stop()
     for writer in self._writers.values():
@@ -219,8 +222,8 @@ class Reporter:
   def _write(
     self, collection: str, step: int, values: Mapping[str, float]
   ) -> None:
-    # TensorFlow keeps a tensor for each Python number that it ever saw, and
-    # none for arrays of NumPy.
+    # As NumPy arrays: TensorFlow caches a tensor for every Python number, and
+    # never frees it.
     self._writer(collection).write_scalars(
       np.asarray(step), {name: np.asarray(x) for name, x in values.items()}
     )
@@ -233,11 +236,11 @@ class Reporter:
 
 
 def evaluation_fields(values: Mapping[str, float]) -> list[str]:
-  """Returns what a person reads of an evaluation with teacher forcing.
+  """Returns the printed fields of an evaluation with teacher forcing.
 
   Args:
-    values: T5X's metrics by name, and `bits_per_byte` where it is known. The
-      loss is in nats per target token.
+    values: T5X's metrics by name, and `bits_per_byte` if it is known. The loss
+      is in nats per target token.
   """
   fields = [
     f'validation loss {loss_text(values["cross_ent_per_target_token"])}',
@@ -249,17 +252,17 @@ def evaluation_fields(values: Mapping[str, float]) -> list[str]:
 
 
 def listed(values: Mapping[str, float]) -> list[str]:
-  """Returns metrics by name, for a person."""
+  """Returns the printed fields of metrics by name."""
   return [f'{name} {value:.4g}' for name, value in values.items()]
 
 
 def loss_text(loss: float) -> str:
-  """Returns a loss for a person: few columns, however large it is."""
+  """Returns a loss as text, with few columns even if it is large."""
   return f'{loss:.4f}' if abs(loss) < 1000 else f'{loss:.4g}'
 
 
 def duration(seconds: float) -> str:
-  """Returns a time for a person, such as 3m05s or 2h00m."""
+  """Returns a duration as text, such as 3m05s or 2h00m."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:
@@ -270,8 +273,7 @@ def duration(seconds: float) -> str:
 def json_line(row: Mapping[str, object]) -> str:
   """Returns a row of numbers as a line of JSON.
 
-  NaN and infinity are no JSON, and become null: a reader must not trip over a
-  bad step.
+  NaN and infinity, which JSON lacks, become null.
   """
   finite = {
     name: None
@@ -283,9 +285,9 @@ def json_line(row: Mapping[str, object]) -> str:
 
 
 def read_metrics(model_dir: str) -> list[dict]:
-  """Returns the rows of a run's `metrics.jsonl`; none where it has none.
+  """Returns the rows of a run's `metrics.jsonl`; empty if there is no file.
 
-  Lines that are no row are skipped, such as one that a kill cut off.
+  Invalid lines are skipped, such as one truncated when a run was killed.
   """
   return _read(os.path.join(model_dir, METRICS_FILE)).rows
 
@@ -298,14 +300,14 @@ def _read(path: str) -> run_metrics.Rows:
 
 
 def check_writable(folder: str, name: str) -> None:
-  """Makes a folder, and checks that files can be written there.
+  """Creates a folder, and checks that it is writable.
 
   Args:
-    folder: its path.
-    name: what a gin file calls it, for the message.
+    folder: the folder's path.
+    name: its gin macro, for the message.
 
   Raises:
-    OSError: nothing can be written there.
+    OSError: the folder is not writable.
   """
   try:
     tf.io.gfile.makedirs(folder)
@@ -315,8 +317,8 @@ def check_writable(folder: str, name: str) -> None:
     tf.io.gfile.remove(probe)
   except tf.errors.OpError as error:
     raise OSError(
-      f'{name} {folder} cannot be written ({error.message}); name a folder of '
-      'yours'
+      f'{name} {folder} cannot be written ({error.message}); choose a folder '
+      'that you can write to'
     ) from error
 
 
@@ -338,17 +340,17 @@ def _rate(per_second: float) -> str:
 def results(
   model_dir: str, steps: int, seconds: float, saved_step: int | None
 ) -> list[str]:
-  """Returns the time, the final losses and the checkpoint of a run.
+  """Returns the time, final losses and last checkpoint of a run, as lines.
 
   Args:
-    model_dir: has the run's metrics.
-    steps: how many this process took.
-    seconds: how long it ran.
-    saved_step: of the last checkpoint; None where none was saved.
+    model_dir: the folder with the run's metrics.
+    steps: steps taken by this process.
+    seconds: duration of this process.
+    saved_step: step of the last checkpoint; None if there is none.
   """
   taken = f'trained {steps:,} steps in {duration(seconds)}'
   if jax.default_backend() == 'cpu':
-    # An accelerator's memory is its own, and another.
+    # The peak is of host memory, which is not what an accelerator runs out of.
     peak = free_memory.size_text(free_memory.peak_bytes())
     taken += f'; peak memory {peak}'
   lines = [taken, *_losses(read_metrics(model_dir))]
@@ -359,11 +361,11 @@ def results(
 
 
 def commands(model_dir: str, prompt: str = '...') -> list[str]:
-  """Returns commands to paste, which use the model of a run.
+  """Returns commands that use the model of a run, ready to paste.
 
   Args:
     model_dir: the run's folder.
-    prompt: a text to continue, without quotes in it.
+    prompt: text to continue; it must not contain quotes.
   """
   folder = shlex.quote(model_dir)
   module = f'  {interpreter()} -m fnet_t5x'
@@ -374,14 +376,14 @@ def commands(model_dir: str, prompt: str = '...') -> list[str]:
 
 
 def commands_are_wanted() -> bool:
-  """Returns whether a run shows the commands itself."""
+  """Returns whether a run prints the commands."""
   return os.environ.get(command_line.COMMANDS_VARIABLE) != '0'
 
 
 def interpreter() -> str:
-  """Returns this Python as the user would type it, quoted for a shell."""
+  """Returns the command of this Python interpreter, quoted for a shell."""
   found = shutil.which('python')
-  # Not the files: those of all virtual environments are one.
+  # Folders: in all virtual environments, the files are links to the same one.
   if found and _folder(found) == _folder(sys.executable):
     return 'python'
   path = sys.executable
@@ -394,7 +396,7 @@ def _folder(path: str) -> str:
 
 
 def _losses(rows: Iterable[Mapping]) -> list[str]:
-  """The last loss of training, and of each evaluation."""
+  """Returns lines with the last loss of training and of each evaluation."""
   last = {row['collection']: row for row in rows}
   lines = []
   train_loss = last.get(TRAIN, {}).get('loss')
@@ -414,10 +416,10 @@ def _losses(rows: Iterable[Mapping]) -> list[str]:
 
 
 def _is_readable(row: Mapping) -> bool:
-  """Whether a row has the numbers that are shown; rows of others may not."""
+  """Returns whether a row has the shown metrics; foreign rows may not."""
   shown = [row.get(n) for n in ('cross_ent_per_target_token', 'accuracy')]
   if 'bits_per_byte' in row:
     shown.append(row['bits_per_byte'])
   are_numbers = all(isinstance(value, (int, float)) for value in shown)
-  # NaN is null there.
+  # NaN is written as null.
   return are_numbers and None not in row.values()

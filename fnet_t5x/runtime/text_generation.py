@@ -1,9 +1,8 @@
-"""Text generated with a trained model, token by token.
+"""Text generation with a trained model, token by token.
 
-SentencePiece marks a word's first piece: `▁cit izens`. A model that continues
-texts learned from texts cut anywhere, inside words too; a prompt that people
-type ends with a whole word. So the first piece must not go on with that word
-(`FirstTokens`).
+SentencePiece marks the first piece of a word: `▁cit izens`. Training texts are
+split anywhere, even within words, but a typed prompt ends with a whole word.
+The first generated piece must therefore not continue that word (`FirstTokens`).
 """
 
 import contextlib
@@ -30,10 +29,10 @@ from fnet_t5x.runtime.generation_options import GenerationOptions
 from fnet_t5x.runtime.token_generation import TokenGenerator
 
 _log = logging.getLogger(__name__)
-# Stands for bytes that are no character, or none yet.
+# Replaces bytes that are not a character, or an incomplete one.
 _REPLACEMENT = '\ufffd'
 _SPACE = '▁'
-# Scripts that write no space between words, by the names of their letters.
+# Scripts without spaces between words, by the Unicode names of their letters.
 _UNSPACED_SCRIPTS = (
   'CJK',
   'HIRAGANA',
@@ -44,19 +43,19 @@ _UNSPACED_SCRIPTS = (
   'MYANMAR',
   'TIBETAN',
 )
-# What the next word may follow without a space: `(a`, `-a`, `"a`, `'a`, `/a`.
+# What a word may follow without a space: `(a`, `-a`, `"a`, `'a`, `/a`.
 _OPENING_CATEGORIES = ('Ps', 'Pi', 'Pf', 'Pd', 'Pc')
 _OPENING = frozenset('"\'/\\@#$&*~`=+<|^')
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedText:
-  """A text that a model generated after a prompt.
+  """Text generated after a prompt.
 
   Attributes:
-    text: without the prompt.
-    ended: whether the model ended it; else it was cut at the maximum number
-      of tokens.
+    text: the text, without the prompt.
+    ended: whether the model generated EOS; otherwise the text was truncated at
+      the maximum number of tokens.
   """
 
   text: str
@@ -64,14 +63,14 @@ class GeneratedText:
 
 
 class TextPieces:
-  """Decodes a growing list of tokens into pieces that together are its text.
+  """Incremental detokenizer: the pieces it returns concatenate to the text.
 
-  Tokens decode together: a space, or a byte of a character of several, waits
-  for the next token. What may yet change is held back.
+  Tokens do not decode independently: a space, or a byte of a multi-byte
+  character, depends on the next token. Text that may still change is held back.
   """
 
   def __init__(self, decode: Callable[[Sequence[int]], str]):
-    """Starts an empty text; `decode` turns all its tokens into text."""
+    """Starts an empty text; `decode` returns the text of a list of tokens."""
     self._decode = decode
     self._tokens: list[int] = []
     self._shown = ''
@@ -82,20 +81,20 @@ class TextPieces:
     return self._tokens
 
   def add(self, token: int) -> str:
-    """Returns what a token adds to the text for certain; often ''."""
+    """Appends a token; returns the text that is now final, possibly empty."""
     self._tokens.append(token)
     text = self._decode(self._tokens).rstrip(_REPLACEMENT)
-    # If the token changed what is shown already, wait what comes of it.
+    # If the token changed text already returned, wait for the next one.
     if not text.startswith(self._shown):
       return ''
     return self._show(text)
 
   def finish(self) -> str:
-    """Returns what was held back, bytes without a character as U+FFFD."""
+    """Returns the text held back, with U+FFFD for invalid bytes."""
     return self._show(self._decode(self._tokens) if self._tokens else '')
 
   def _show(self, text: str) -> str:
-    """Returns the text behind what it has in common with the shown one."""
+    """Returns the text after its common prefix with the shown text."""
     common = 0
     for old, new in zip(self._shown, text, strict=False):
       if old != new:
@@ -106,15 +105,15 @@ class TextPieces:
 
 
 class TextStream(Iterator[str]):
-  """A text that is being generated; iterating yields it piece by piece.
+  """Iterator over the pieces of a text while it is generated.
 
   Attributes:
-    ended: once the iteration is over, whether the model ended the text; else
-      it was cut at the maximum number of tokens.
+    ended: after the last piece, whether the model generated EOS; otherwise the
+      text was truncated at the maximum number of tokens.
   """
 
   def __init__(self, tokens: Iterator[int], pieces: TextPieces, eos_id: int):
-    """Takes the tokens to come, EOS included, and an empty text."""
+    """Takes an iterator over tokens, including EOS, and an empty text."""
     self.ended = False
     self._pieces = self._decode(tokens, pieces, eos_id)
 
@@ -133,26 +132,27 @@ class TextStream(Iterator[str]):
 
 
 class TextGenerator:
-  """A checkpoint's model, ready to continue texts.
+  """Text generator with the model of a checkpoint.
 
   Attributes:
-    step: the checkpoint's.
-    task_name: the task or mixture that the model was trained on.
-    feature_lengths: tokens of a prompt that the encoder takes (`inputs`) and
-      that the decoder generates at most (`targets`), EOS included.
+    step: the checkpoint's step.
+    task_name: the task or mixture on which the model was trained.
+    feature_lengths: maximum number of prompt tokens (`inputs`) and of generated
+      tokens (`targets`), including EOS.
   """
 
   def __init__(self, model_dir: str, checkpoint_step: int | None = None):
-    """Loads a checkpoint, by the configuration saved beside it.
+    """Loads a checkpoint, with the configuration saved in its folder.
 
     Args:
       model_dir: the folder of a training run, or a checkpoint in it.
-      checkpoint_step: which checkpoint; None for the last one.
+      checkpoint_step: the checkpoint's step; None for the last one.
 
     Raises:
-      FileNotFoundError: `model_dir` holds no configuration, or no such
+      FileNotFoundError: `model_dir` has no configuration or no such
         checkpoint.
-      ValueError: the configuration is no run's, or may run code of others.
+      ValueError: the configuration is not a run's, or would run untrusted
+        code.
     """
     directory = model_directory.locate(model_dir, checkpoint_step)
     configured = model_directory.configure(directory)
@@ -160,7 +160,7 @@ class TextGenerator:
     self._model: models.EncoderDecoderModel = configured.model
     self.task_name: str = configured.task_name
     self.feature_lengths: Mapping[str, int] = configured.feature_lengths
-    # One prompt at a time has no batch to lay over several devices.
+    # One device: with one prompt at a time there is no batch to shard.
     partitioner = partitioning.PjitPartitioner(num_partitions=1)
     partitioner.mesh = jax.sharding.Mesh(
       np.asarray(jax.devices()[:1]).reshape(1, 1), partitioning.MESH_AXES
@@ -199,10 +199,10 @@ class TextGenerator:
     seed: int = 0,
     truncate_prompt: bool = False,
   ) -> str | list[str] | list[list[str]]:
-    """Returns what the model generates after a prompt, or after each of some.
+    """Generates text after one prompt or each of several.
 
-    The same prompt, options and sample number give the same text, whatever
-    the other prompts are.
+    A text depends only on its prompt, the options and the sample number, not on
+    the other prompts.
 
     Args:
       prompt: the text to continue, or a list of texts.
@@ -210,13 +210,13 @@ class TextGenerator:
         no_repeat_ngram_size, seed, truncate_prompt: see `GenerationOptions`.
 
     Returns:
-      The text without the prompt; with `num_samples` above 1 a list of texts.
-      For a list of prompts, a list with the same for each.
+      The text without the prompt; a list of texts if `num_samples` is more
+      than 1. For a list of prompts, a list of these.
 
     Raises:
-      ValueError: a prompt is empty, or longer than the encoder takes; an
-        option is out of range; or the model's logits are no numbers.
-      TypeError: an option is no number.
+      ValueError: a prompt is empty or exceeds the encoder's length, an option
+        is out of range, or the model's logits are not finite.
+      TypeError: an option is not a number.
     """
     options = GenerationOptions(
       num_samples=num_samples,
@@ -249,9 +249,9 @@ class TextGenerator:
     seed: int = 0,
     truncate_prompt: bool = False,
   ) -> TextStream:
-    """Returns an iterator over the text, piece by piece as it is generated.
+    """Returns an iterator over the pieces of the text as it is generated.
 
-    The pieces together are what `generate` returns.
+    They concatenate to the text that `generate` returns.
 
     Args:
       prompt: the text to continue.
@@ -259,7 +259,7 @@ class TextGenerator:
         truncate_prompt: see `GenerationOptions`.
 
     Raises:
-      ValueError, TypeError: as `generate`.
+      ValueError, TypeError: as in `generate`.
     """
     return self.text_stream(
       prompt,
@@ -275,12 +275,10 @@ class TextGenerator:
     )
 
   def text_stream(self, prompt: str, options: GenerationOptions) -> TextStream:
-    """`stream` by options; those of one sample and no beam search."""
+    """Does `stream` with options, of one sample and without beam search."""
     if options.num_samples > 1 or options.num_beams > 1:
-      raise ValueError(
-        'num_samples and num_beams must be 1 for a text that is streamed'
-      )
-    # Now, not when the first piece is asked for.
+      raise ValueError('num_samples and num_beams must be 1 for streaming')
+    # Errors are raised now, not with the first piece.
     self.check_prompts([prompt], options.truncate_prompt)
     tokens = (int(row[0]) for row in self._sampled(prompt, options))
     return TextStream(tokens, self._pieces(), self._vocabulary.eos_id)
@@ -301,17 +299,17 @@ class TextGenerator:
       texts.append(GeneratedText(''.join(stream), stream.ended))
     return texts
 
-  def max_tokens(self, asked: int | None) -> int:
-    """Returns how many tokens are generated at most where so many are asked."""
+  def max_tokens(self, requested: int | None) -> int:
+    """Returns the requested number of tokens, at most the decoder's length."""
     longest = self.feature_lengths['targets']
-    return longest if asked is None else min(asked, longest)
+    return longest if requested is None else min(requested, longest)
 
   def check_prompts(
     self, prompts: Sequence[str], truncate: bool = False
   ) -> None:
-    """Raises what `generate` does where it cannot continue one of them.
+    """Raises the error of `generate` if it cannot continue one of the prompts.
 
-    The message gives the number of the prompt if there are several.
+    If there are several prompts, the message has the number of the prompt.
     """
     for number, prompt in enumerate(prompts, start=1):
       try:
@@ -324,20 +322,20 @@ class TextGenerator:
   def _prompt_tokens(
     self, prompt: str, truncate: bool
   ) -> tuple[list[int], int]:
-    """Returns a prompt's tokens, EOS included, and how many were left out."""
+    """Returns a prompt's tokens, including EOS, and the number dropped."""
     if not isinstance(prompt, str):
       raise TypeError(f'a prompt is {prompt!r}; it must be a text')
     if not prompt.strip():
-      raise ValueError('the prompt is empty: give some text to continue')
+      raise ValueError('the prompt is empty: enter some text to continue')
     if any('\ud800' <= character <= '\udfff' for character in prompt):
-      raise ValueError('the prompt is no UTF-8 text: convert it to UTF-8')
+      raise ValueError('the prompt is not valid UTF-8: convert it to UTF-8')
     vocabulary = self._model.input_vocabulary
     tokens = [int(token) for token in vocabulary.encode(prompt)]
     if not tokens:
       raise ValueError(
-        'the prompt has no character that the vocabulary knows: give another'
+        'the prompt has no character of the vocabulary: change it'
       )
-    # The end mark takes the last place.
+    # One for EOS.
     longest = self.feature_lengths['inputs'] - 1
     if len(tokens) > longest and not truncate:
       raise ValueError(
@@ -345,18 +343,18 @@ class TextGenerator:
         f'{longest}: shorten it, or keep only its end with truncate_prompt '
         '(--truncate_prompt)'
       )
-    left_out = max(0, len(tokens) - longest)
-    return [*tokens[left_out:], vocabulary.eos_id], left_out
+    dropped = max(0, len(tokens) - longest)
+    return [*tokens[dropped:], vocabulary.eos_id], dropped
 
   def _inputs(
     self, prompt: str, options: GenerationOptions
   ) -> Int[Array, '1 length']:
-    tokens, left_out = self._prompt_tokens(prompt, options.truncate_prompt)
-    if left_out:
+    tokens, dropped = self._prompt_tokens(prompt, options.truncate_prompt)
+    if dropped:
       _log.warning(
-        'the prompt is %d tokens longer than the model reads: only its end, '
-        '%d tokens, is continued',
-        left_out,
+        'the prompt is %d tokens longer than the model reads: only its last '
+        '%d tokens are used',
+        dropped,
         len(tokens) - 1,
       )
     padding = [0] * (self.feature_lengths['inputs'] - len(tokens))
@@ -368,15 +366,15 @@ class TextGenerator:
   def _sampled(
     self, prompt: str, options: GenerationOptions
   ) -> Iterator[Int[np.ndarray, ' rows']]:
-    """Yields the next token of each sample, EOS included."""
+    """Yields the next token of each sample, including EOS."""
     inputs = self._inputs(prompt, options)
-    # The generator is named, so that every machine draws the same.
+    # A fixed implementation, so that samples are the same on every machine.
     key = jax.random.key(options.seed, impl='threefry2x32')
     key = jax.random.fold_in(key, zlib.crc32(prompt.encode('utf-8')))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       key, jnp.arange(options.num_samples)
     )
-    with self._named_divergence():
+    with self._divergence_named():
       yield from self._tokens.sample(
         inputs,
         self._first_tokens.allowed(prompt),
@@ -389,7 +387,7 @@ class TextGenerator:
     self, prompt: str, options: GenerationOptions
   ) -> Int[np.ndarray, '1 length']:
     inputs = self._inputs(prompt, options)
-    with self._named_divergence():
+    with self._divergence_named():
       tokens = self._tokens.search(
         inputs,
         self._first_tokens.allowed(prompt),
@@ -399,30 +397,30 @@ class TextGenerator:
     return tokens[None]
 
   @contextlib.contextmanager
-  def _named_divergence(self) -> Iterator[None]:
-    """Says which checkpoint's logits are no numbers, and what to do."""
+  def _divergence_named(self) -> Iterator[None]:
+    """Names checkpoint and remedy if logits are not finite."""
     try:
       yield
     except FloatingPointError as error:
       folder = self._directory.folder
-      # That of step 0, if there is one, has learned nothing.
+      # Step 0 is untrained.
       earlier = [s for s in checkpoints.steps(folder) if 0 < s < self.step]
       remedy = (
-        f'take an earlier one: --checkpoint_step={max(earlier)}'
+        f'use an earlier one: --checkpoint_step={max(earlier)}'
         if earlier
         else 'there is no earlier one'
       )
       raise ValueError(
-        f"the model's logits are no numbers: {self._directory.checkpoint} is "
+        f"the model's logits are not finite: {self._directory.checkpoint} is "
         f'damaged or the run diverged; {remedy}'
       ) from error
 
 
 class FirstTokens:
-  """A vocabulary's tokens, by how a text may begin with them."""
+  """Constraint on the first generated token, by vocabulary and prompt."""
 
   def __init__(self, vocabulary: seqio.Vocabulary):
-    """Looks at each piece of a SentencePiece vocabulary, and at no other's."""
+    """Classifies the pieces of a SentencePiece vocabulary; ignores others."""
     size = vocabulary.vocab_size
     self._vocabulary = vocabulary
     self._begins_character = np.ones(size, bool)
@@ -440,16 +438,16 @@ class FirstTokens:
         self._begins_character[token] = byte < 0x80 or 0xC2 <= byte <= 0xF4
         piece = chr(byte) if byte < 0x80 else ''
       self._marks_words |= piece.startswith(_SPACE)
-      self._continues_word[token] = _is_of_spaced_word(piece[:1])
+      self._continues_word[token] = _is_in_spaced_script(piece[:1])
 
   def allowed(self, prompt: str) -> Bool[np.ndarray, ' vocab']:
-    """Returns whether the text after a prompt may begin with each token.
+    """Returns whether each token may be the first one after a prompt.
 
-    Never with a byte from inside a character. With a letter or digit without
-    a space before it only where the prompt ends so that a word may follow
-    directly: with an opening bracket, a quote, a hyphen, in a script without
-    spaces, or with a blank or a line's end that the vocabulary keeps. Other
-    vocabularies than SentencePiece's allow all.
+    Bytes within a character are never allowed. A letter or digit without a
+    space before it is allowed only if a word may directly follow the end of the
+    prompt: an opening bracket, a quote, a hyphen, a script without spaces, or
+    whitespace that the vocabulary preserves. Vocabularies other than
+    SentencePiece's allow all tokens.
     """
     if not self._marks_words or self._word_may_follow(prompt):
       return self._begins_character
@@ -458,7 +456,7 @@ class FirstTokens:
   def _word_may_follow(self, prompt: str) -> bool:
     text = prompt.rstrip()
     if text != prompt:
-      # A vocabulary that drops the space at the end puts it before the word.
+      # A vocabulary that drops a trailing space puts it before the next word.
       encode = self._vocabulary.encode
       return list(encode(prompt)) != list(encode(text))
     last = text[-1:]
@@ -469,8 +467,8 @@ class FirstTokens:
     )
 
 
-def _is_of_spaced_word(character: str) -> bool:
-  """Whether it is a letter, mark or digit, and spaces part its words."""
+def _is_in_spaced_script(character: str) -> bool:
+  """Whether it is a letter, mark or digit of a script with spaces."""
   if not character or unicodedata.category(character)[0] not in 'LMN':
     return False
   return not _is_unspaced(character)

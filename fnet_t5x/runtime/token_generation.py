@@ -1,4 +1,4 @@
-"""Tokens that a network generates after a prompt: sampled, or searched for."""
+"""Token generation after a prompt, by sampling or beam search."""
 
 import functools
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 class TokenGenerator:
-  """A network that generates tokens after one prompt at a time.
+  """Generates tokens after one prompt at a time.
 
-  The tokens are never padding, nor ids that the vocabulary has no piece for.
+  The tokens are never padding or ids beyond the vocabulary.
   """
 
   def __init__(
@@ -40,29 +40,29 @@ class TokenGenerator:
   ) -> Iterator[Int[np.ndarray, ' rows']]:
     """Yields the next token of each of several samples.
 
-    It ends with the position at which the last sample ends. What follows a
-    sample's EOS until then is of no meaning.
+    Ends when all samples have ended. Tokens after a sample's EOS are
+    meaningless.
 
     Args:
-      inputs: the prompt, as the encoder takes it.
-      may_begin: whether a text may begin with each token of the vocabulary.
-      keys: one for each sample.
-      max_tokens: positions to go to at most, up to the decoder's length.
+      inputs: the encoder's input tokens, padded.
+      may_begin: whether each token of the vocabulary may be the first one.
+      keys: one key per sample.
+      max_tokens: maximum number of tokens, at most the decoder's length.
       options: temperature, top_k, top_p and no_repeat_ngram_size.
 
     Raises:
-      FloatingPointError: logits are infinite or not a number.
+      FloatingPointError: logits are NaN or infinite.
     """
     rows = keys.shape[0]
     inputs, encoded, cache = self._start(self._params, inputs, rows)
     token = jnp.zeros((rows, 1), jnp.int32)
-    written = jnp.zeros((rows, self._length), jnp.int32)
+    sequences = jnp.zeros((rows, self._length), jnp.int32)
     ended = np.zeros(rows, bool)
     for position in range(max_tokens):
       logits, cache = self._step(self._params, inputs, encoded, cache, token)
-      token, written, finite = _choose(
+      token, sequences, finite = _choose(
         logits,
-        written,
+        sequences,
         position,
         keys,
         may_begin,
@@ -74,7 +74,7 @@ class TokenGenerator:
       )
       chosen, finite = jax.device_get((token[:, 0], finite))
       if not finite[~ended].all():
-        raise FloatingPointError('logits are no numbers')
+        raise FloatingPointError('logits are not finite')
       yield chosen
       ended |= chosen == self._eos_id
       if ended.all():
@@ -87,14 +87,14 @@ class TokenGenerator:
     max_tokens: int,
     options: GenerationOptions,
   ) -> Int[np.ndarray, ' length']:
-    """Returns the tokens that beam search finds best; zeros follow their EOS.
+    """Returns the best sequence of beam search, with zeros after EOS.
 
     Args:
-      inputs, may_begin, max_tokens: as `sample`.
+      inputs, may_begin, max_tokens: as in `sample`.
       options: num_beams and no_repeat_ngram_size.
 
     Raises:
-      FloatingPointError: logits are infinite or not a number.
+      FloatingPointError: logits are NaN or infinite.
     """
     tokens, score = self._search(
       self._params,
@@ -105,16 +105,16 @@ class TokenGenerator:
       ngram_size=options.no_repeat_ngram_size,
     )
     if not np.isfinite(score):
-      raise FloatingPointError('logits are no numbers')
+      raise FloatingPointError('logits are not finite')
     return np.asarray(tokens)
 
   @functools.cached_property
   def _start(self):
-    """Jitted: encodes a prompt, and makes caches ready for the first step."""
+    """Jitted prefill: encodes a prompt, and initializes the cache."""
     return jax.jit(self._encode, static_argnums=2)
 
   def _encode(self, params, inputs, rows):
-    """Returns the inputs, the encoder's output and a cache, of `rows` each."""
+    """Returns inputs, encoder output and cache, each with `rows` rows."""
     model = self._model
     encoded = model.module.apply(
       {'params': params},
@@ -136,11 +136,11 @@ class TokenGenerator:
 
   @functools.cached_property
   def _step(self):
-    """Jitted: one token in, the logits of the next and the new cache out."""
+    """Jitted decoding step: from a token to logits and the new cache."""
 
     @functools.partial(jax.jit, donate_argnums=(3,))
     def step(params, inputs, encoded, cache, token):
-      # The cache knows where it is; the step needs nothing else of a state.
+      # The cache has its own index; the other fields are not used.
       state = decoding.DecodingState(
         cur_index=None, sequences=None, cur_token=token, cache=cache
       )
@@ -152,7 +152,7 @@ class TokenGenerator:
 
   @functools.cached_property
   def _search(self):
-    """Jitted: the best sequence and its score, by beam search."""
+    """Jitted beam search: returns the best sequence and its score."""
     model = self._model
 
     @functools.partial(
@@ -169,14 +169,13 @@ class TokenGenerator:
         )
         allowed = _allowed(
           logits.shape[-1],
-          state.sequences[:, 1:],  # Without the 0 that starts them.
+          state.sequences[:, 1:],  # Without the initial 0.
           state.cur_index,
           may_begin,
           ngram_size,
           self._vocab_size,
         )
-        # The search adds log-probabilities up: those of forbidden tokens must
-        # stay numbers.
+        # Finite, as beam search sums log-probabilities.
         return jnp.where(allowed, logits, decoding.NEG_INF_VALUE), cache
 
       tokens, scores = decoding.beam_search(
@@ -201,7 +200,7 @@ def _allowed(
   ngram_size: int,
   vocab_size: int,
 ) -> Bool[Array, 'rows width']:
-  """Whether each token may follow the first `count` of each row."""
+  """Returns whether each token may follow the first `count` of each row."""
   ids = jnp.arange(width)
   may_begin = jnp.pad(may_begin, (0, width - may_begin.shape[0]))
   allowed = (ids > 0) & (ids < vocab_size) & (may_begin | (count > 0))
@@ -216,7 +215,7 @@ def _allowed(
 )
 def _choose(
   logits: Float[Array, 'rows width'],
-  written: Int[Array, 'rows length'],
+  sequences: Int[Array, 'rows length'],
   position: Int[Array, ''],
   keys: jax.Array,
   may_begin: Bool[Array, ' vocab'],
@@ -228,15 +227,15 @@ def _choose(
 ) -> tuple[
   Int[Array, 'rows 1'], Int[Array, 'rows length'], Bool[Array, ' rows']
 ]:
-  """Draws the next tokens.
+  """Samples the next tokens.
 
   Returns:
-    The tokens, what is written with them, and whether all of a row's logits
-    are numbers.
+    The tokens, the sequences with them, and whether all logits of each row are
+    finite.
   """
   finite = jnp.all(jnp.isfinite(logits[:, 1:vocab_size]), axis=-1)
   allowed = _allowed(
-    logits.shape[-1], written, position, may_begin, ngram_size, vocab_size
+    logits.shape[-1], sequences, position, may_begin, ngram_size, vocab_size
   )
   logits = jnp.where(allowed, logits.astype(jnp.float32), _LOWEST)
 
@@ -252,7 +251,7 @@ def _choose(
     )
     return tokens
 
-  # A key for each row: a sample's text does not depend on how many there are.
+  # One key per row, so that a sample does not depend on their number.
   tokens = jax.vmap(choose)(keys, logits)
-  written = jax.lax.dynamic_update_slice(written, tokens, (0, position))
-  return tokens, written, finite
+  sequences = jax.lax.dynamic_update_slice(sequences, tokens, (0, position))
+  return tokens, sequences, finite

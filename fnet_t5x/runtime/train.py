@@ -65,38 +65,38 @@ def train(
   """Trains a model; T5X's `train` with T5X's arguments.
 
   Args:
-    model: gives loss and predictions.
-    train_dataset_cfg: what to train on.
-    train_eval_dataset_cfg: what to evaluate on with teacher forcing.
-    infer_eval_dataset_cfg: what to evaluate on with predictions and SeqIO's
+    model: computes the loss and predictions.
+    train_dataset_cfg: the training data.
+    train_eval_dataset_cfg: the data evaluated with teacher forcing.
+    infer_eval_dataset_cfg: the data evaluated with predictions and SeqIO's
       metrics.
-    checkpoint_cfg: what to save, and what to start from where `model_dir`
-      holds no checkpoint.
-    partitioner: lays state and batches on the mesh.
-    trainer_cls: makes the trainer.
-    model_dir: for checkpoints, configuration and metrics.
-    total_steps: the step to stop at.
-    eval_steps: batches an evaluation.
+    checkpoint_cfg: what to save, and what to start from if `model_dir` has no
+      checkpoint.
+    partitioner: shards state and batches over the mesh.
+    trainer_cls: constructs the trainer.
+    model_dir: folder of checkpoints, configuration and metrics.
+    total_steps: the last training step.
+    eval_steps: batches per evaluation.
     eval_period: steps between evaluations.
-    relative_steps: stop so many steps after the start instead.
+    relative_steps: steps after the first one; replaces `total_steps`.
     stats_period: steps between reports; None for `eval_period`.
-    random_seed: of initialisation and dropout; None takes the time.
-    use_hardware_rng: T5X's switch for TPUs' fast generator; False here.
+    random_seed: seed of initialization and dropout; None for the time.
+    use_hardware_rng: T5X's switch for TPU's fast generator; must be False.
     summarize_config_fn: writes the configuration to `model_dir`.
-    inference_evaluator_cls: makes SeqIO's evaluator.
-    run_eval_before_training: also evaluate the initial state.
-    actions: what may end the run, by the moment it is asked: after the steps
+    inference_evaluator_cls: constructs SeqIO's evaluator.
+    run_eval_before_training: whether to evaluate the initial state, too.
+    actions: actions that can stop the run, by when they run: after the steps
       of a report ('TRAIN'), or after an evaluation with teacher forcing
-      ('TRAIN_EVAL') or with predictions ('INFER_EVAL').
-    concurrent_metrics: T5X's switch: its actions of 'TRAIN' and 'INFER_EVAL'
-      run only without. Here metrics are waited for, and all actions run.
+      ('TRAIN_EVAL') or predictions ('INFER_EVAL').
+    concurrent_metrics: ignored. In T5X, actions of 'TRAIN' and 'INFER_EVAL'
+      run only if it is False; here all actions run.
 
   Returns:
-    The exit code: 0; or 130 where Ctrl-C stopped the run, 143 where SIGTERM
-    did: it has then saved.
+    The exit code: 0, 130 after Ctrl-C, or 143 after SIGTERM. If the run saves
+    checkpoints, one has been saved in each case.
 
   Raises:
-    ValueError: bad input, a loss that is no number, or another run that has
+    ValueError: bad input, a loss that is not finite, or another run that uses
       `model_dir`.
     OSError: `model_dir` is not writable, or its disk is full.
   """
@@ -105,7 +105,7 @@ def train(
   if use_hardware_rng:
     raise ValueError('USE_HARDWARE_RNG is for T5X; set it to False')
   if not isinstance(model_dir, str) or not model_dir:
-    raise ValueError(f'MODEL_DIR is {model_dir!r}; name a folder of yours')
+    raise ValueError(f'MODEL_DIR is {model_dir!r}; choose a folder')
   _check_numbers(
     TRAIN_STEPS=total_steps,
     EVAL_STEPS=eval_steps,
@@ -142,21 +142,21 @@ def train(
     partitioner,
     {k: v.dtype for k, v in train_iter.element_spec.items()},
   )
-  # After all that bad input can stop: such a run leaves no folder behind.
+  # After all checks of input, so that bad input leaves no folder behind.
   reporting.check_writable(model_dir, 'MODEL_DIR')
   with directory_lock.held(model_dir), disk_space.exhaustion_named(model_dir):
-    # Read now: another run may have gone on until it let the directory go.
+    # Read under the lock: until now another run may have been saving.
     resume_step = checkpoints.latest_step(model_dir)
-    console.say(f'model_dir: {model_dir}')
+    console.print_line(f'model_dir: {model_dir}')
     if resume_step is not None:
       with console.waiting('restoring the checkpoint'):
-        train_state, train_iter = _last_whole_state(
+        train_state, train_iter = _restore_last_readable(
           model_dir,
           functools.partial(initializer.from_checkpoint, init_rng=init_rng),
           itertools.chain([train_iter], iter(make_train_iter, None)),
           save_dataset,
         )
-      console.say(f'resuming from step {int(train_state.step)}')
+      console.print_line(f'resuming from step {int(train_state.step)}')
     elif checkpoint_cfg.restore and checkpoint_cfg.restore.path:
       restore = checkpoint_cfg.restore
       with console.waiting('restoring the checkpoint to start from'):
@@ -164,7 +164,7 @@ def train(
           restore, init_rng, train_iter if restore.restore_dataset else None
         )
       step = f'starting from step {int(train_state.step)} of'
-      console.say(console.wrapped([step, restore.path]))
+      console.print_line(console.wrapped([step, restore.path]))
     else:
       with console.waiting('initializing the parameters'):
         train_state = initializer.from_scratch(init_rng)
@@ -174,7 +174,7 @@ def train(
     if total_steps < first_step:
       raise ValueError(
         f'TRAIN_STEPS is {total_steps}, but the checkpoint is at step '
-        f'{first_step}; raise TRAIN_STEPS, or take another MODEL_DIR'
+        f'{first_step}; raise TRAIN_STEPS, or use another MODEL_DIR'
       )
     parameters = utils.log_model_info(
       os.path.join(model_dir, 'model-info.txt'),
@@ -185,7 +185,7 @@ def train(
     mesh = ', '.join(
       f'{n}={size}' for n, size in partitioner.mesh.shape.items()
     )
-    console.say(
+    console.print_line(
       console.wrapped(
         [f'{parameters:,} parameters', f'devices: {devices}', f'mesh: {mesh}']
       )
@@ -241,35 +241,35 @@ def train(
       trainer.stop_training = True
 
     with free_memory.exhaustion_named(), contextlib.closing(run):
-      run.make_up(run_eval_before_training)
+      run.run_missed_evaluation(run_eval_before_training)
       if first_step == total_steps:
-        console.say(f'already at step {total_steps}: nothing to train')
-        _say_commands(model_dir)
+        console.print_line(f'already at step {total_steps}: nothing to train')
+        _print_commands(model_dir)
         return 0
       run.save()
-      # Saved first: the position in the data must not count the batch taken.
+      # After saving: the saved data position must not count this batch.
       with console.waiting('reading the first batch'):
         first_batch = datasets.first_batch(train_iter, train_dataset_cfg)
       _compile(trainer, first_batch, train_dataset_cfg.batch_size, partitioner)
-      # Before there is a step to save, a signal may end the process at once.
-      with stop_signals.deferred(stop, console.say) as received:
+      # Not earlier: until there is a step to save, a signal ends the process.
+      with stop_signals.deferred(stop, console.print_line) as received:
         run.run(itertools.chain([first_batch], train_iter))
     step = int(trainer.train_state.step)
     if received.signal:
       by = ' by SIGTERM' if received.signal == signal.SIGTERM else ''
-      after = 'the same command goes on'
+      after = 'the same command resumes'
       if run.saved_step != step:
         after = 'no checkpoint was saved (SAVE_PERIOD)'
-      console.say(f'stopped{by} at step {step}; {after}')
+      console.print_line(f'stopped{by} at step {step}; {after}')
       return received.exit_code
     if trainer.stop_training:
-      console.say(f'stopped by an action at step {step}')
+      console.print_line(f'stopped by an action at step {step}')
     lines = reporting.results(
       model_dir, step - first_step, time.perf_counter() - start, run.saved_step
     )
     for line in lines:
-      console.say(line)
-    _say_commands(model_dir)
+      console.print_line(line)
+    _print_commands(model_dir)
     return 0
 
 
@@ -279,17 +279,19 @@ def _compile(
   batch_size: int,
   partitioner: partitioning.PjitPartitioner,
 ) -> None:
-  """Compiles the training step, and says how long it took and what it takes."""
-  console.say('compiling the training step (under a minute on a laptop) ...')
+  """Compiles the training step; prints the time taken and memory needed."""
+  console.print_line(
+    'compiling the training step (under a minute on a laptop) ...'
+  )
   start = time.perf_counter()
   compiled = trainer.compile_train(batch)
-  console.say(f'compiled in {time.perf_counter() - start:.1f} s')
+  console.print_line(f'compiled in {time.perf_counter() - start:.1f} s')
   memory = free_memory.step_memory(compiled, trainer.train_state.params)
   if memory is None:
     return
-  console.say(memory.line())
+  console.print_line(memory.line())
   if not memory.fits:
-    console.say(
+    console.print_line(
       memory.warning(
         batch_size,
         trainer.num_microbatches or 1,
@@ -298,30 +300,30 @@ def _compile(
     )
 
 
-def _say_commands(model_dir: str) -> None:
+def _print_commands(model_dir: str) -> None:
   if reporting.commands_are_wanted():
-    console.say('continue a text with it, or evaluate it:')
+    console.print_line('continue a text with it, or evaluate it:')
     for line in reporting.commands(model_dir):
-      console.say(line)
+      console.print_line(line)
 
 
-def _last_whole_state(
+def _restore_last_readable(
   model_dir: str,
   from_checkpoint: Callable[..., train_state_lib.TrainState],
   iterators: Iterator[datasets.DeviceIterator],
   save_dataset: bool,
 ) -> tuple[train_state_lib.TrainState, datasets.DeviceIterator]:
-  """Restores the last checkpoint that can be read; sets later ones aside.
+  """Restores the last readable checkpoint, and sets later ones aside.
 
   Args:
-    model_dir: where they are.
-    from_checkpoint: the initializer's.
-    iterators: over the training data, from its start, as many as it takes: a
-      restore that failed may have moved the one that it was given.
-    save_dataset: whether checkpoints hold the position in the data.
+    model_dir: folder of the checkpoints.
+    from_checkpoint: the initializer's method.
+    iterators: yields fresh iterators over the training data, one per attempt:
+      a failed restore may have advanced its iterator.
+    save_dataset: whether checkpoints contain the position in the data.
 
   Returns:
-    The state, and the iterator that stands where it did then.
+    The state, and the iterator at the saved position.
   """
 
   def checkpoint(step: int) -> str:
@@ -338,7 +340,7 @@ def _last_whole_state(
     return state, iterator
 
   return damaged_checkpoints.restored(
-    checkpoints.steps(model_dir), checkpoint, restore, console.say
+    checkpoints.steps(model_dir), checkpoint, restore, console.print_line
   )
 
 
@@ -363,13 +365,12 @@ def _eval_datasets(
 
 
 class TrainLoop:
-  """Trains, and reports, evaluates and saves when each is due.
+  """Training loop with periodic reports, checkpoints and evaluations.
 
-  A period counts from step 0, not from where a run started, so that a run
-  that was stopped reports, evaluates and saves at the same steps. Where two
-  are due a report comes first, then the checkpoint, then the evaluation: a
-  checkpoint thus has all reports of its steps, and an evaluation that was cut
-  off is made up for when the run goes on.
+  Periods count from step 0, not from the first step of the process, so that a
+  resumed run reports, evaluates and saves at the same steps. The order is
+  report, checkpoint, evaluation: when a checkpoint is saved, its steps have
+  been reported, and an interrupted evaluation is run when training resumes.
   """
 
   def __init__(
@@ -408,11 +409,11 @@ class TrainLoop:
   def run(self, batches: Iterator[trainer_lib.Batch]) -> None:
     """Trains to the last step, or until the trainer is told to stop.
 
-    Where an action stops it, the step is saved if its state is finite.
+    If an action stops training, the state is saved if it is finite.
 
     Raises:
-      ValueError: the loss is no number, and no action stops the run for it;
-        the last checkpoint is kept.
+      ValueError: the loss is not finite, and no action stopped the run; the
+        last checkpoint is kept.
     """
     batches = self._reporter.watch(batches)
     while self._step < self._total_steps and not self._trainer.stop_training:
@@ -433,7 +434,7 @@ class TrainLoop:
       self._step += taken
       values = metrics_lib.scalars(metrics)
       self._reporter.train(self._step, values, self._trainer.flops_per_step)
-      # First: an action may be there for the very loss that is no number.
+      # Before the check: an action may handle a loss that is not finite.
       by_task = {reporting.TRAIN: metrics_lib.values(metrics)}
       if self._act(trainer_lib.ActionMode.TRAIN, by_task):
         break
@@ -446,8 +447,8 @@ class TrainLoop:
       if self._is_due(self._eval_period):
         self.evaluate()
     if self._stopped_by_action and not _all_finite(self._trainer.train_state):
-      console.say(
-        f'not saved, as {_NOT_FINITE} is no finite number; {self._kept()}'
+      console.print_line(
+        f'not saved: {_NOT_FINITE} is not finite; {self._kept_checkpoint()}'
       )
       return
     self.save()
@@ -457,11 +458,11 @@ class TrainLoop:
 
   @property
   def saved_step(self) -> int | None:
-    """The step of the last checkpoint; None where none is saved."""
+    """The step of the last checkpoint; None if there is none."""
     return self._manager.latest_step() if self._manager else None
 
-  def make_up(self, run_eval_before_training: bool) -> None:
-    """Evaluates where a run starts, or was cut off before it had."""
+  def run_missed_evaluation(self, run_eval_before_training: bool) -> None:
+    """Runs the evaluation that a stopped run missed, or the initial one."""
     if self._reporter.has_trained():
       due = self._is_due(self._eval_period)
     else:
@@ -470,15 +471,15 @@ class TrainLoop:
       self.evaluate()
 
   def save(self) -> None:
-    """Starts to save, unless the step is saved.
+    """Starts saving a checkpoint, unless this step is already saved.
 
     Raises:
-      ValueError: a parameter is no number; nothing is saved.
+      ValueError: the state is not finite; nothing is saved.
     """
     if self._manager is None:
       return
     if not _all_finite(self._trainer.train_state):
-      self._stop_not_a_number(_NOT_FINITE)
+      self._raise_not_finite(_NOT_FINITE)
     self._manager.save(
       self._trainer.train_state,
       self._save_cfg.dtype,
@@ -489,9 +490,9 @@ class TrainLoop:
   def evaluate(self) -> None:
     """Evaluates with teacher forcing, then with predictions.
 
-    What is reported is not evaluated again. A signal to stop leaves the rest
-    out: the run makes up for it when it goes on. Actions see both evaluations,
-    even if one of them stops the run.
+    Tasks already reported at this step are skipped. A stop signal skips the
+    remaining tasks; they are evaluated when the run resumes. Actions see both
+    evaluations, even if one of them stops the run.
     """
     by_task = {}
     for task, batches in self._eval_datasets.items():
@@ -509,7 +510,7 @@ class TrainLoop:
         return
       if not metrics:
         raise ValueError(
-          f'{task}: the evaluation split gives not one batch; check the '
+          f'{task}: the evaluation split has less than one batch; check the '
           'corpus, or lower BATCH_SIZE'
         )
       values = metrics_lib.scalars(metrics)
@@ -525,11 +526,11 @@ class TrainLoop:
   def _evaluating(self) -> contextlib.AbstractContextManager[None]:
     first, self._eval_compiled = not self._eval_compiled, True
     if first:
-      console.say('compiling the evaluation, then evaluating ...')
-    return self._reporter.busy('evaluating', said=first)
+      console.print_line('compiling the evaluation, then evaluating ...')
+    return self._reporter.busy('evaluating', announced=first)
 
   def _evaluate_predictions(self) -> Mapping[str, Mapping[str, float]]:
-    tasks = [f'inference_eval/{task.name}' for task in self._inferred_tasks()]
+    tasks = [f'inference_eval/{task.name}' for task in self._inference_tasks()]
     if all(self._reporter.has(task, self._step) for task in tasks):
       return {}
     if self._trainer.stop_training:
@@ -552,7 +553,7 @@ class TrainLoop:
     mode: trainer_lib.ActionMode,
     metrics_by_task: trainer_lib.MetricsByTask,
   ) -> bool:
-    """Returns whether an action stops the run."""
+    """Runs the actions of a mode; returns whether one stops the run."""
     stops = bool(metrics_by_task) and trainer_lib.run_actions(
       mode, self._actions, self._trainer.train_state, metrics_by_task
     )
@@ -561,14 +562,14 @@ class TrainLoop:
     return stops
 
   def close(self) -> None:
-    """Waits for checkpoints and summaries."""
+    """Finishes writing checkpoints and summaries."""
     try:
       self._reporter.close()
     finally:
       if self._manager:
         self._manager.close()
 
-  def _inferred_tasks(self):
+  def _inference_tasks(self):
     return self._evaluator.tasks if self._evaluator else ()
 
   def _is_due(self, period: int | None) -> bool:
@@ -578,18 +579,18 @@ class TrainLoop:
   def _check_finite(self, values: Mapping[str, float]) -> None:
     for name in ('loss', 'grad_norm'):
       if not math.isfinite(values[name]):
-        self._stop_not_a_number(f'the {name} ({values[name]})')
+        self._raise_not_finite(f'the {name} ({values[name]})')
 
-  def _stop_not_a_number(self, what: str) -> None:
+  def _raise_not_finite(self, what: str) -> None:
     raise ValueError(
-      f'{what} is no finite number at step {self._step}: stopped; '
-      f'{self._kept()}. Lower the learning rate, or look at the data'
+      f'{what} is not finite at step {self._step}: stopped; '
+      f'{self._kept_checkpoint()}. Lower the learning rate, or check the data'
     )
 
-  def _kept(self) -> str:
-    """Says which checkpoint there is."""
+  def _kept_checkpoint(self) -> str:
+    """Returns which checkpoint remains, for a message."""
     if self._manager:
-      # A checkpoint still being written counts only when it is whole.
+      # A checkpoint counts only once it is complete.
       self._manager.wait_until_finished()
       if self.saved_step is not None:
         return f'the checkpoint of step {self.saved_step} is kept'

@@ -1,7 +1,7 @@
-"""The training step, with microbatches, its loop over batches, and actions.
+"""Trainer with gradient accumulation, and actions that can stop a run.
 
-`train.actions` maps a moment to actions; each is shown the metrics of that
-moment, task by task, and says whether training is to stop:
+`train.actions` maps each mode to its actions. An action receives the metrics by
+task, and returns whether to stop training:
 
     train.actions = {'TRAIN_EVAL': [@trainer.EarlyStoppingAction()]}
 """
@@ -36,20 +36,19 @@ LearningRate = Callable[[Int[Array, '']], Float[Array, '']]
 
 
 class Trainer:
-  """Holds the train state, and moves it through batches.
+  """Holds the train state, and trains it on batches.
 
-  A step's dropout key is `fold_in(rng, step)`, so a run that was stopped
-  continues with the keys it would have had (T5X's derivation).
+  The dropout key of a step is `fold_in(rng, step)`, as in T5X, so that a
+  resumed run uses the keys of an uninterrupted one.
 
   Attributes:
     train_state: parameters, optimizer state and step, on the mesh.
-    num_microbatches: parts that a batch is cut in; None or 1 for none.
-    flops_per_step: what a training step takes on all devices, by the formulas
-      of `costs.flops`: the same whether layers are scanned, batches cut, or
-      activations computed twice. None before `compile_train`, and for a network
-      that has no formula there.
-    stop_training: set it, from a signal handler say, and `train` returns
-      after the step under way, `eval` after the batch.
+    num_microbatches: microbatches per batch; None or 1 for no accumulation.
+    flops_per_step: FLOPs of a training step over all devices, by the formulas
+      of `costs.flops`: independent of scanning, microbatches and remat. None
+      before `compile_train`, and for a network without a formula.
+    stop_training: if set, for example by a signal handler, `train` returns
+      after the current step, and `eval` after the current batch.
   """
 
   def __init__(
@@ -93,15 +92,15 @@ class Trainer:
     )
 
   def compile_train(self, batch: Batch) -> jax.stages.Compiled:
-    """Compiles the training step for batches of this one's shapes.
+    """Compiles the training step for batches with the given batch's shapes.
 
-    Shapes are enough, of the batch and of the state.
+    Batch and state may consist of `jax.ShapeDtypeStruct`s.
     """
     self._train_step = self._partitioner.compile(
       self._train_step, self.train_state, batch
     )
-    # Not the compiler's count, which takes the body of a loop once: a loop over
-    # layers, microbatches, or both.
+    # Not the compiler's count, which counts the body of a loop (over layers or
+    # microbatches) only once.
     self.flops_per_step = flops.batch_flops(
       self._config, batch, current_backend()
     )
@@ -110,11 +109,11 @@ class Trainer:
   def train(
     self, batches: Iterator[Batch], num_steps: int
   ) -> tuple[metrics_lib.MetricsMap, int]:
-    """Takes up to `num_steps` steps.
+    """Runs up to `num_steps` training steps.
 
     Returns:
-      The metrics of the steps taken, merged and with their duration, and the
-      number of steps taken: fewer where `stop_training` was set.
+      The merged metrics of the steps, with their duration, and the number of
+      steps: fewer than `num_steps` if `stop_training` was set.
     """
     jax.block_until_ready(self.train_state)
     start = time.perf_counter()
@@ -123,7 +122,7 @@ class Trainer:
       self.train_state, update = self._train_step(
         self.train_state, next(batches)
       )
-      # Two steps under way keep a device busy; more would make a stop wait.
+      # Two steps in flight keep a device busy; more would delay stopping.
       jax.block_until_ready(metrics)
       metrics = update if metrics is None else _merge(metrics, update)
       taken += 1
@@ -135,7 +134,7 @@ class Trainer:
   def eval(self, batches: Iterable[Batch]) -> metrics_lib.MetricsMap:
     """Returns the merged metrics of the batches, without dropout.
 
-    None where there is no batch, or `stop_training` was set.
+    Empty if there are no batches or `stop_training` was set.
     """
     start = time.perf_counter()
     metrics, taken = None, 0
@@ -162,15 +161,15 @@ def accumulate_grads_microbatched(
   """Returns gradients summed over microbatches, and their merged metrics.
 
   Args:
-    model: gives the loss.
-    train_state: holds the parameters.
+    model: computes the loss.
+    train_state: has the parameters.
     batch: arrays with a leading axis of examples.
-    dropout_rng: the step's key; each microbatch takes a split of it.
-    num_microbatches: parts to cut the batch in; None or 1 for none.
-    data_partition_spec: how a microbatch lies on the mesh.
+    dropout_rng: key of the step; each microbatch uses a split of it.
+    num_microbatches: microbatches per batch; None or 1 for no accumulation.
+    data_partition_spec: sharding of a microbatch.
 
   Raises:
-    ValueError: the microbatches do not divide the batch.
+    ValueError: the batch size is not divisible by the microbatches.
   """
   grad_fn = jax.value_and_grad(model.loss_fn, has_aux=True)
   params = train_state.params
@@ -259,12 +258,12 @@ def _timed(
   return metrics_lib.set_step_metrics_num_steps(metrics, steps)
 
 
-# Metrics by name, by task. Training itself is the task 'train'.
+# Metrics by task, then by name. Training itself is the task 'train'.
 MetricsByTask = Mapping[str, Mapping[str, clu.values.Value | float]]
 
 
 class ActionMode(enum.Enum):
-  """When an action runs: after a stretch of steps, or after an evaluation."""
+  """When an action runs: after a report of training, or after an evaluation."""
 
   TRAIN = 1
   TRAIN_EVAL = 2
@@ -272,7 +271,7 @@ class ActionMode(enum.Enum):
 
 
 class BaseAction(abc.ABC):
-  """What is shown a run's metrics, and may end the run."""
+  """Hook that receives the metrics of a run, and can stop it."""
 
   @abc.abstractmethod
   def run(
@@ -280,22 +279,22 @@ class BaseAction(abc.ABC):
     train_state: train_state_lib.TrainState,
     metrics_by_task: MetricsByTask,
   ) -> bool:
-    """Returns whether training is to stop."""
+    """Returns whether to stop training."""
 
 
 Actions = Mapping[ActionMode, Sequence[BaseAction]]
 
 
 class EarlyStoppingAction(BaseAction):
-  """Stops when a metric has not become better for some time.
+  """Stops training when a metric no longer improves.
 
-  With a metric m_1, m_2, ... to be made small, m_{i+1} is better than m_i if
+  In mode 'min', the value m_{i+1} is an improvement over m_i if
 
     m_{i+1} < m_i - (atol + rtol |m_i|),
 
-  and training stops after `patience` values of which none is better than the
-  one before it: slow progress too counts as none. To be made large: the same
-  with the signs turned.
+  and training stops after `patience` values of which none improves on its
+  predecessor: progress below the tolerance does not count. In mode 'max', the
+  signs are reversed.
   """
 
   def __init__(
@@ -306,17 +305,17 @@ class EarlyStoppingAction(BaseAction):
     atol: float = 0.0,
     rtol: float = 0.0,
   ):
-    """Names the metric and what counts as better.
+    """Initializes the action.
 
     Args:
-      metric: a task's name and a metric's.
-      mode: 'min' or 'max', what the metric should do.
-      patience: how many values in a row must show no progress.
-      atol: least absolute change that is progress.
-      rtol: the same, relative to the value before.
+      metric: names of the task and the metric.
+      mode: 'min' if a smaller metric is better, 'max' if a larger one is.
+      patience: consecutive values without improvement that stop training.
+      atol: minimum absolute improvement.
+      rtol: minimum improvement relative to the previous value.
 
     Raises:
-      ValueError: another mode, a negative tolerance, or less than two values.
+      ValueError: invalid mode, negative tolerance, or `patience` below 2.
     """
     if mode not in ('min', 'max'):
       raise ValueError(
@@ -329,8 +328,8 @@ class EarlyStoppingAction(BaseAction):
         )
     if patience < 2:
       raise ValueError(
-        f'EarlyStoppingAction.patience is {patience}; progress shows between '
-        'two values: set it to at least 2'
+        f'EarlyStoppingAction.patience is {patience}; it must be at '
+        'least 2, as an improvement is over the previous value'
       )
     self._task, self._metric = metric
     self._sign = 1 if mode == 'min' else -1
@@ -352,7 +351,7 @@ class EarlyStoppingAction(BaseAction):
     if any(self._is_better(new, old) for old, new in pairs):
       return False
     logging.warning(
-      '%s of %s is no better than before: %s; training stops',
+      '%s of %s no longer improves: %s; stopping training',
       self._metric,
       self._task,
       ', '.join(f'{value:g}' for value in self._history),
@@ -360,16 +359,16 @@ class EarlyStoppingAction(BaseAction):
     return True
 
   def _is_better(self, new: float, old: float) -> bool:
-    least = self._atol + self._rtol * abs(old)
-    return self._sign * new < self._sign * old - least
+    minimum = self._atol + self._rtol * abs(old)
+    return self._sign * new < self._sign * old - minimum
 
 
 class TerminateOnNanAction(BaseAction):
-  """Stops when a metric is NaN or infinite.
+  """Stops training when a metric is NaN or infinite.
 
-  On the loss or the gradients' norm of 'train', where the run would otherwise
-  end with an error, it ends as by any other action: exit code 0, and a state
-  that is no number is not saved.
+  Without it, a loss or gradient norm of 'train' that is not finite ends the run
+  with an error. With it, the run ends as by any other action, with exit code 0.
+  In neither case is a state saved that is not finite.
   """
 
   def __init__(self, task: str, metric: str = 'loss'):
@@ -385,7 +384,7 @@ class TerminateOnNanAction(BaseAction):
     if value is None or math.isfinite(value):
       return False
     logging.warning(
-      '%s of %s is %s; training stops', self._metric, self._task, value
+      '%s of %s is %s; stopping training', self._metric, self._task, value
     )
     return True
 
@@ -393,10 +392,10 @@ class TerminateOnNanAction(BaseAction):
 def parse_actions(
   actions: Mapping[str, Sequence[BaseAction]] | None,
 ) -> Actions:
-  """Returns gin's actions, their moments as `ActionMode`.
+  """Returns actions by `ActionMode`, from gin's by name.
 
   Raises:
-    ValueError: a key that is no moment.
+    ValueError: a key is not the name of an `ActionMode`.
   """
   actions = actions or {}
   for name in actions:
@@ -414,22 +413,22 @@ def run_actions(
   train_state: train_state_lib.TrainState,
   metrics_by_task: MetricsByTask,
 ) -> bool:
-  """Runs all actions of a moment; returns whether any wants to stop."""
-  # No shortcut: each action must see every value.
-  wishes = [
+  """Runs all actions of a mode; returns whether any stops training."""
+  # A list, as `any` would stop at the first: every action must see each value.
+  stops = [
     action.run(train_state, metrics_by_task) for action in actions.get(mode, ())
   ]
-  return any(wishes)
+  return any(stops)
 
 
 def _find(
   action: BaseAction, task: str, metric: str, metrics_by_task: MetricsByTask
 ) -> float | None:
-  """Returns a metric's value; None, and a warning, if it is not a number."""
+  """Returns a metric's value; warns and returns None if there is no scalar."""
   name = type(action).__name__
   if task not in metrics_by_task:
     logging.warning(
-      '%s does nothing: there is no task %r, but %s',
+      '%s does nothing: there is no task %r; there is %s',
       name,
       task,
       ', '.join(metrics_by_task),
@@ -437,7 +436,7 @@ def _find(
     return None
   if metric not in metrics_by_task[task]:
     logging.warning(
-      '%s does nothing: %s has no metric %r, but %s',
+      '%s does nothing: %s has no metric %r; it has %s',
       name,
       task,
       metric,
@@ -449,7 +448,7 @@ def _find(
     value = value.value
   elif not isinstance(value, float | np.floating):
     logging.warning(
-      '%s does nothing: %s of %s is no scalar but a %s',
+      '%s does nothing: %s of %s is not a scalar but a %s',
       name,
       metric,
       task,

@@ -1,7 +1,7 @@
-"""T5X's `utils`: train states, learning rates, predictions over datasets.
+"""T5X's `utils`: train states, learning rates, inference over datasets.
 
-Their configuration is in `checkpoints` and `datasets`: T5X's names for it are
-imported from there.
+T5X's names for configurations of datasets and checkpoints are imported from
+`datasets` and `checkpoints`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ LearningRateCallable = Callable[[Int[Array, '']], Float[Array, '']]
 
 
 class TrainStateInitializer:
-  """Initialises or restores a train state, sharded as the rules say.
+  """Initializes or restores a train state, sharded by the partitioner's rules.
 
   Attributes:
-    global_train_state_shape: the state, of `jax.ShapeDtypeStruct`.
-    train_state_axes: the same tree, of partition specs.
+    global_train_state_shape: the state, with `jax.ShapeDtypeStruct` leaves.
+    train_state_axes: the same tree, with partition specs.
   """
 
   def __init__(
@@ -76,7 +76,7 @@ class TrainStateInitializer:
     )
 
   def from_scratch(self, init_rng: jax.Array) -> train_state_lib.TrainState:
-    """Returns a freshly initialised state."""
+    """Returns a newly initialized state."""
     return self._partitioner.partition(
       self._initialize,
       in_axis_resources=None,
@@ -89,18 +89,18 @@ class TrainStateInitializer:
     init_rng: jax.Array | None = None,
     iterator: dataset_iterator.DatasetIterator | None = None,
   ) -> train_state_lib.TrainState:
-    """Returns the state that a checkpoint holds.
+    """Returns the state of a checkpoint.
 
     Args:
-      cfg: which checkpoint, and how.
-      init_rng: for what the checkpoint does not give, by `assignment_map` or
-        `fallback_to_scratch`.
-      iterator: the dataset iterator to move to the saved position.
+      cfg: the checkpoint, and how to restore it.
+      init_rng: key for initializing what is not restored, due to
+        `assignment_map` or `fallback_to_scratch`.
+      iterator: dataset iterator, moved to the saved position.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
-      ValueError: it is of another architecture, or leaves something to
-        initialise without `init_rng`.
+      ValueError: the checkpoint's architecture differs, or something must be
+        initialized and `init_rng` is None.
     """
     directory, step = checkpoints.locate(cfg)
     shapes = self.global_train_state_shape
@@ -114,8 +114,8 @@ class TrainStateInitializer:
     if absent := wanted.keys() - flat.keys():
       if init_rng is None:
         raise ValueError(
-          f'{cfg.path} gives no {min(absent)}, and there is no seed to '
-          'initialise it from'
+          f'{cfg.path} has no {min(absent)}, and there is no seed to '
+          'initialize it'
         )
       scratch = self.from_scratch(init_rng).state_dict()
       flat = traverse_util.flatten_dict(scratch, sep='/') | flat
@@ -127,12 +127,12 @@ def log_model_info(
   train_state: train_state_lib.TrainState,
   partitioner: partitioning.PjitPartitioner,
 ) -> int:
-  """Writes a line a parameter, and the total; returns the total.
+  """Writes one line per parameter and the total; returns the total.
 
   Args:
-    path: of the text file.
-    train_state: shapes are enough.
-    partitioner: knows the axes.
+    path: path of the text file.
+    train_state: the state, or its shapes.
+    partitioner: provides the logical and mesh axes.
   """
 
   def flat(tree):
@@ -167,13 +167,13 @@ def create_learning_rate_scheduler(
 ) -> LearningRateCallable:
   """Returns a function from the step to its learning rate (float32).
 
-  With s = max(0, step - step_offset), w = warmup_steps, the factors are
+  With s = max(0, step - step_offset) and w = warmup_steps, the factors are
 
     constant                base_learning_rate
     linear_warmup           min(1, s / w)
     linear_decay            base_learning_rate *
-                            min(s / w, 1 + decay_factor * (w - s)); it holds
-                            its own constant and warmup
+                            min(s / w, 1 + decay_factor * (w - s)); includes
+                            the constant and the warmup
     rsqrt_decay             1 / sqrt(max(s, w))
     rsqrt_normalized_decay  sqrt(w / max(s, w))
     decay_every             decay_factor ** floor(s / steps_per_decay)
@@ -185,15 +185,14 @@ def create_learning_rate_scheduler(
     base_learning_rate: the constant.
     warmup_steps: steps of warmup, and the origin of the decays.
     decay_factor: see `linear_decay` and `decay_every`.
-    steps_per_decay: steps between two drops of `decay_every`.
-    steps_per_cycle: steps of one cosine cycle.
+    steps_per_decay: steps between drops of `decay_every`.
+    steps_per_cycle: steps per cosine cycle.
     step_offset: the step that counts as step 0.
-    min_learning_rate: the product is never less than this.
+    min_learning_rate: minimum of the product.
 
   Raises:
-    ValueError: a rate or number of steps below 0, or no finite number; an
-      unknown factor, or one that divides by `warmup_steps` while
-      that is less than 1.
+    ValueError: a rate or number of steps is negative or not finite, a factor is
+      unknown, or a factor divides by `warmup_steps` and they are less than 1.
   """
   number_ranges.check('LEARNING_RATE', base_learning_rate, 0)
   number_ranges.check('WARMUP_STEPS', warmup_steps, 0)
@@ -233,7 +232,7 @@ def create_learning_rate_scheduler(
     ):
       raise ValueError(
         f'warmup_steps is {warmup_steps}, but the learning-rate factor '
-        f'{name!r} divides by it: set it to 1 or more, or leave {name!r} out'
+        f'{name!r} divides by it: set it to at least 1, or omit {name!r}'
       )
 
   def learning_rate(step: Int[Array, '']) -> Float[Array, '']:
@@ -247,7 +246,7 @@ def create_learning_rate_scheduler(
 
 
 class StoppedError(Exception):
-  """A run over a dataset was told to stop."""
+  """Inference over a dataset was stopped."""
 
 
 def get_infer_fn(
@@ -260,20 +259,20 @@ def get_infer_fn(
   """Returns a function that runs `infer_step` over an enumerated dataset.
 
   Args:
-    infer_step: of parameters, a batch and, if it takes one, `rng`; returns
-      outputs, or a pair of outputs and a dictionary of further arrays, each
-      with a leading axis of examples.
-    batch_size: examples a call.
+    infer_step: function of parameters, a batch and optionally `rng`. Returns
+      outputs, or outputs and a dictionary of auxiliary arrays, all with a
+      leading batch axis.
+    batch_size: examples per call.
     train_state_axes: partition specs of the train state.
-    partitioner: lays the batches on the mesh.
-    drops_aux: whether the further arrays are not returned. Their scores are
-      checked all the same.
+    partitioner: shards the batches over the mesh.
+    drops_aux: whether to omit the auxiliary arrays. Scores among them are
+      checked in any case.
 
   Returns:
     A function of (dataset of (index, example), train state, rng, should_stop).
-    It returns pairs (index, output), and beside them, where `infer_step` gives
-    a pair, the dictionary of lists. It raises ValueError where a score is NaN,
-    and StoppedError when `should_stop` says so between two batches.
+    It returns pairs (index, output) and, if `infer_step` has auxiliary arrays,
+    a dictionary of them as lists. It raises ValueError if a score is NaN, and
+    StoppedError if `should_stop`, called before each batch, returns True.
   """
   partitioner.get_data_layout(batch_size)
   takes_rng = 'rng' in inspect.signature(infer_step).parameters
@@ -306,9 +305,9 @@ def get_infer_fn(
       step_rng = None
       if rng is not None:
         step_rng, rng = jax.random.split(rng)
-      # One compiled shape: the last batch is filled up, then cut.
-      filled = jax.tree.map(lambda x: _fill(x, batch_size), batch)
-      result = jax.device_get(partitioned(train_state.params, filled, step_rng))
+      # Only one shape is compiled: the last batch is padded, then cut.
+      padded = jax.tree.map(lambda x: _pad_batch(x, batch_size), batch)
+      result = jax.device_get(partitioned(train_state.params, padded, step_rng))
       result = _cut(result, len(index))
       _check_scores(result)
       if drops_aux:
@@ -330,12 +329,12 @@ def get_infer_fn(
 
 
 def _check_scores(result: Any) -> None:
-  """Refuses scores that are no numbers; what goes with them is noise."""
+  """Raises ValueError for NaN scores, whose outputs are meaningless."""
   scores = result[1].get('scores', ()) if isinstance(result, tuple) else result
   if np.any(np.isnan(scores)):
     raise ValueError(
-      'the model gives no numbers (NaN): its parameters are broken; take '
-      'another checkpoint'
+      'the model returns NaN: its parameters are corrupt; use another '
+      'checkpoint'
     )
 
 
@@ -343,7 +342,7 @@ def _cut(outputs: Any, size: int) -> Any:
   return jax.tree.map(lambda x: x[:size], outputs)
 
 
-def _fill(x: np.ndarray, size: int) -> np.ndarray:
+def _pad_batch(x: np.ndarray, size: int) -> np.ndarray:
   missing = size - x.shape[0]
   if not missing:
     return x

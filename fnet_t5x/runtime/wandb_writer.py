@@ -1,4 +1,4 @@
-"""A run's rows sent to Weights & Biases too; off unless a gin file asks."""
+"""Optional writer of a run's metrics to Weights & Biases, enabled in gin."""
 
 import importlib.util
 import os
@@ -13,12 +13,12 @@ import tensorflow as tf
 from fnet_t5x import gin_check
 from fnet_t5x.runtime import console
 
-# Keeps which run of theirs a folder's run is, so that it goes on as that one.
+# Has the id of the Weights & Biases run, so that a resumed run continues it.
 ID_FILE = 'wandb-id.txt'
 
 
 class WandbWriter:
-  """A run of Weights & Biases."""
+  """Writer of metrics to a Weights & Biases run."""
 
   def __init__(self, run: Any):
     self._run = run
@@ -26,20 +26,20 @@ class WandbWriter:
   def write(
     self, collection: str, step: int, values: Mapping[str, float]
   ) -> None:
-    """Sends a row; it is not waited for.
+    """Sends a row asynchronously.
 
     Args:
-      collection: as `metrics.jsonl` has it; before the metrics' names.
+      collection: as in `metrics.jsonl`; the prefix of the metrics' names.
       step: the number of steps taken so far.
       values: metrics by name.
     """
-    # Not as their own step, which may not go back where a run goes on.
+    # Not as their own step, which cannot go back when a run is resumed.
     self._run.log(
       {'step': step} | {f'{collection}/{k}': v for k, v in values.items()}
     )
 
   def close(self) -> None:
-    """Waits for what is on its way; a run that an error ends is failed."""
+    """Waits for pending rows, and marks the run failed if there is an error."""
     self._run.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
@@ -47,19 +47,19 @@ class WandbWriter:
 def open_run(
   model_dir: str, resumed: bool, project: str | None = None
 ) -> WandbWriter | None:
-  """Starts a run of Weights & Biases, or goes on with the folder's.
+  """Starts a Weights & Biases run, or continues the one of the folder.
 
   Args:
-    model_dir: the run's folder; its last part is the run's name.
-    resumed: whether the run goes on.
-    project: where it appears; None sends nothing, and imports nothing.
+    model_dir: the run's folder; its last component is the run's name.
+    resumed: whether the run is resumed.
+    project: the project in Weights & Biases; None disables the writer.
 
   Returns:
-    What takes the rows; None without a project.
+    The writer; None without a project.
 
   Raises:
     ImportError: wandb is not installed.
-    ValueError: wandb refuses, such as without an API key.
+    ValueError: wandb reports an error, such as a missing API key.
   """
   if project is None:
     return None
@@ -77,7 +77,7 @@ def open_run(
       id=_run_id(model_dir, resumed),
       resume='allow',
       config=gin_check.macros_of(gin.config_str()),
-      # The terminal is the run's own; theirs would be shown twice.
+      # The run prints its own lines; wandb would print them twice.
       settings=wandb.Settings(silent=True, console='off'),
     )
   except wandb.errors.Error as error:
@@ -86,9 +86,9 @@ def open_run(
       'login`, set WANDB_MODE=offline, or leave gin/runs/wandb.gin out'
     ) from error
   run.define_metric('*', step_metric='step')
-  # To ask an offline run for its address is a warning.
+  # Reading the URL of an offline run prints a warning.
   where = f'offline, in {run.dir}' if run.offline else run.url
-  console.say(f'Weights & Biases: {where}')
+  console.print_line(f'Weights & Biases: {where}')
   return WandbWriter(run)
 
 

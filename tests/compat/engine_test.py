@@ -1,4 +1,4 @@
-"""Choice of the engine that executes a run."""
+"""Choice of the engine."""
 
 import importlib.util
 
@@ -39,7 +39,7 @@ def test_engine_is_t5x_where_there_is_one(monkeypatch, chosen, installed, name):
 
 @pytest.mark.parametrize(
   ('chosen', 'line'),
-  [('none', "'none' is no engine"), ('t5x', 'T5X is not importable')],
+  [('none', "'none' is not an engine"), ('t5x', 'T5X is not importable')],
 )
 def test_engine_that_there_is_not(monkeypatch, chosen, line):
   set_up(monkeypatch, chosen, installed=False)

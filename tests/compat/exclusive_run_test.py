@@ -1,4 +1,4 @@
-"""T5X's `train` in a folder that another run may have."""
+"""Lock of T5X's `train` against other runs in the same folder."""
 
 import inspect
 import subprocess
@@ -13,7 +13,7 @@ from fnet_t5x.runtime import directory_lock
 
 
 def train(*, model_dir: str, total_steps: int = 1) -> int:
-  """As T5X's: keyword arguments; says whether anybody else could run."""
+  """Has T5X's keyword arguments; returns whether another run is excluded."""
   code = (
     'import sys; from fnet_t5x.runtime import directory_lock\n'
     'with directory_lock.held(sys.argv[1]): pass'
@@ -32,7 +32,7 @@ def test_one_run_at_a_time(tmp_path):
   folder = tmp_path / 'new/run'
   exclusive = exclusive_run.exclusive(train)
   assert exclusive(model_dir=str(folder), total_steps=2) == 21
-  # It lets go of the folder.
+  # The lock is released.
   assert train(model_dir=str(folder)) == 10
   with (
     directory_lock.held(str(folder)),

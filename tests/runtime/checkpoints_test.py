@@ -275,7 +275,7 @@ def test_assignment_map_renames_and_drops(saved, state):
   np.testing.assert_array_equal(restored[dropped], fresh[dropped])
   assert not np.array_equal(restored[dropped], before[dropped])
   assert restored['state/step'] == 7
-  with pytest.raises(ValueError, match='no seed to initialise it from'):
+  with pytest.raises(ValueError, match='there is no seed'):
     initializer.from_checkpoint(cfg)
 
 

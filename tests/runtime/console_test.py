@@ -1,4 +1,4 @@
-"""Suppression of output that accompanies an error, and of nothing else."""
+"""Suppressed echoes of errors; other errors are printed."""
 
 import sys
 import types
@@ -14,7 +14,7 @@ OTHER = ValueError('of the user')
 
 @pytest.fixture
 def printed(monkeypatch):
-  """Errors that reach the hook that was there before."""
+  """Returns the errors that reach the previous hook."""
   errors = []
   monkeypatch.setattr(
     sys,
@@ -47,7 +47,7 @@ def test_echoes_of_a_damaged_checkpoint(printed, tmp_path):
 
 
 def test_echoes_within_a_run(printed, tmp_path):
-  # A run restores its checkpoint where a full disk would be named.
+  # A run restores its checkpoint within `exhaustion_named`.
   with disk_space.exhaustion_named(str(tmp_path)):
     damage(tmp_path)
     happen(CLOSED_LOOP, OTHER_READ, OTHER)

@@ -1,4 +1,4 @@
-"""Batches of dataset configs: order, position, and invalid configs."""
+"""Datasets of a config: order, saved position, and bad input."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def test_position_is_restored_in_the_midst_of_a_shuffle(tmp_path):
   for _ in range(3):
     next(before)
   before.save(str(tmp_path / 'position'))
-  # Past the end of an epoch: the next one's order is part of the position.
+  # Past the end of an epoch: the position includes the order of the next one.
   expected = [next(before) for _ in range(12)]
   after = iterator()
   after.restore(str(tmp_path / 'position'))
@@ -61,7 +61,7 @@ def test_evaluation_takes_as_many_batches_as_asked():
   (batches,) = (list(ds.as_numpy_iterator()) for ds in sets.values())
   assert list(sets) == [small_runs.TASK]
   assert len(batches) == 5
-  # Thirteen examples: the fourth batch begins anew with the first.
+  # Thirteen examples: the fourth batch wraps around.
   rows = np.concatenate([b['encoder_input_tokens'] for b in batches])
   count = small_runs.VALIDATION_EXAMPLES
   np.testing.assert_array_equal(rows[count:], rows[: len(rows) - count])
@@ -119,7 +119,7 @@ def test_bad_config_is_one_line(changes, message):
 
 
 def cacheable_mixture(name: str) -> seqio.Mixture:
-  """A mixture of a task that can be cached and one that cannot."""
+  """Returns a mixture of a task that supports caching and one that does not."""
   task = small_runs.register()
   if name not in seqio.TaskRegistry.names():
     seqio.TaskRegistry.add(
@@ -144,7 +144,7 @@ def test_missing_cache_is_one_line(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=rf'^{message}.*none given') as error:
     datasets.get_dataset(cfg, 0, 1, CONVERTER)
   assert '\n' not in str(error.value)
-  # A job that did not end leaves a folder without its last file.
+  # An unfinished job leaves a folder without its last file.
   folder = tmp_path / 'small_runs_cacheable'
   folder.mkdir()
   seqio.add_global_cache_dirs([str(tmp_path)])
@@ -176,5 +176,5 @@ def test_vocabularies_must_match():
 
 def test_empty_dataset_is_one_line():
   cfg = small_runs.dataset_config()
-  with pytest.raises(ValueError, match="split 'train', gives not one batch"):
+  with pytest.raises(ValueError, match=r"split 'train', .* lower BATCH_SIZE"):
     datasets.first_batch(iter([]), cfg)

@@ -1,4 +1,4 @@
-"""Bits per byte of targets, against the text that the vocabulary decodes."""
+"""Bits per byte of targets, compared with the decoded text."""
 
 import io
 
@@ -47,13 +47,13 @@ def vocabulary(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def with_bytes(tmp_path_factory):
-  """Of one text's characters; all others are spelled in bytes."""
+  """Returns a vocabulary of one text's characters, with byte fallback."""
   path = tmp_path_factory.mktemp('bytes') / 'model'
   return trained(path, TEXTS[:1], byte_fallback=True)
 
 
 def text_size(vocabulary, ids) -> int:
-  """Bytes of the decoded text, its first space too, which a decoder drops."""
+  """Returns the bytes of the decoded text, with the space decoders drop."""
   pieces = vocabulary.tokenizer
   before = pieces.EncodeAsIds('the')
   decoded = pieces.DecodeIds([*before, *ids]).encode()
@@ -61,7 +61,7 @@ def text_size(vocabulary, ids) -> int:
 
 
 def batch_of(rows, length=64):
-  """Rows of ids, and weights that leave out padding."""
+  """Returns a batch of rows of ids, with loss weights 0 for padding."""
   targets = np.zeros((len(rows), length), np.int32)
   for row, ids in zip(targets, rows, strict=True):
     row[: len(ids)] = ids
@@ -84,7 +84,7 @@ def test_bits_are_of_the_decoded_text(request, kind):
   rows = [[*vocabulary.encode(text), eos] for text in TEXTS]
   found = counted(vocabulary, batch_of(rows[:2]), batch_of(rows[2:]))
   size = sum(text_size(vocabulary, row[:-1]) for row in rows)
-  # Each text and the space before it; SentencePiece makes two spaces one.
+  # Each text with a space before it; SentencePiece merges two spaces.
   assert size == sum(len(' '.join(t.split()).encode()) + 1 for t in TEXTS)
   nats = np.float64(1.5) * sum(map(len, rows))
   assert found == {

@@ -1,4 +1,4 @@
-"""Memory needed by a step, and available memory within process limits."""
+"""Memory of a step, and memory available under limits of the host."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ from fnet_t5x.runtime import free_memory
 
 GB = 10**9
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
-# Two amounts under a limit, 500 MB in between: the second is that much less.
+# Prints the memory available under a limit, before and after taking 500 MB.
 UNDER_A_LIMIT = """
 import mmap, resource, sys
 import jax
@@ -70,9 +70,9 @@ def write(root, **files):
 @pytest.mark.parametrize(
   ('groups', 'folder', 'names'),
   [
-    # The limit is the group's above, in version 2.
+    # The limit is the parent group's, in version 2.
     ('0::/job/step', 'job', ('memory.max', 'memory.current', 'inactive_file')),
-    # A container sees its own group as the top, whatever its name outside.
+    # A container sees its group as the root, whatever its name outside.
     (
       '0::/outside/name',
       '',
@@ -100,7 +100,7 @@ def test_control_groups_bound_what_is_free(tmp_path, groups, folder, names):
   group.mkdir(parents=True)
   (group / limit).write_text('3000000000\n')
   (group / usage).write_text('1000000000\n')
-  # Files that were read are given up for what a step needs.
+  # The page cache is reclaimable.
   (group / 'memory.stat').write_text(f'anon 1\n{cached} 400000000\nfile 5\n')
   assert sorted(free_memory.host_limits(tmp_path)) == [
     2_400_000_000,
@@ -127,19 +127,19 @@ def test_accelerators_tell_their_own_memory():
 
 
 def test_step_needs_what_is_neither_given_nor_returned_in_place():
-  """A state that is replaced, 4 MB more that are returned, and a scratch."""
+  """A donated state, 4 MB of other output, and temporary memory."""
   device = jax.local_devices()[0]
   state = jax.device_put(jnp.zeros(10**6, jnp.float32), device)
 
   def step(state, seed):
-    # A sort needs a copy of all that it sorts: no fusion removes it.
+    # A sort needs a copy of its input, which no fusion removes.
     table = jnp.sort(seed + jnp.arange(25 * 10**5, dtype=jnp.float32))
     return state + table[0], state * table[-1]
 
   compiled = jax.jit(step, donate_argnums=0).lower(state, 1.0).compile()
   memory = free_memory.step_memory(compiled, [state])
   found = memory.needed / jax.local_device_count()
-  # 4 MB of the second result, and 10 MB of the table.
+  # 4 MB of the second output, and 10 MB of the table.
   assert 14e6 <= found <= 1.1 * (4e6 + 3 * 10e6)
   assert memory.gradients == 4e6 * jax.local_device_count()
 
@@ -152,7 +152,7 @@ def memory(needed, gradients, free):
 
 def test_line_and_warning_fit_a_terminal():
   assert memory(1.9, 0.2, 6.1).line() == (
-    'the training step takes 1.9 GB beside the train state; 6.1 GB are free'
+    'the training step needs 1.9 GB besides the train state; 6.1 GB free'
   )
   assert memory(1.9, 0.2, 6.1).fits
   large = memory(900, 200, 600)
@@ -164,10 +164,10 @@ def test_line_and_warning_fit_a_terminal():
 @pytest.mark.parametrize(
   ('needed', 'rows', 'parts', 'advice'),
   [
-    # 0.5 of gradients and 8 of activations, where 3.6 are free: two sums of
-    # gradients leave 2.6, a fourth of the activations; one leaves 3.1.
+    # 0.5 of gradients and 8 of activations, with 3.6 free: two copies of the
+    # gradients leave 2.6, a quarter of the activations fits; one leaves 3.1.
     (8.5, 32, 1, 'NUM_MICROBATCHES=4 or --gin.BATCH_SIZE=8'),
-    # Two rows on each of four devices: halves are the smallest parts.
+    # Two rows per device on four devices: at most two microbatches.
     (8.5, 8, 4, None),
     (5.5, 8, 4, 'NUM_MICROBATCHES=2 or --gin.BATCH_SIZE=4'),
   ],
@@ -175,14 +175,14 @@ def test_line_and_warning_fit_a_terminal():
 def test_warning_names_the_first_value_that_fits(needed, rows, parts, advice):
   found = memory(needed, 0.5, 3.6).warning(rows, 1, parts)
   if advice is None:
-    assert 'take a smaller model' in found
+    assert 'smaller model' in found
     assert '--gin' not in found
   else:
     assert found.endswith(f'Try --gin.{advice}')
 
 
 def test_microbatches_are_a_remedy_of_memory_in_truth():
-  """The advice against the compiler: what it says of the smaller parts."""
+  """The compiler's own count for the advised microbatches is less."""
   model = small_runs.make_model(emb_dim=64, mlp_dim=256)
   batch = small_runs.packed_batch(seed=0, rows=32)
 

@@ -1,4 +1,4 @@
-"""Options of generation: what is refused, and what the defaults are."""
+"""Generation options: invalid values and defaults."""
 
 import math
 import subprocess
@@ -12,19 +12,19 @@ from fnet_t5x.runtime.generation_options import GenerationOptions
 @pytest.mark.parametrize(
   ('options', 'line'),
   [
-    ({'temperature': -0.1}, 'temperature is -0.1; it must be 0 or more'),
-    ({'temperature': math.nan}, 'temperature is nan; it must be 0 or more'),
+    ({'temperature': -0.1}, 'temperature is -0.1; it must be at least 0'),
+    ({'temperature': math.nan}, 'temperature is nan; it must be at least 0'),
     ({'temperature': math.inf}, 'temperature is inf; it must be'),
-    ({'top_k': -1}, 'top_k is -1; it must be 0 or more'),
+    ({'top_k': -1}, 'top_k is -1; it must be at least 0'),
     ({'top_p': 1.1}, 'top_p is 1.1; it must be from 0 to 1'),
     ({'top_p': math.nan}, 'top_p is nan; it must be from 0 to 1'),
     ({'top_k': 4, 'top_p': 0.5}, 'top_k and top_p exclude each other'),
-    ({'num_samples': 0}, 'num_samples is 0; it must be 1 or more'),
-    ({'num_beams': 0}, 'num_beams is 0; it must be 1 or more'),
-    ({'max_tokens': 0}, 'max_tokens is 0; it must be 1 or more'),
-    ({'no_repeat_ngram_size': -1}, 'no_repeat_ngram_size is -1; it must be 0'),
-    ({'seed': -1}, 'seed is -1; it must be 0 to 4294967295'),
-    ({'seed': 2**32}, 'seed is 4294967296; it must be 0 to'),
+    ({'num_samples': 0}, 'num_samples is 0; it must be at least 1'),
+    ({'num_beams': 0}, 'num_beams is 0; it must be at least 1'),
+    ({'max_tokens': 0}, 'max_tokens is 0; it must be at least 1'),
+    ({'no_repeat_ngram_size': -1}, 'no_repeat_ngram_size is -1; it must be at'),
+    ({'seed': -1}, 'seed is -1; it must be from 0 to 4294967295'),
+    ({'seed': 2**32}, 'seed is 4294967296; it must be from 0 to'),
     (
       {'num_beams': 2, 'temperature': 0.5},
       'num_beams and temperature exclude each other: beam search does not',

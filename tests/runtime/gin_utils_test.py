@@ -1,4 +1,4 @@
-"""Parsing gin files; what is bad in them is in `bad_input_test`."""
+"""Gin parsing; for invalid files see `bad_input_test`."""
 
 import gin
 import pytest
@@ -33,7 +33,7 @@ def test_macro_that_nothing_sets():
 
 
 def test_files_of_installed_packages_are_found(tmp_path, monkeypatch):
-  """As `t5x/...` is where T5X is installed, named or included."""
+  """Like `t5x/...` with T5X installed, whether named or included."""
   folder = tmp_path / 'gin_package'
   folder.mkdir()
   (folder / '__init__.py').write_text('')

@@ -1,4 +1,4 @@
-"""A run's vocabulary stays the run's, whatever becomes of its source."""
+"""The vocabulary kept by a run, independent of its source."""
 
 import gin
 import pytest
@@ -27,7 +27,7 @@ def _clean_gin():
 
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
-  """Two SentencePiece model files of one size."""
+  """Returns two SentencePiece model files of the same size."""
   folder = tmp_path_factory.mktemp('models')
   paths = []
   for name, words in (('a', 'union state'), ('b', 'ocean river')):
@@ -60,10 +60,10 @@ def test_a_run_keeps_its_vocabulary(models, tmp_path):
     'vocabulary.model',
   ]
   assert (run / 'vocabulary.model').read_bytes() == models[0].read_bytes()
-  # Again, as at each start: it is the same one.
+  # Again, as at each start: the vocabulary is the same.
   gin_utils.summarize_gin_config(str(run), None, 0)
   configure(f'{NAMED} = {str(models[1])!r}')
-  with pytest.raises(ValueError, match='is another vocabulary than'):
+  with pytest.raises(ValueError, match=r'differs from .*vocabulary\.model'):
     gin_utils.summarize_gin_config(str(run), None, 0)
   assert (run / 'vocabulary.model').read_bytes() == models[0].read_bytes()
 
@@ -78,7 +78,7 @@ def test_bytes_are_no_file(tmp_path, vocabulary):
 def test_a_run_goes_on_with_the_vocabulary_it_kept(
   models, tmp_path, monkeypatch, capsys
 ):
-  """Nothing is trained for it, and no corpus is read."""
+  """No vocabulary is trained, and no corpus is read."""
   (tmp_path / 'vocabulary.model').write_bytes(models[0].read_bytes())
   monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
   configure(f'MODEL_DIR = {str(tmp_path)!r}')
@@ -86,7 +86,7 @@ def test_a_run_goes_on_with_the_vocabulary_it_kept(
   kept_vocabulary.use_configured('train')
   kept = str(tmp_path / 'vocabulary.model')
   assert vocabularies.default_vocabulary().sentencepiece_model_file == kept
-  # The tasks' stand-in takes it too.
+  # Also for the lazy vocabulary of tasks.
   assert vocabularies.DefaultVocabulary() == seqio.SentencePieceVocabulary(
     kept, 100
   )
@@ -106,7 +106,7 @@ def test_a_checkpoint_brings_its_vocabulary(models, tmp_path, run, macro):
   (tmp_path / 'vocabulary.model').write_bytes(models[0].read_bytes())
   configure(
     f'{macro} = {str(tmp_path / "checkpoint_7")!r}',
-    # Of the run that saved the configuration, or of one to be started.
+    # The run that saved the configuration, or a new one.
     f'MODEL_DIR = {str(tmp_path / "new")!r}',
   )
   kept_vocabulary.use_configured(run)
@@ -116,12 +116,12 @@ def test_a_checkpoint_brings_its_vocabulary(models, tmp_path, run, macro):
 
 @pytest.mark.parametrize('gone', [False, True])
 def test_a_vocabulary_that_is_named(models, tmp_path, gone):
-  """Must be the run's; where its file is gone the run's own is taken."""
+  """It must equal the run's, which is used if the named file is gone."""
   kept = tmp_path / 'vocabulary.model'
   kept.write_bytes(models[0].read_bytes())
   other = tmp_path / 'other.model'
   other.write_bytes(models[1].read_bytes())
-  # Through macros, as gin/vocabularies/t5.gin does.
+  # Through macros, as in gin/vocabularies/t5.gin.
   configure(
     f'{NAMED} = %VOCABULARY_FILE',
     'VOCABULARY_FILE = %FILE',
@@ -135,10 +135,10 @@ def test_a_vocabulary_that_is_named(models, tmp_path, gone):
     return
   with pytest.raises(ValueError) as error:
     kept_vocabulary.use(str(tmp_path))
-  assert f'{other} is another vocabulary than {kept}' in str(error.value)
+  assert str(error.value).startswith(f'{other} differs from {kept}')
   assert f"VOCABULARY_FILE='{kept}'" in str(error.value)
   assert '\n' not in str(error.value)
-  # A copy of the run's passes, and stays what gin names.
+  # A copy of the run's is accepted, and remains the configured one.
   other.write_bytes(models[0].read_bytes())
   kept_vocabulary.use(str(tmp_path))
   found = vocabularies.default_vocabulary().sentencepiece_model_file

@@ -239,7 +239,7 @@ def test_a_run_goes_on_from_the_last_whole_one(
   for step in (STEP - 1, STEP):
     shutil.copytree(checkpoint, tmp_path / f'checkpoint_{step}')
   damage(tmp_path / f'checkpoint_{STEP}')
-  restored, _ = train._last_whole_state(
+  restored, _ = train._restore_last_readable(
     str(tmp_path),
     small_runs.make_initializer(t5_model()).from_checkpoint,
     itertools.repeat(None),

@@ -1,4 +1,4 @@
-"""Metrics of a step: values by hand, and how they merge."""
+"""Metrics of a step: values computed by hand, and merging."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A model directory is found and configured; it runs no code of others."""
+"""Model directories: finding, configuring, and no untrusted code."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def _clean_gin():
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """The folder of a run of one step, with checkpoints of steps 0 and 1."""
+  """Returns the folder of a run of one step, with checkpoints 0 and 1."""
   folder = tmp_path_factory.mktemp('trained')
   gin_file = folder / 'run.gin'
   gin_file.write_text(bad_input_test.RUN)
@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
 
 
 def saved(tmp_path, text, steps=(100, 200)):
-  """A model directory with this configuration, and empty checkpoints."""
+  """Creates a model directory with a configuration and empty checkpoints."""
   for step in steps:
     (tmp_path / f'checkpoint_{step}').mkdir()
   (tmp_path / 'config.gin').write_text(text)
@@ -62,7 +62,7 @@ def test_last_checkpoint_of_a_run(trained, monkeypatch):
 
 
 def test_steps_are_those_that_orbax_finds(trained, tmp_path):
-  """And what a stopped run left half written is none."""
+  """Incomplete checkpoints of a stopped run do not count."""
   assert model_directory._steps(str(trained)) == checkpoints.steps(str(trained))
   folder = saved(tmp_path, '')
   half = 'checkpoint_300.orbax-checkpoint-tmp'
@@ -73,7 +73,7 @@ def test_steps_are_those_that_orbax_finds(trained, tmp_path):
 
 
 def test_remote_folders_are_found_too(tmp_path, monkeypatch):
-  """By TensorFlow's file systems, as gs:// is; this one is in memory."""
+  """Uses TensorFlow's in-memory file system, as a remote one."""
   import tensorflow as tf
 
   tf.io.gfile.makedirs('ram://model/checkpoint_5')
@@ -95,7 +95,7 @@ def test_remote_folders_are_found_too(tmp_path, monkeypatch):
     ('fresh', None, 'fresh holds no checkpoint: wait until the run has saved'),
     ('run', 150, 'run holds no checkpoint of step 150: there are 100, 200'),
     ('run/checkpoint_3', None, 'no checkpoint of step 3: there are 100, 200'),
-    ('run/checkpoint_100', 200, 'is step 100, but step 200 is asked for'),
+    ('run/checkpoint_100', 200, 'checkpoint_100 is step 100, but step 200'),
   ],
 )
 def test_what_cannot_be_found(tmp_path, path, step, line):
@@ -111,7 +111,7 @@ def test_what_cannot_be_found(tmp_path, path, step, line):
 
 
 def test_configured_model_is_the_one_trained(trained):
-  """Without `train` in `__main__`, whose bindings are left out."""
+  """Bindings of the commands in `__main__` are ignored."""
   assert '@gin_utils' in (trained / 'config.gin').read_text()
   configured = model_directory.configure(model_directory.locate(trained))
   assert configured.task_name == small_runs.TASK
@@ -158,7 +158,7 @@ def test_overrides_come_last(trained):
   ],
 )
 def test_a_configuration_cannot_run_code(tmp_path, monkeypatch, statement):
-  """What each of these runs if gin alone parses it, see below."""
+  """Gin alone would run the code: see `test_gin_alone_would_run_it`."""
   write_evil(tmp_path, monkeypatch)
   folder = saved(
     tmp_path, f'from __gin__ import dynamic_registration\n{statement}\n'

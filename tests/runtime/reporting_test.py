@@ -1,4 +1,4 @@
-"""`metrics.jsonl` survives kills, and reports read well."""
+"""Reports: `metrics.jsonl` after kills, printed lines and the summary."""
 
 import gc
 import io
@@ -74,8 +74,8 @@ def test_reports_leave_little_in_memory(tmp_path):
   first = blocks_after(range(100))
   grown = (blocks_after(range(100, 300)) - first) / 200
   reporter.close()
-  # What is reported is remembered, 2 blocks; TensorFlow remembers 13 more
-  # where it is given Python's numbers, no two of which are the same.
+  # Records of reports take 2 blocks; TensorFlow would cache 13 more if it got
+  # Python numbers, all of which differ.
   assert grown < 6
   (events,) = (tmp_path / 'inference_eval/my_task').glob('*tfevents*')
   steps = [
@@ -108,7 +108,7 @@ def test_lines_that_are_no_row_are_left_out_with_a_word(tmp_path, capfd):
   reporter.close()
   assert path.read_bytes() == good + b'\n'
   out = capfd.readouterr().out
-  assert out == f'{path}: lines left out that are no row: 5\n'
+  assert out == f'{path}: skipped invalid lines: 5\n'
 
 
 def test_last_line_without_its_end_counts(tmp_path):
@@ -140,12 +140,12 @@ def test_counts_of_the_data_go_on(tmp_path):
     reporter.close()
     return reporting.read_metrics(tmp_path)[-1]['data/skipped_documents']
 
-  # As in a process that had counted for another run.
+  # As if the process had already counted for another run.
   data_counters.add('skipped_documents', 100)
   try:
     assert counted(0, 2, resumed=False) == 2
     assert counted(1, 3) == 5
-    # Killed, and back at step 1: what came after is counted again.
+    # Killed, and resumed at step 1: later documents are counted again.
     assert counted(1, 3) == 5
     assert counted(2, 1) == 6
     assert counted(0, 2, resumed=False) == 2
@@ -180,9 +180,9 @@ def test_line_tells_the_rate_and_the_time_left(tmp_path, monkeypatch, capfd):
   monkeypatch.setattr(reporting.jax, 'device_count', lambda: 2)
   monkeypatch.setattr(reporting.chips, 'peak_flops', lambda kind: 1e13)
   reporter = reporting.Reporter(tmp_path, total_steps=1500, first_step=100)
-  # Two seconds for eight steps: it started at 98, and 1392 steps are left.
+  # Two seconds for eight steps: training began at 98, and 1392 steps are left.
   reporter.train(108, VALUES, flops_per_step=1e12)
-  # Then five seconds for ten.
+  # Then five seconds for ten steps.
   reporter.train(110, VALUES, flops_per_step=None)
   first, second = capfd.readouterr().out.splitlines()
   assert first == (
@@ -244,7 +244,7 @@ def test_long_times_show_hours():
 
 def test_bar_moves_on_a_terminal_only(monkeypatch, capfd):
   assert console.progress(10, 0) is None
-  console.say('a [b]path[/b] :100: ' + 'x' * 200)
+  console.print_line('a [b]path[/b] :100: ' + 'x' * 200)
   assert capfd.readouterr().out == 'a [b]path[/b] :100: ' + 'x' * 200 + '\n'
 
   screen = io.StringIO()
@@ -253,7 +253,7 @@ def test_bar_moves_on_a_terminal_only(monkeypatch, capfd):
   bar = console.progress(10, 4)
   bar.advance(bar.task_ids[0])
   bar.refresh()
-  console.say('a line')
+  console.print_line('a line')
   bar.stop()
   text = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', screen.getvalue())
   assert '5/10' in text
@@ -266,16 +266,16 @@ def test_watching_batches_moves_the_bar(tmp_path, monkeypatch):
   monkeypatch.setattr(console, '_CONSOLE', terminal)
   reporter = reporting.Reporter(tmp_path, total_steps=9, first_step=3)
   batches = reporter.watch(iter('abcd'))
-  # Before the first step there is none to wait for: a compilation is.
+  # No bar before the first step, during compilation.
   assert screen.getvalue() == ''
-  # A batch that was asked for is a step begun, not one done.
+  # A requested batch is a step that has started, not one that is done.
   assert [next(batches) for _ in range(3)] == ['a', 'b', 'c']
   (task,) = reporter._bar.tasks
   assert task.completed == 5
   with reporter.busy('evaluating'):
     assert task.description == 'evaluating'
   assert task.description == 'step'
-  # The bar tells the time left, and no line besides.
+  # The bar shows the time left, and the line does not.
   reporter.train(6, VALUES, None)
   assert task.completed == 6
   reporter.close()
@@ -399,10 +399,10 @@ def test_interpreter_is_named_as_the_user_would(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, 'executable', venv)
   monkeypatch.chdir(tmp_path)
 
-  # The one of the PATH.
+  # The interpreter on the PATH.
   monkeypatch.setenv('PATH', str(tmp_path / '.venv/bin'))
   assert reporting.interpreter() == 'python'
-  # Another on the PATH, although the same file in the end.
+  # Another one on the PATH, although links to the same file.
   monkeypatch.setenv('PATH', str(tmp_path / 'other bin'))
   assert reporting.interpreter() == '.venv/bin/python3'
   (tmp_path / 'elsewhere').mkdir()

@@ -1,4 +1,4 @@
-"""Generated texts: what comes is what the network says, by the options."""
+"""Text generation, compared with the network's probabilities."""
 
 import itertools
 import logging
@@ -40,7 +40,7 @@ def generator(model_dir) -> text_generation.TextGenerator:
 
 
 def log_probs_after(generator, texts) -> np.ndarray:
-  """Of the next token after each list of tokens, without a cache."""
+  """Returns log-probabilities of the next token, without a cache."""
   inputs = np.zeros((len(texts), 24), np.int32)
   tokens = [*VOCABULARY.encode(PROMPT), VOCABULARY.eos_id]
   inputs[:, : len(tokens)] = tokens
@@ -56,13 +56,13 @@ def log_probs_after(generator, texts) -> np.ndarray:
   )
   last = [len(written) for written in texts]
   logits = np.asarray(logits, np.float64)[np.arange(len(texts)), last]
-  # Padding is never generated, nor an id without a piece.
+  # Neither padding nor an id without a piece is ever generated.
   logits[:, [0, *range(VOCABULARY.vocab_size, logits.shape[1])]] = -np.inf
   return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 def greedy(generator, steps, size=0) -> list[int]:
-  """The likeliest tokens that repeat no n-gram, by looking at all of them."""
+  """Returns the most likely tokens that repeat no n-gram, by enumeration."""
   written = []
   for _ in range(steps):
     scores = log_probs_after(generator, [written])[0]
@@ -78,7 +78,7 @@ def greedy(generator, steps, size=0) -> list[int]:
 
 
 def test_greedy_is_the_likeliest_token_of_the_whole_network(generator):
-  """By teacher forcing over ever longer texts."""
+  """Reference: teacher forcing over texts of increasing length."""
   want = VOCABULARY.decode(greedy(generator, 8))
   assert generator.generate(PROMPT, temperature=0, max_tokens=8) == want
   assert generator.generate(PROMPT, top_k=1, seed=5, max_tokens=8) == want
@@ -119,7 +119,7 @@ def test_guard_holds_in_samples_and_beams(generator, size):
 
 
 def test_beams_enough_find_the_best_text(generator):
-  """Of all texts of up to two tokens, EOS included."""
+  """Reference: all texts of up to two tokens, including EOS."""
   eos, width = VOCABULARY.eos_id, generator._model.module.config.vocab_size
   first = log_probs_after(generator, [[]])[0]
   tokens = [t for t in range(1, VOCABULARY.vocab_size) if t != eos]
@@ -142,7 +142,7 @@ def test_seed_prompt_and_sample_decide(generator):
   assert texts[0] == texts[1] != texts[2]
   samples = generate(num_samples=3, seed=1)
   assert len(set(samples)) == 3
-  # Neither the number of samples nor other prompts change a text.
+  # A text depends neither on the number of samples nor on other prompts.
   assert samples[0] == texts[0]
   assert generate(num_samples=2, seed=1) == samples[:2]
   assert generate(['x', PROMPT, 'x'], seed=1) == [
@@ -152,7 +152,7 @@ def test_seed_prompt_and_sample_decide(generator):
 
 
 def test_prompt_changes_what_is_drawn(generator):
-  """Not only through the network: at this temperature it has no say."""
+  """Independently of the network, which has no effect at this temperature."""
   how = {'temperature': 1e6, 'top_k': 0, 'num_samples': 2, 'max_tokens': 8}
   texts = generator.generate(['abc', 'abd', 'x'], **how)
   assert len({*itertools.chain(*texts)}) == 6
@@ -193,7 +193,7 @@ def test_no_more_tokens_than_the_decoder_takes(generator):
   [
     ('  ', 'the prompt is empty'),
     ('a' * 24, 'the prompt is 24 tokens long, and the model reads at most 23'),
-    ('a\udc80', 'the prompt is no UTF-8 text'),
+    ('a\udc80', 'the prompt is not valid UTF-8'),
   ],
 )
 def test_prompt_is_refused(generator, prompt, line):
@@ -231,14 +231,14 @@ def test_logits_that_are_no_numbers(model_dir, number, beams):
     damaged._tokens._params = jax.tree.map(
       lambda x: jnp.full_like(x, number), damaged._tokens._params
     )
-    line = f'are no numbers: .*/checkpoint_{step} is damaged or .*{remedy}'
+    line = f'/checkpoint_{step} is damaged or .*{remedy}'
     with pytest.raises(ValueError, match=line):
       damaged.generate(PROMPT, num_beams=beams)
 
 
 @pytest.fixture(scope='module')
 def word_generator(tmp_path_factory) -> text_generation.TextGenerator:
-  """Of a model of words, bytes and lines."""
+  """Returns the generator of a model of words, bytes and lines."""
   folder = tmp_path_factory.mktemp('words')
   vocabulary = sentencepiece_vocabularies.train(folder)
   task = small_runs.register()
@@ -283,7 +283,7 @@ def test_text_begins_with_a_word_and_goes_on_freely(word_generator):
 
 
 def test_beams_begin_with_what_may_begin(word_generator, monkeypatch):
-  """It is looked up by prompt, and holds for the first token only."""
+  """The constraint depends on the prompt, for the first token only."""
 
   class Few(FirstTokens):
     def allowed(self, prompt):
@@ -344,7 +344,7 @@ def test_a_word_begins(vocabulary, prompt):
       inside_word = piece[0].isalnum()
       assert (piece in allowed) == (not inside_word), piece
   assert {'▁the', ',', '\n', '</s>', '▁<extra_id_0>'} <= allowed
-  # Bytes: letters and digits as above, and only those that begin a character.
+  # Bytes: letters and digits as above; otherwise only first bytes.
   assert '<0x20>' in allowed
   assert '<0x61>' not in allowed
   for byte in range(0x80, 0x100):
@@ -368,7 +368,7 @@ def test_a_word_may_follow_directly(vocabulary, prompt):
 
 @pytest.mark.parametrize('end', [' ', '  ', '\n', '- '])
 def test_blank_that_the_vocabulary_keeps(vocabulary, tmp_path, end):
-  """`the ` and `the`: the space is in the prompt, or in the next piece."""
+  """`the ` and `the`: the space is part of the prompt or the next piece."""
   keeping = sentencepiece_vocabularies.train(tmp_path, keeps_blanks=True)
   assert keeping.decode(keeping.encode('my' + end)) == 'my' + end
   for kept, is_kept in ((keeping, True), (vocabulary, end == '\n')):
@@ -389,7 +389,7 @@ def pieces_of(decode, tokens) -> list[str]:
 
 
 def decode_bytes(tokens):
-  """As byte pieces decode: one U+FFFD for each byte of no whole character."""
+  """Decodes like byte pieces: U+FFFD per byte of an incomplete character."""
   text = bytes(tokens).decode('utf-8', 'surrogateescape')
   return ''.join('\ufffd' if '\ud800' <= c <= '\udfff' else c for c in text)
 
@@ -402,7 +402,7 @@ def test_a_character_waits_for_its_last_byte():
 
 
 def test_bytes_of_no_character_are_shown_at_last():
-  """In the middle once it is certain; at the end when there is no more."""
+  """In the middle once they are final; at the end if nothing follows."""
   euro = '€'.encode()
   assert pieces_of(decode_bytes, b'a' + euro[:2] + b'b' + euro[:1]) == [
     'a',
@@ -419,7 +419,7 @@ def test_nothing_is_lost_where_a_token_changes_what_is_shown():
     return ''.join('ab c'[token] for token in tokens).replace('a ', 'x ')
 
   assert ''.join(pieces_of(decode, [1, 0, 3, 2, 1, 0, 3])) == 'bac bac'
-  # `a` became `x`: what follows is held, and shown at the end.
+  # `a` became `x`: the following text is held back until the end.
   assert pieces_of(decode, [1, 0, 2, 3]) == ['b', 'a', '', '', 'x c']
 
 

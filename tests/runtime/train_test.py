@@ -1,4 +1,4 @@
-"""Runs from start to end: what they leave, how they stop and go on."""
+"""Complete training runs: their output, stopping and resuming."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ STEPS = range(1, 13)
 
 
 class StoppedTrainer(trainer.Trainer):
-  """Receives a signal during step 8, when the run is in the midst of it."""
+  """Receives a signal during step 8."""
 
   SIGNAL = signal.SIGTERM
 
@@ -94,7 +94,7 @@ class KilledError(Exception):
 
 
 class KilledTrainer(trainer.Trainer):
-  """Dies in the evaluation after step 6."""
+  """Is killed in the evaluation after step 6."""
 
   def eval(self, batches):
     if int(self.train_state.step) == 6:
@@ -103,7 +103,7 @@ class KilledTrainer(trainer.Trainer):
 
 
 class SharedTrainer(trainer.Trainer):
-  """Meets five other runs in its directory, each at a step of its own."""
+  """Starts another run in its directory at each of five steps."""
 
   MODEL_DIR = None
   met: ClassVar = []
@@ -140,7 +140,7 @@ def saved_steps(model_dir):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """The folder of a run never stopped."""
+  """Returns the folder of an uninterrupted run."""
   model_dir = tmp_path_factory.mktemp('whole')
   assert run(model_dir) == 0
   return model_dir
@@ -176,7 +176,7 @@ def test_run_keeps_the_last_checkpoints(whole):
 
 
 def test_run_says_plain_lines(tmp_path, capfd):
-  # A path is as long as it is; all else fits a terminal.
+  # All lines fit a terminal, except paths.
   model_dir = tmp_path / ('long' * 20)
   run(model_dir, total_steps=2)
   out = capfd.readouterr().out
@@ -187,7 +187,7 @@ def test_run_says_plain_lines(tmp_path, capfd):
     r'69,696 parameters  devices: 8 x cpu  mesh: data=1, model=1',
     r'compiling the training step \(under a minute on a laptop\) \.\.\.',
     r'compiled in [\d.]+ s',
-    r'the training step takes \S+ .B beside the train state; \S+ .B are free',
+    r'the training step needs \S+ .B besides the train state; \S+ .B free',
     r'step 1/2  loss \d\.\d{4}  acc \d\.\d{3}  lr 1\.0e-01  '
     r'[\d,.]+k? tok/s  \d+m\d\ds left',
     r'compiling the evaluation, then evaluating \.\.\.',
@@ -218,7 +218,7 @@ def test_stopped_run_saves_and_goes_on_bit_for_bit(
   assert [signal.getsignal(each) for each in signals] == handlers
   assert saved_steps(tmp_path)[-1] == 8
   out = capfd.readouterr().out
-  assert out.endswith(f'{line}; the same command goes on\n')
+  assert out.endswith(f'{line}; the same command resumes\n')
   assert run(tmp_path) == 0
   rows = [reporting.read_metrics(d) for d in (tmp_path, whole)]
   assert without_times(rows[0]) == without_times(rows[1])
@@ -251,14 +251,14 @@ def test_damaged_checkpoint_costs_its_steps_alone(
   last = saved_steps(tmp_path)[-1]
   path = tmp_path / f'checkpoint_{last}' / file
   if not checksums:
-    # The damage is then found by a reader, in the middle of a restore.
+    # The damage is then found while reading, in the middle of a restore.
     for step in saved_steps(tmp_path):
       small_runs.forget_checksums(tmp_path / f'checkpoint_{step}')
   if file == 'dataset':
     for part in path.iterdir():
       part.write_bytes(part.read_bytes()[:10])
   elif path.is_dir():
-    # In one process or in several, the data are files of folders called `d`.
+    # With one process or several, the data are files in folders named `d`.
     for part in (tmp_path / f'checkpoint_{last}/state').rglob('d/*'):
       part.write_bytes(b'')
   else:
@@ -274,7 +274,7 @@ def test_damaged_checkpoint_costs_its_steps_alone(
 def test_damage_that_nothing_shows_leaves_the_last_good_checkpoint(
   tmp_path, capfd
 ):
-  """As flipped bits of weights do, where there are no checksums."""
+  """Such as flipped bits of weights, without checksums."""
   save = checkpoints.SaveCheckpointConfig(period=2, keep=2, save_dataset=True)
   assert run(tmp_path, save=save, total_steps=8) == 0
   assert saved_steps(tmp_path) == [6, 8]
@@ -301,8 +301,8 @@ def test_damage_that_nothing_shows_leaves_the_last_good_checkpoint(
 
 
 def test_each_restore_has_an_iterator_of_its_own(tmp_path):
-  # A shuffled pipeline that a failed restore has moved is not where an earlier
-  # checkpoint says, even after that is restored.
+  # A shuffled pipeline that a failed restore has advanced cannot be restored to
+  # an earlier position.
   for step in (2, 4):
     (tmp_path / f'checkpoint_{step}').mkdir()
   given = []
@@ -313,7 +313,7 @@ def test_each_restore_has_an_iterator_of_its_own(tmp_path):
       raise damaged_checkpoints.DamagedError(f'{cfg.path} is damaged')
     return 'state'
 
-  found = train._last_whole_state(
+  found = train._restore_last_readable(
     str(tmp_path), from_checkpoint, iter(['first', 'second']), True
   )
   assert given == ['first', 'second']
@@ -338,7 +338,7 @@ def test_interrupted_predictions_are_made_up_for(tmp_path):
     folders[1], inference_evaluator_cls=InterruptedPredictions, **changes
   )
   assert code == 143
-  # Loss and predictions of step 6 are due; the signal came amid the latter.
+  # Loss and predictions of step 6 are due; the signal comes during the latter.
   last = reporting.read_metrics(folders[1])[-1]
   assert (last['step'], last['collection']) == (
     6,
@@ -367,7 +367,7 @@ def test_bits_per_byte_is_that_of_the_targets_text(whole):
   for batch in batches.as_numpy_iterator():
     for row in batch['decoder_target_tokens']:
       tokens += np.count_nonzero(row)
-      # By hand: seqio's decoder stops at the first EOS of a packed row.
+      # Not by seqio's decoder, which stops at the first EOS of a packed row.
       text += bytes(int(i) - 3 for i in row if 3 <= i < 259)
   assert text.decode().isalpha()
   row = reporting.read_metrics(whole)[-1]
@@ -411,9 +411,9 @@ def test_run_starts_over_where_nothing_was_saved(tmp_path):
 @pytest.mark.parametrize(
   ('poisoned_update', 'stopped_at', 'what'),
   [
-    # After the sixth update step 7's loss is NaN: the loss tells.
+    # After the sixth update, step 7's loss is NaN: detected by the loss.
     (5, 7, r'the loss \(nan\)'),
-    # The fifth update is saved at once: the parameters tell.
+    # The fifth update is saved at once: detected by the parameters.
     (4, 5, 'a parameter or optimizer state'),
   ],
 )
@@ -432,12 +432,12 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
   kept = 5 if stopped_at > 5 else 0
   line = capsys.readouterr().err.splitlines()[0]
   assert re.fullmatch(
-    rf'error: {what} is no finite number at step {stopped_at}: stopped; the '
+    rf'error: {what} is not finite at step {stopped_at}: stopped; the '
     rf'checkpoint of step {kept} is kept\..*',
     line,
   )
   assert saved_steps(tmp_path)[-1] == kept
-  # Every line is JSON, the one with the NaN too.
+  # Every line is JSON, including the one with the NaN.
   rows = [json.loads(x) for x in (tmp_path / 'metrics.jsonl').open()]
   assert rows[-1]['step'] == stopped_at
 
@@ -467,7 +467,7 @@ def test_folder_that_a_full_disk_has_no_room_for_ends_the_run(
     patch.setattr(os, 'mkdir', mkdir)
     with pytest.raises(OSError) as error:
       run(tmp_path)
-  # Orbax's own wait for such a folder is 300 s.
+  # Orbax's timeout for such a folder is 300 s.
   assert time.monotonic() - start < 100
   assert re.fullmatch(
     rf'the disk of {tmp_path} is full \(\S+ .B free\), or your quota there: '

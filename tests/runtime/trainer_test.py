@@ -1,6 +1,7 @@
-"""Microbatches, merged metrics, what a step reports, and actions.
+"""Trainer: microbatches, merged metrics, reports of a step, and actions.
 
-When actions stop a run is worked out by hand from their docstrings' formulas.
+The steps at which actions stop a run are computed by hand from the formulas in
+their docstrings.
 """
 
 import math
@@ -52,7 +53,7 @@ def state(model, batch):
 
 
 def gradients(model, state, batch, partitioner, num_microbatches):
-  """Gradients by name, and the values of the merged metrics."""
+  """Returns gradients by name, and the values of the merged metrics."""
   spec = partitioner.data_partition_spec
 
   def accumulate(params, batch):
@@ -77,7 +78,7 @@ def gradients(model, state, batch, partitioner, num_microbatches):
 
 @pytest.fixture(scope='module')
 def whole(model, state, batch):
-  """Gradients and metrics of the batch taken at once, on one device."""
+  """Returns gradients and metrics without microbatches, on one device."""
   return gradients(model, state, batch, small_runs.one_device(), None)
 
 
@@ -108,7 +109,7 @@ def test_microbatches_sum_to_the_batch(
 
 
 def test_microbatches_take_keys_of_their_own(batch):
-  """A step's key is folded from the step, a microbatch's split off it."""
+  """The key of a step is folded in; that of a microbatch is a split."""
   seen = []
 
   class Recorder:
@@ -142,7 +143,7 @@ def test_microbatches_must_divide_the_batch(model, state, batch):
 
 
 def test_steps_merge_as_their_averages():
-  """Metrics of four steps at once are those of four reports, averaged."""
+  """Metrics of one report of four steps are the mean of four reports."""
   model = small_runs.bigram_model(
     loss_normalizing_factor='NUM_REAL_TARGET_TOKENS'
   )
@@ -240,12 +241,12 @@ def test_flops_are_the_planners(scan, remat, num_microbatches):
       'small', run, topology.parse('cpu:1'), decoding=False
     )
   assert made.flops_per_step == pytest.approx(planned.training_flops, rel=0.01)
-  # The program's own products, each as often as it is executed.
+  # The matrix products of the program, as often as each is executed.
   executed = planned.train.cost.flops
   if remat == 'none':
     assert made.flops_per_step == pytest.approx(executed, rel=0.03)
   else:
-    # A forward pass more, which is no progress.
+    # An additional forward pass, which is not counted as useful.
     assert 1.2 < executed / made.flops_per_step < 1.4
 
 
@@ -261,7 +262,7 @@ TASK, METRIC = 'a_task', 'a_metric'
 
 
 def shown(action, values) -> list[bool]:
-  """What the action says to one value after the other."""
+  """Returns whether the action stops after each of several values."""
   return [action.run(None, {TASK: {METRIC: value}}) for value in values]
 
 
@@ -271,7 +272,7 @@ def early_stopping(mode='min', **changes):
 
 @pytest.fixture
 def warnings(monkeypatch):
-  """The texts of the warnings logged."""
+  """Returns the logged warnings."""
   said = []
   monkeypatch.setattr(
     logging, 'warning', lambda text, *args: said.append(text % args)
@@ -284,15 +285,15 @@ def warnings(monkeypatch):
   [
     ('min', {}, [3.0, 2.0, 1.0, 0.5], None),
     ('min', {}, [3.0, 3.0, 3.0], 2),
-    # One better value in the window is enough to go on.
+    # One improvement within the window is enough to continue.
     ('min', {}, [3.0, 4.0, 3.5, 3.6, 3.7], 4),
     ('max', {}, [1.0, 2.0, 1.5, 1.25], 3),
     ('max', {'patience': 2}, [1.0, 0.5], 1),
     ('min', {'patience': 4}, [1.0, 1.0, 1.0, 1.0], 3),
-    # 0.25 a step is progress of no more than the tolerance.
+    # 0.25 per value is no more than the tolerance.
     ('min', {'atol': 0.25}, [2.0, 1.75, 1.5], 2),
     ('max', {'atol': 0.125}, [2.0, 2.25, 2.5], None),
-    # 1/8 of 16 is 2; of -16 too: the tolerance has no sign.
+    # 1/8 of 16 is 2; the same for -16: the tolerance is of the magnitude.
     ('max', {'rtol': 0.125}, [16.0, 17.0, 18.0], 2),
     ('max', {'rtol': 0.125}, [-16.0, -13.0, -11.0], None),
     ('min', {'rtol': 0.125, 'atol': 1.0}, [-16.0, -18.5, -21.0], 2),
@@ -346,10 +347,10 @@ def test_terminate_on_nan(value, stops):
 @pytest.mark.parametrize(
   ('metrics', 'warning'),
   [
-    ({'another': {METRIC: math.nan}}, "no task 'a_task', but another"),
-    ({TASK: {'another': math.nan}}, "no metric 'a_metric', but another"),
-    ({TASK: {METRIC: 'text'}}, 'no scalar but a str'),
-    ({TASK: {METRIC: 3}}, 'no scalar but a int'),
+    ({'another': {METRIC: math.nan}}, "no task 'a_task'; there is another"),
+    ({TASK: {'another': math.nan}}, "no metric 'a_metric'; it has another"),
+    ({TASK: {METRIC: 'text'}}, 'not a scalar but a str'),
+    ({TASK: {METRIC: 3}}, 'not a scalar but a int'),
   ],
 )
 def test_action_that_finds_no_number_warns(action, metrics, warning, warnings):
@@ -365,7 +366,7 @@ def test_every_action_sees_every_value():
     assert stops == trainer.run_actions(
       trainer.ActionMode.TRAIN_EVAL, parsed, None, {TASK: {METRIC: value}}
     )
-  # The second would not stop, had the first kept the last value from it.
+  # The second action would not stop if it had not seen the last value.
   assert second.run(None, {TASK: {METRIC: 1.0}})
   assert not trainer.run_actions(
     trainer.ActionMode.INFER_EVAL, parsed, None, {TASK: {METRIC: 1.0}}
@@ -373,7 +374,7 @@ def test_every_action_sees_every_value():
 
 
 class Recording(trainer.BaseAction):
-  """Remembers what it was shown."""
+  """Records the metrics it receives."""
 
   def __init__(self):
     self.seen = {}
@@ -394,7 +395,7 @@ def test_action_ends_a_run_that_has_then_saved(tmp_path, capfd):
   steps, inferred = Recording(), Recording()
   code = run(
     tmp_path,
-    # The loss stays as it is.
+    # The loss is constant.
     learning_rate_fn=lambda step: 0.0,
     eval_period=2,
     infer_eval_dataset_cfg=small_runs.dataset_config('validation'),
@@ -412,7 +413,7 @@ def test_action_ends_a_run_that_has_then_saved(tmp_path, capfd):
   assert list(steps.seen) == [1, 2, 3, 4] == list(losses)
   for step, metrics in steps.seen.items():
     assert metrics['train']['loss'].value == pytest.approx(losses[step])
-  # The evaluation that stops the run is whole all the same.
+  # The evaluation that stops the run is complete nevertheless.
   scores = {
     r['step']: r['mean_score'] for r in rows if 'inference' in r['collection']
   }
@@ -427,10 +428,10 @@ def test_action_ends_a_run_that_has_then_saved(tmp_path, capfd):
 def test_an_action_may_stop_at_a_loss_that_is_no_number(
   metric, tmp_path, capfd, warnings
 ):
-  """Without the action the run ends with an error: train_test.py."""
+  """Without the action, the run ends with an error: see train_test.py."""
   code = run(
     tmp_path,
-    # Update 6 spoils the parameters, step 7's loss shows it.
+    # Update 6 makes the parameters NaN, and so the loss of step 7.
     learning_rate_fn=lambda step: jnp.where(step == 5, jnp.nan, 0.1),
     actions={'TRAIN': [trainer.TerminateOnNanAction('train', metric)]},
     concurrent_metrics=False,
@@ -438,11 +439,11 @@ def test_an_action_may_stop_at_a_loss_that_is_no_number(
   assert code == 0
   said = capfd.readouterr().out
   assert 'stopped by an action at step 7' in said
-  assert 'not saved, as a parameter or optimizer state is no finite' in said
+  assert 'not saved: a parameter or optimizer state is not finite' in said
   assert 'the checkpoint of step 5 is kept' in said
-  assert warnings[-1] == f'{metric} of train is nan; training stops'
+  assert warnings[-1] == f'{metric} of train is nan; stopping training'
   assert checkpoints.latest_step(str(tmp_path)) == 5
-  # The row of the step is there for who looks for the cause.
+  # The row of the step is written, for finding the cause.
   rows = reporting.read_metrics(tmp_path)
   last = [r for r in rows if r['collection'] == 'train'][-1]
   assert last['step'] == 7 and last['loss'] is None

@@ -1,4 +1,4 @@
-"""Weights & Biases, by wandb itself without a network."""
+"""Writer to Weights & Biases, with wandb itself in offline mode."""
 
 import importlib
 import importlib.util
@@ -32,7 +32,7 @@ def _clean_gin():
 
 @pytest.fixture
 def _wandb(monkeypatch):
-  """The library, without what a test before left in it."""
+  """Resets wandb's state before and after a test."""
   wandb = pytest.importorskip('wandb')
   wandb.teardown()
   yield
@@ -45,7 +45,7 @@ def bind(project="'tests'"):
 
 
 def test_off_by_default(tmp_path, monkeypatch):
-  # Not even looked for.
+  # Not even searched for.
   monkeypatch.setattr(importlib.util, 'find_spec', None)
   assert wandb_writer.open_run(str(tmp_path), resumed=False) is None
   assert not list(tmp_path.iterdir())
@@ -73,7 +73,7 @@ def test_t5x_does_not_know_it(monkeypatch):
 def test_rows_reach_the_run(_wandb, tmp_path, monkeypatch):
   monkeypatch.setenv('WANDB_MODE', 'offline')
   said = []
-  monkeypatch.setattr(console, 'say', said.append)
+  monkeypatch.setattr(console, 'print_line', said.append)
   bind()
   for resumed in (False, True):
     reporter = reporting.Reporter(str(tmp_path), 10, 0, resumed=resumed)
@@ -84,7 +84,7 @@ def test_rows_reach_the_run(_wandb, tmp_path, monkeypatch):
       {'cross_ent_per_target_token': 2.125, 'accuracy': 0.5},
     )
     reporter.close()
-  # What a run that went on sends belongs to the run that it was.
+  # Rows of a resumed run belong to the original run.
   run_id = (tmp_path / wandb_writer.ID_FILE).read_text().strip()
   files = list(tmp_path.glob(f'wandb/offline-run-*/run-{run_id}.wandb'))
   assert files and len(
@@ -100,7 +100,7 @@ def test_rows_reach_the_run(_wandb, tmp_path, monkeypatch):
   ):
     assert text.encode() in content, text
   assert any(line.startswith('Weights & Biases: offline') for line in said)
-  # As before: the file is complete without it.
+  # The file is complete without it.
   rows = [json.loads(x) for x in (tmp_path / 'metrics.jsonl').open()]
   assert rows[-1]['cross_ent_per_target_token'] == 2.125
 

@@ -15,6 +15,7 @@ _NAMES = (
   'Bool',
   'Complex',
   'Float',
+  'Inexact',
   'Int',
   'Num',
   'PRNGKeyArray',
