@@ -16,7 +16,7 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def describe_host() -> dict[str, Any]:
-  """Returns what is known before JAX starts, such as versions and commit."""
+  """Returns versions, commit and machine, without starting JAX."""
   now = datetime.datetime.now(datetime.UTC)
   return {
     'date': now.strftime('%Y-%m-%d %H:%M UTC'),

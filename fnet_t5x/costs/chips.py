@@ -1,19 +1,19 @@
-"""A table of accelerators: arithmetic, memory, links.
+"""Table of accelerators: peak FLOP/s, memory and links.
 
 Sources, all per chip:
 
 * TPUs: Google Cloud's pages `cloud.google.com/tpu/docs/` v3, v4, v5e, v5p and
-  v6e (peak bfloat16 arithmetic, HBM capacity and bandwidth, and for v5e and
-  later the bidirectional interconnect bandwidth, half of which is one way);
+  v6e (peak bfloat16 FLOP/s, HBM capacity and bandwidth, and for v5e and later
+  the bidirectional interconnect bandwidth, half of which is one way);
   Jouppi et al. 2023 (arXiv 2304.01433, table 4) for the links of v3
   (4 x 70 GB/s) and v4 (6 x 50 GB/s) and their clocks. The clocks of v5e and v5p
   are peak / (2 x 128 x 128 x matrix units). v6e's is not published.
-* GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM. Arithmetic
-  is the dense figure, half of the one "with sparsity"; the interconnect is half
-  of NVLink's bidirectional total, and links 8 GPUs of a host only.
+* GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM. FLOP/s are
+  the dense figure, half of the one "with sparsity"; the interconnect is half of
+  NVLink's bidirectional total, and connects only the 8 GPUs of a host.
 
-A *device* is what JAX shows: on TPU v3 one of a chip's two cores, elsewhere a
-chip.
+A *device* is a JAX device: on TPU v3 one of the two cores of a chip, otherwise
+a chip.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class Chip:
     backend: JAX's name of the platform.
     flops: peak dense bfloat16 FLOP/s.
     memory: bytes of HBM.
-    available: bytes of HBM for programs: on TPU as libtpu 0.0.42 reports when
-      one does not fit, on GPU the 75 % that JAX allocates unless
+    available: bytes of HBM for programs: on TPU as libtpu 0.0.42 reports for a
+      program that does not fit, on GPU the 75 % that JAX allocates unless
       XLA_PYTHON_CLIENT_MEM_FRACTION is set (docs.jax.dev, GPU memory
       allocation).
     bandwidth: HBM bytes/s.
@@ -113,7 +113,7 @@ def find(name: str) -> Chip:
   """Returns a chip by its name in `--topology`.
 
   Raises:
-    ValueError: if the table lacks it.
+    ValueError: the table has no such chip.
   """
   if name in CHIPS:
     return CHIPS[name]

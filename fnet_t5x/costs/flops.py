@@ -1,6 +1,6 @@
-"""Training arithmetic by formula, from the network's sizes alone.
+"""Model FLOPs by formula, from the sizes of the network.
 
-A product of [a, b] and [b, c] matrices is 2 a b c operations. With n inputs, m
+A product of [a, b] and [b, c] matrices is 2 a b c FLOPs. With n inputs, m
 targets, D = EMBED_DIM, A = heads * head_dim, M = MLP_DIM, g parallel
 projections into the feed-forward block (2 for GEGLU), V the vocabulary, the
 forward pass of an example takes (Kaplan et al. 2020, arXiv 2001.08361, table 1;
@@ -12,19 +12,19 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
     output layer         2 m D V
     linear mixing        2 n^2 D + 2 n D^2
     Fourier mixing (Lee-Thorp et al. 2021, arXiv 2105.03824), with f = D
-    features after matrices over both axes (not on a CPU), else f = D / 2 + 1,
-    half of them:
-      over features      4 n D f by matrices,  5/2 n D log2 D by the FFT
-      over tokens        4 n^2 f by matrices,  5 f n log2 n   by the FFT,
-                         n^2 f by folded ones (rows that are not packed)
+    features if matrices transform both axes (not on CPU), otherwise half of
+    them, f = D / 2 + 1:
+      over features      4 n D f by matrices,  5/2 n D log2 D by FFT
+      over tokens        4 n^2 f by matrices,  5 f n log2 n   by FFT,
+                         n^2 f by folded matrices (rows that are not packed)
 
-The backward pass takes each product twice, once for either factor's gradient:
-three times the forward pass in all. Fourier mixing has one factor only, and is
-its own transpose: twice the forward pass. Not counted: embeddings, which are
-look-ups (the one-hot products for a vocabulary that is split over devices are
-the program's way, not the model's need), normalisation, softmax, the
-optimizer; and what remat does again. Attention is counted in full, though half
-of the decoder's scores are masked, as programs compute them.
+The backward pass computes two products per product, one for the gradient of
+each factor: three times the forward pass in total. Fourier mixing has a single
+factor, and is its own transpose: twice the forward pass. Not counted:
+embeddings, which are look-ups (the one-hot products for a sharded vocabulary
+belong to the program, not the model), normalisation, softmax, the optimizer,
+and recomputation by remat. Attention is counted in full, since programs compute
+it so, although half of the decoder's scores are masked.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from fnet_t5x.fourier import methods
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-  """Operations of an example.
+  """FLOPs per example.
 
   Attributes:
     encoder: forward pass of the encoder.
@@ -53,16 +53,16 @@ class Flops:
 
   @property
   def forward(self) -> float:
-    """A forward pass."""
+    """FLOPs of a forward pass."""
     return self.encoder + self.decoder + self.output
 
   @property
   def training(self) -> float:
-    """A forward and a backward pass."""
+    """FLOPs of a forward and a backward pass."""
     return 3 * self.forward - self.mixing
 
 
-# What the formulas need of a network's configuration.
+# Attributes of a network's configuration that the formulas use.
 _SIZES = (
   'emb_dim',
   'head_dim',
@@ -78,15 +78,15 @@ _SIZES = (
 def batch_flops(
   config: Any, batch: Mapping[str, Any], backend: str
 ) -> float | None:
-  """Returns the operations of a training step, on all devices together.
+  """Returns the FLOPs of a training step, over all devices.
 
   Args:
-    config: a `T5Config` or `FNetT5Config`, or of a network that is like them.
+    config: a `T5Config` or `FNetT5Config`, or that of a similar network.
     batch: arrays or shapes [batch, length], by model feature.
     backend: as in `example_flops`.
 
   Returns:
-    None for another kind of network, which has no formula here.
+    The FLOPs; None for other kinds of networks, which have no formula here.
   """
   if not all(hasattr(config, size) for size in _SIZES):
     return None
@@ -109,15 +109,15 @@ def example_flops(
   packed: bool = True,
   backend: str = 'tpu',
 ) -> Flops:
-  """Returns the operations of an example by the formulas above.
+  """Returns the FLOPs per example by the formulas above.
 
   Args:
     config: a `T5Config` or `FNetT5Config`.
-    inputs: tokens of the encoder's row.
-    targets: tokens of the decoder's.
-    packed: whether rows hold several examples: Fourier mixing then goes by
+    inputs: tokens per row of the encoder.
+    targets: tokens per row of the decoder.
+    packed: whether rows hold several examples: Fourier mixing then uses
       matrices over tokens.
-    backend: where it runs, which decides between matrices and the FFT.
+    backend: JAX's name of the platform, which decides between matrices and FFT.
   """
   embed, heads = config.emb_dim, config.num_heads * config.head_dim
   kernels = len(config.mlp_activations) + 1
@@ -151,7 +151,7 @@ def example_flops(
 
 
 def layer_mixing(config: Any) -> tuple[str, ...]:
-  """Returns the mixing of each encoder layer; T5's is attention."""
+  """Returns the mixing of each encoder layer; attention for T5."""
   return getattr(
     config, 'layer_mixing', ('attention',) * config.num_encoder_layers
   )

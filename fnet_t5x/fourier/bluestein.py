@@ -15,12 +15,12 @@ from jaxtyping import Array, Complex, Float, Int
 
 def convolution_size(length: int) -> int:
   """Returns the smallest 2^a 3^b 5^c that fits a convolution of `length`."""
-  least = max(2 * length - 1, 1)
-  best = 1 << (least - 1).bit_length()
+  minimum = max(2 * length - 1, 1)
+  best = 1 << (minimum - 1).bit_length()
   for three in (1, 3, 9, 27):
     for five in (1, 5, 25):
       odd = three * five
-      best = min(best, odd << max(-(-least // odd) - 1, 0).bit_length())
+      best = min(best, odd << max(-(-minimum // odd) - 1, 0).bit_length())
   return best
 
 

@@ -20,13 +20,13 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One collective instruction of one device's program.
+  """Collective instruction in the program of a device.
 
   Attributes:
     kind: one of KINDS.
-    bytes: of its operand or its result on one device, whichever is larger: the
-      whole that an all-gather makes, that a reduce-scatter takes.
-    times: how often a run of the program executes it.
+    bytes: bytes per device of its operand or result, whichever is larger: the
+      result of an all-gather, the operand of a reduce-scatter.
+    times: number of executions per run of the program.
     op_name: the JAX operation it came from, '' if unknown.
   """
 
@@ -37,15 +37,15 @@ class Collective:
 
 
 def collectives(hlo_text: str) -> list[dict[str, str | int]]:
-  """Returns what one device takes part in, `{'kind', 'count', 'bytes'}` each.
+  """Returns the collectives of a device by kind, as {'kind', 'count', 'bytes'}.
+
+  Kinds that do not occur are omitted. `bytes` is the sum of `Collective.bytes`;
+  the traffic on a link depends on the algorithm and the number of devices.
+  Executions are counted as in `find_collectives`.
 
   Args:
     hlo_text: of a compiled program: `compiled.as_text()`. A program that is
-      only lowered names no collectives.
-
-  A kind that does not occur is not listed. `bytes` is the sum of
-  `Collective.bytes`; what crosses a link depends on the algorithm and the
-  number of devices. Counts are those of `find_collectives`.
+      only lowered has no collectives.
   """
   totals = {}
   for found in find_collectives(hlo_text):
@@ -63,18 +63,18 @@ def collectives(hlo_text: str) -> list[dict[str, str | int]]:
 def find_collectives(hlo_text: str) -> list[Collective]:
   """Returns the collectives that a run of a compiled program executes.
 
-  What stands in the body of a loop counts once a trip where the compiler wrote
-  down the number of trips, or where the loop counts up to a constant (as that
-  of `lax.scan`, from 0 by ones), else once. Of the branches
-  of a conditional, the one with most bytes counts.
+  Collectives in the body of a loop count once per trip if the compiler states
+  the trip count or the loop counts up to a constant (like `lax.scan`, from 0 in
+  steps of 1), otherwise once. Of the branches of a conditional, the one with
+  the most bytes counts.
 
   Raises:
-    ValueError: the text is no HLO module.
+    ValueError: the text is not an HLO module.
   """
   computations, entry = program_text.parse(hlo_text)
   if entry is None:
     raise ValueError(
-      'this is no text of a compiled HLO module: it has no ENTRY computation'
+      'not the text of a compiled HLO module: it has no ENTRY computation'
     )
   return list(_walk(computations, entry, 1))
 
@@ -96,14 +96,14 @@ def _walk(computations, name, times) -> Iterator[Collective]:
         for callee in program_text.branches(instruction)
       ]
       yield from max(branches, key=_size, default=())
-    # The done of an asynchronous call names the computation of its start.
+    # The -done of an asynchronous call names the computation of its -start.
     elif opcode not in ('async-done', 'async-update'):
       for callee in program_text.called(instruction, 'calls', 'to_apply'):
         yield from _walk(computations, callee, times)
 
 
 def _collective(body, instruction, times):
-  # An asynchronous pair is counted at its done, whose shape is the result's.
+  # An asynchronous pair is counted at its -done, whose shape is the result's.
   kind = instruction.opcode.removesuffix('-done')
   if kind not in KINDS:
     return None

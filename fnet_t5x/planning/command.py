@@ -14,13 +14,13 @@ from fnet_t5x.planning.topology import Topology, devices
 
 
 def make(topology: Topology) -> int:
-  """Plans what the flags say; returns the exit code.
+  """Plans the run of the flags and returns the exit code.
 
   Raises:
-    ValueError: bad input.
-    FileNotFoundError: a gin file that there is not.
+    ValueError: invalid input.
+    FileNotFoundError: a gin file does not exist.
   """
-  devices(topology)  # Before anything slow: is there such a slice?
+  devices(topology)  # Reports an unknown slice before anything slow.
   given = flags.FLAGS
   plans = []
   for compare in (None, given.compare) if given.compare else (None,):

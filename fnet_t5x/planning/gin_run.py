@@ -28,9 +28,9 @@ SIZE = (
   'NUM_ENCODER_LAYERS',
   'NUM_DECODER_LAYERS',
 )
-# What --compare takes from the other model's file.
+# Macros that --compare takes from the other model's file.
 _COMPARED = ('ARCHITECTURE', *SIZE)
-# Macros that a plan can do without.
+# Macros that a plan does not need.
 _OPTIONAL = (
   'MODEL_DIR',
   'TRAIN_STEPS',
@@ -41,15 +41,15 @@ _OPTIONAL = (
 
 @dataclasses.dataclass
 class Run:
-  """What a plan needs of a run.
+  """Configuration of a run, as far as a plan needs it.
 
   Attributes:
-    model: with its optimizer.
-    partitioner: with the run's rules; its mesh is still to be set.
-    trainer_cls: makes the trainer.
-    lengths: tokens a row, by model feature.
-    batch_size: rows a step.
-    total_steps: TRAIN_STEPS; None where the gin files leave it out.
+    model: model with its optimizer.
+    partitioner: partitioner with the run's rules; its mesh is set later.
+    trainer_cls: creates the trainer.
+    lengths: tokens per row, by model feature.
+    batch_size: rows per step.
+    total_steps: TRAIN_STEPS; None if the gin files do not set it.
   """
 
   model: models.BaseModel
@@ -66,7 +66,7 @@ class Run:
 
   @property
   def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """A training batch's shapes."""
+    """Shapes of a training batch."""
     return {
       name: jax.ShapeDtypeStruct((self.batch_size, length), jnp.int32)
       for name, length in self.lengths.items()
@@ -74,7 +74,7 @@ class Run:
 
   @property
   def tokens(self) -> int:
-    """Positions that a step trains on, padding among them."""
+    """Tokens per training step, padding included."""
     return self.batch_size * (
       self.lengths['encoder_input_tokens']
       + self.lengths['decoder_target_tokens']
@@ -82,12 +82,12 @@ class Run:
 
   @property
   def num_microbatches(self) -> int:
-    """Parts that a batch is cut in."""
+    """Number of microbatches per batch."""
     keywords = gin.get_bindings(trainer.Trainer)
     return keywords.get('num_microbatches') or 1
 
   def initializer(self) -> utils.TrainStateInitializer:
-    """The train state's shapes and layout."""
+    """Returns the initializer of the train state, with shapes and layout."""
     batch = self.batch
     return utils.TrainStateInitializer(
       self.model.optimizer_def,
@@ -107,12 +107,13 @@ def train(
   total_steps,
   **unused,
 ) -> Run:
-  """Stands where the engine's `train` does, and returns what it was given.
+  """Replaces the engine's `train`, and returns its arguments as a `Run`.
 
-  Gin files reach it as `__main__.train`.
+  Gin files refer to it as `__main__.train`.
 
   Raises:
-    ValueError: no lengths, or a batch size that is no number of rows.
+    ValueError: no feature lengths, or a batch size that is not a positive
+      integer.
   """
   del unused
   lengths, batch_size = (
@@ -121,7 +122,7 @@ def train(
   )
   if not isinstance(lengths, Mapping):
     raise ValueError(
-      f'TASK_FEATURE_LENGTHS is {lengths!r}; a plan needs it, as '
+      f'TASK_FEATURE_LENGTHS is {lengths!r}; a plan needs it, such as '
       "{'inputs': 512, 'targets': 114}"
     )
   if not isinstance(batch_size, int) or batch_size < 1:
@@ -146,18 +147,18 @@ def configured(
   search_paths: Sequence[str] = ('.',),
   compare: str | None = None,
 ) -> Iterator[Run]:
-  """Yields the run of these gin files; its configuration holds in the block.
+  """Yields the run of these gin files; gin stays configured in the block.
 
   Args:
-    files: as a training command takes them.
-    bindings: the same.
-    search_paths: folders to look for the files in.
+    files: gin files, as for a training command.
+    bindings: gin bindings, as for a training command.
+    search_paths: folders to search for the files.
     compare: the gin file of another model: its architecture and size replace
-      the run's, and all else stays.
+      the run's, everything else is unchanged.
 
   Raises:
-    ValueError: a file or a binding is no gin, or leaves something out.
-    FileNotFoundError: no search path holds one of the files.
+    ValueError: a file or a binding is not valid gin, or a setting is missing.
+    FileNotFoundError: a file is in none of the search paths.
   """
   paths = [*search_paths, gin_root()]
   gin.clear_config()
@@ -174,7 +175,7 @@ def configured(
     for name, value in other.items():
       gin.bind_parameter(f'{name}/gin.macro.value', value)
     if 'VOCABULARY' in gin_utils.macros_set():
-      # No text is read: a vocabulary would only have to be there.
+      # No text is read, so the vocabulary's file need not exist.
       gin.bind_parameter('VOCABULARY/gin.macro.value', None)
     _check_configured()
     yield gin.get_configurable(train)()
@@ -200,7 +201,7 @@ def _model_macros(name, paths):
   missing = [macro for macro in _COMPARED if macro not in macros]
   if missing:
     raise ValueError(
-      f'--compare={name}: it sets no {missing[0]}; name a file of gin/models/'
+      f'--compare={name} does not set {missing[0]}: name a file in gin/models/'
     )
   return {
     macro: gin.query_parameter(f'{macro}/gin.macro.value')

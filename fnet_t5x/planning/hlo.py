@@ -1,7 +1,7 @@
-"""The cost of a compiled program per device, from its HLO text.
+"""Cost of a compiled program per device, from its HLO text.
 
-The compiler's own `cost_analysis()` counts the body of a loop once. Here it
-counts once per trip, so that scanned and unrolled networks are counted alike.
+The compiler's `cost_analysis()` counts the body of a loop once. Here it counts
+once per trip, so that scanned and unrolled networks are counted alike.
 """
 
 import dataclasses
@@ -36,15 +36,15 @@ _FREE = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What one run of a program costs a device.
+  """Cost of one run of a program per device.
 
   Attributes:
-    flops: of matrix multiplications, convolutions and Fourier transforms.
-    bytes: bytes read from and written to HBM, summed over instructions; what
-      stays in a TPU's on-chip memories does not count.
-    cycles: the TPU compiler's own estimate, without collectives; 0 from other
+    flops: FLOPs of matrix products, convolutions and Fourier transforms.
+    bytes: bytes read from and written to HBM, summed over instructions; on-chip
+      memories of a TPU do not count.
+    cycles: the TPU compiler's estimate, without collectives; 0 from other
       compilers.
-    custom_calls: number of instructions that the compiler knows nothing about.
+    custom_calls: number of instructions that are opaque to the compiler.
   """
 
   flops: float = 0.0
@@ -72,20 +72,20 @@ class Cost:
 def cost(hlo_text: str, count_loops: bool = True) -> Cost:
   """Returns the cost of one run of a compiled program.
 
+  Of a conditional, the branch with the most FLOPs counts. The body of a loop
+  whose trip count is unknown counts once.
+
   Args:
     hlo_text: `compiled.as_text()`.
     count_loops: False counts the body of a loop once, as the compiler's
       `cost_analysis()` does.
 
-  Of a conditional, the branch with the most arithmetic counts. The body of a
-  loop whose trip count the compiler does not state counts once.
-
   Raises:
-    ValueError: if the text is not an HLO module.
+    ValueError: the text is not an HLO module.
   """
   computations, entry = program_text.parse(hlo_text)
   if entry is None:
-    raise ValueError('this is not the text of a compiled HLO module')
+    raise ValueError('not the text of a compiled HLO module')
   return _Counter(computations, count_loops).executed(entry)
 
 
@@ -99,7 +99,7 @@ class _Counter:
     self._fused = {}
 
   def executed(self, name: str) -> Cost:
-    """Returns the cost of a computation whose instructions run in order."""
+    """Returns the cost of a computation that is executed, not fused."""
     if name not in self._executed:
       body = self._computations.get(name, {})
       self._executed[name] = sum(
@@ -179,7 +179,7 @@ def _convolution_flops(body, instruction):
   """Returns twice the number of products of two existing operands.
 
   The TPU compiler expresses matrix products as convolutions; batch axes become
-  dilated windows, in which one position in many holds a number.
+  dilated windows, which are mostly holes.
   """
   attributes = instruction.attributes
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', attributes)
@@ -239,7 +239,7 @@ def _valid_pairs(inputs, outputs, entry):
 
 
 def _fft_flops(instruction):
-  """Returns Cooley and Tukey's 5 n log2 n, halved for real numbers."""
+  """Returns the 5 n log2 n of Cooley-Tukey, halved for real numbers."""
   lengths = _numbers(instruction.attributes, 'fft_length')
   kind = re.search(r'fft_type=(\w+)', instruction.attributes)
   points = math.prod(lengths)

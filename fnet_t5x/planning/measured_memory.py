@@ -5,8 +5,8 @@ runs it with fresh weights and random tokens, and compares the compiler's figure
 with the peak growth of the process. Takes the gin files and bindings of a
 training command. Linux only.
 
-XLA's CPU compiler passes some products to a library, YNNPACK, which allocates
-about a tenth more than the compiler plans; it is disabled here.
+XLA's CPU compiler calls a library, YNNPACK, for some matrix products, which
+allocates about a tenth more than the compiler plans; it is disabled here.
 
   python -m fnet_t5x.planning.measured_memory \
     --gin_file=gin/models/t5_tiny.gin \
@@ -31,33 +31,32 @@ _NO_LIBRARY = '--xla_cpu_experimental_ynn_fusion_type='
 
 
 def _memory(field: str) -> int:
-  """Bytes of a field of the kernel's account of this process."""
+  """Returns the bytes of a field of /proc/self/status."""
   found = re.search(rf'^{field}:\s+(\d+) kB', _STATUS.read_text(), re.M)
   return int(found[1]) * 1024
 
 
-def _give_back_at_once() -> None:
-  """Has the allocator keep nothing of what is freed.
+def _return_freed_memory() -> None:
+  """Makes the allocator return freed memory to the system at once.
 
-  Otherwise each of XLA's threads keeps some 60 MB of scratch memory, which it
-  used once, for itself.
+  Otherwise each of XLA's threads retains about 60 MB of scratch memory.
   """
   _LIBC.mallopt(_MMAP_THRESHOLD, 2**16)
   _LIBC.mallopt(_TRIM_THRESHOLD, 2**16)
 
 
-def _forget_the_past() -> int:
-  """Gives free memory back, starts a new peak, and returns what is in use."""
+def _reset_peak() -> int:
+  """Returns free memory, resets the peak, and returns the bytes in use."""
   _LIBC.malloc_trim(0)
   pathlib.Path('/proc/self/clear_refs').write_text('5')
   return _memory('VmRSS')
 
 
 def measure(run) -> tuple[int, int]:
-  """Returns bytes planned for a training step, and bytes taken by it.
+  """Returns the planned and the measured bytes of a training step.
 
   Args:
-    run: as `gin_run.configured` yields it; one CPU device.
+    run: the run, as `gin_run.configured` yields it; one CPU device.
   """
   import jax
   import numpy as np
@@ -85,22 +84,22 @@ def measure(run) -> tuple[int, int]:
   )
   trainer.compile_train(run.batch)
   trainer.train_state = initializer.from_scratch(jax.random.PRNGKey(0))
-  # The second step compiles what merges metrics.
+  # The second step compiles the merging of metrics.
   trainer.train(iter(_STEPS * [batch]), 2)
   held = sum(x.nbytes for x in jax.tree.leaves(trainer.train_state))
-  before = _forget_the_past() - held
+  before = _reset_peak() - held
   trainer.train(iter(_STEPS * [batch]), _STEPS)
   return planned.memory, _memory('VmHWM') - before
 
 
 def main(argv: list[str]) -> int:
-  """Measures, and prints both figures; 1 where they are over 10 % apart."""
+  """Prints both figures; returns 1 if they differ by more than 10 %."""
   from absl import flags
 
   command_line.read_planned_run(argv, __doc__)
   from fnet_t5x.planning import topology
 
-  _give_back_at_once()
+  _return_freed_memory()
   xla_flags = [os.environ.get('XLA_FLAGS', ''), _NO_LIBRARY]
   os.environ['XLA_FLAGS'] = ' '.join(xla_flags)
   topology.prepare([topology.parse('cpu:1')])

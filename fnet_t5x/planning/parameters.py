@@ -27,10 +27,10 @@ VOCAB_SIZE = 32128
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-  """Numbers of parameters.
+  """Numbers of parameters by part.
 
   Attributes:
-    encoder: of the encoder, learned positions included.
+    encoder: of the encoder, including learned position embeddings.
     decoder: of the decoder, without the output layer.
     embeddings: of the token embedding and the output layer.
   """
@@ -41,7 +41,7 @@ class Parameters:
 
   @property
   def total(self) -> int:
-    """All of them."""
+    """Number of all parameters."""
     return self.encoder + self.decoder + self.embeddings
 
 
@@ -49,7 +49,7 @@ def count(shapes: Mapping[str, Any]) -> Parameters:
   """Counts parameters.
 
   Args:
-    shapes: by name, with `/` between modules' names; anything with a shape.
+    shapes: arrays or shapes by name, with `/` between names of modules.
   """
   totals = {'encoder': 0, 'decoder': 0, 'embeddings': 0}
   for name, leaf in shapes.items():
@@ -61,22 +61,22 @@ def count(shapes: Mapping[str, Any]) -> Parameters:
 
 
 def config_of(name: str, *bindings: str) -> Any:
-  """Returns the configuration of the network in a model's gin file.
+  """Returns the network configuration of a model's gin file.
 
   Args:
-    name: of the file, such as gin/models/t5_base.gin.
-    *bindings: more gin.
+    name: path of the file, such as gin/models/t5_base.gin.
+    *bindings: additional gin bindings.
 
   Raises:
-    ValueError: the file or a binding is no gin.
-    FileNotFoundError: there is no such file.
+    ValueError: the file or a binding is not valid gin.
+    FileNotFoundError: the file does not exist.
   """
   with _configured(name, bindings) as run:
     return run.config
 
 
 def of_model(name: str, *bindings: str) -> tuple[Parameters, Any]:
-  """Returns the same, and the number of parameters before it."""
+  """Returns the numbers of parameters and the configuration of a model."""
   import jax
   from flax import traverse_util
 
@@ -105,7 +105,7 @@ def _configured(name, bindings):
 
 
 def rows() -> list[dict[str, Any]]:
-  """Returns a record a model: size, name, parts, total, ratio to T5 1.1."""
+  """Returns a record per model: size, name, parts, total, ratio to T5 1.1."""
   from fnet_t5x.planning import matched
 
   records = []
@@ -134,7 +134,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def as_section(records: list[dict[str, Any]]) -> list[list[str]]:
-  """Returns a size's records as rows of the table."""
+  """Returns the records of a size as rows of the table."""
   first = records[0]
   cells = [
     [f'{first["size"]}, published', *3 * [''], f'{first["published"]:,}', '']

@@ -1,4 +1,4 @@
-"""The plan of a run: all figures, which `report` prints."""
+"""Plan of a run: all figures, which `report` prints."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ class Plan:
     batch_size: rows per training step.
     tokens: tokens per training step, padding included.
     decode_batch_size: rows per decoding step.
-    total_steps: training steps; None if the gin files do not say.
+    total_steps: training steps; None if the gin files do not set them.
     parameters: number of parameters by part.
     training_flops: FLOPs per training step by formula, over all devices.
     state: bytes of the train state per device.
@@ -59,7 +59,7 @@ class Plan:
 
   @property
   def activations(self) -> int:
-    """Returns the bytes of the training step besides state and gradients."""
+    """Returns the bytes of the training step beyond state and gradients."""
     return max(self.train.temporaries - self.state.gradients, 0)
 
   @property
@@ -73,19 +73,19 @@ class Plan:
     )
 
   def times(self, program: programs.Program) -> roofline.Times | None:
-    """Returns the times of a program; None without a chip or a program."""
+    """Returns the times of a program; None without a chip or if it misfits."""
     if self.topology.chip is None or not program.compiled:
       return None
     return roofline.times(program, self.topology.chip)
 
   def mfu(self, seconds: float) -> float:
-    """Returns the MFU of a training step that takes so long."""
+    """Returns the MFU of a training step that takes `seconds`."""
     return roofline.mfu(
       self.training_flops, seconds, self.devices, self.topology.chip
     )
 
   def days(self, seconds: float) -> float | None:
-    """Returns the days of training if a step takes so long."""
+    """Returns the days of training if a step takes `seconds`."""
     if not self.total_steps:
       return None
     return self.total_steps * seconds / roofline.DAY
@@ -163,12 +163,12 @@ def make_plan(
   Args:
     name: name of the model, for the table.
     run: the run, as `gin_run.configured` yields it.
-    topology: devices, for which JAX is set up.
+    topology: the devices; JAX is set up for them.
     decoding: whether to compile prefill and decoding too.
     decode_batch_size: rows per decoding step; None for the run's batch size.
 
   Raises:
-    ValueError: if the run does not fit the mesh.
+    ValueError: a size is not divisible by its mesh axis.
   """
   programs.place(run, topology)
   state = programs.state_bytes(run)
@@ -188,8 +188,8 @@ def make_plan(
     )
   found = []
   if allowed and train.memory > allowed:
-    beside = max(train.temporaries - state.gradients, 0)
-    found = remedies.remedies(run, state, beside, allowed)
+    activations = max(train.temporaries - state.gradients, 0)
+    found = remedies.remedies(run, state, activations, allowed)
   return Plan(
     name=name,
     topology=topology,

@@ -1,4 +1,4 @@
-"""A parser of the HLO text of compiled programs."""
+"""Parser of the HLO text of compiled programs."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ Computation = Mapping[str, Instruction]
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str | None]:
-  """Returns the computations by name, and the name of the first to run."""
+  """Returns the computations by name, and the name of the entry computation."""
   computations, entry, body = {}, None, None
   for line in text.splitlines():
     if opening := _COMPUTATION.match(line):
@@ -55,7 +55,7 @@ def parse(text: str) -> tuple[dict[str, Computation], str | None]:
 
 
 def _closing(text, start):
-  """Returns where the parenthesis opened just before `start` closes."""
+  """Returns the index where the parenthesis opened before `start` closes."""
   depth = 1
   for index in range(start, len(text)):
     depth += {'(': 1, ')': -1}.get(text[index], 0)
@@ -73,11 +73,11 @@ def _operands(text):
 def trips(
   computations: Mapping[str, Computation], instruction: Instruction
 ) -> int:
-  """Returns how often a loop's body runs; 1 if its text does not say."""
+  """Returns the trip count of a loop; 1 if the text does not state it."""
   written = _TRIPS.search(instruction.attributes)
   if written:
     return int(written[1])
-  # The TPU compiler writes no number: `i < constant` decides.
+  # The TPU compiler states no trip count: use the condition `i < constant`.
   (name,) = called(instruction, 'condition')
   condition = computations.get(name, {})
   for each in condition.values():
@@ -104,13 +104,13 @@ def branches(instruction: Instruction) -> list[str]:
 
 
 def dimensions(shape: str) -> tuple[int, ...]:
-  """Returns those of a shape's first array; () where it has none."""
+  """Returns the dimensions of a shape's first array; () if it has none."""
   array = _ARRAY.search(shape)
   return _sizes(array[2]) if array else ()
 
 
 def array_bytes(shape: str) -> int:
-  """Returns the bytes of a shape's arrays, of a tuple's together."""
+  """Returns the total bytes of the arrays in a shape, which may be a tuple."""
   return sum(
     math.prod(_sizes(written)) * _bits(dtype) // 8
     for dtype, written in _ARRAY.findall(shape)
@@ -122,7 +122,7 @@ def _sizes(written):
 
 
 def _bits(dtype):
-  """Returns a number's size; 'f8e4m3fn' says 8 first, as all types do."""
+  """Returns the bits per number: the first digits of the name ('f8e4m3fn')."""
   if dtype in ('pred', 'token'):
     return 8 if dtype == 'pred' else 0
   return int(re.search(r'\d+', dtype)[0])

@@ -18,8 +18,8 @@ from fnet_t5x.planning.topology import Topology
 from fnet_t5x.planning.topology import devices as devices_of
 from fnet_t5x.runtime import decoding, partitioning, train_state
 
-# What the TPU compiler says of a program that it cannot place, and whether its
-# arguments are in the number.
+# Messages of the TPU compiler for a program that does not fit, and whether the
+# figure includes the program's arguments.
 _DOES_NOT_FIT = (
   (
     re.compile(
@@ -40,26 +40,27 @@ _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What the compiler says of a program, for one device.
+  """The compiler's figures for a program, per device.
 
   Attributes:
     name: 'train step', 'prefill' or 'decoding step'.
-    tokens: positions that a run of it computes, over all devices.
-    arguments: bytes of what it is given, and of what is held meanwhile.
-    results: bytes of what it returns in memory of its own.
-    temporaries: bytes beside them, at most at once.
+    tokens: tokens computed per run, over all devices.
+    arguments: bytes of arguments, and of other arrays held during the run.
+    results: bytes of results that do not alias arguments.
+    temporaries: peak bytes of temporaries.
     code: bytes of the program itself.
     cost: `hlo.cost`, with loop bodies counted once per trip.
     cost_once: the same, with loop bodies counted once.
-    compiler_flops: `cost_analysis()['flops']`: loop bodies once.
-    compiler_bytes: `cost_analysis()['bytes accessed']`: the same.
-    optimal_seconds: of `cost_analysis()`, loop bodies once; negative where
-      the program holds what the TPU compiler has no estimate for (it adds -1
-      for each), None from other compilers.
+    compiler_flops: `cost_analysis()['flops']`, loop bodies counted once.
+    compiler_bytes: `cost_analysis()['bytes accessed']`, likewise.
+    optimal_seconds: of `cost_analysis()`, loop bodies counted once; negative if
+      the TPU compiler has no estimate for an instruction (it adds -1 for each),
+      None from other compilers.
     collectives: as `collectives.collectives` returns them.
     compile_seconds: wall time of tracing and compiling.
-    hlo_bytes: length of the program's text.
-    device_memory: bytes that the compiler allows itself; None if it fits.
+    hlo_bytes: length of the program's HLO text.
+    device_memory: bytes available per device if the program does not fit; None
+      if it fits.
   """
 
   name: str
@@ -80,23 +81,23 @@ class Program:
 
   @property
   def memory(self) -> int:
-    """Bytes that a run of it holds at most."""
+    """Peak bytes of a run."""
     return self.arguments + self.results + self.temporaries + self.code
 
   @property
   def compiled(self) -> bool:
-    """False where the compiler found that it does not fit."""
+    """Whether it compiled; False if the compiler found that it does not fit."""
     return self.device_memory is None
 
 
 @dataclasses.dataclass(frozen=True)
 class StateBytes:
-  """Bytes of a train state on the device that holds most.
+  """Bytes of a train state per device.
 
   Attributes:
     parameters: of the parameters.
-    optimizer: of the optimizer's state.
-    gradients: of all gradients at once, which are laid out as parameters.
+    optimizer: of the optimizer state.
+    gradients: of all gradients, which are sharded like the parameters.
   """
 
   parameters: int
@@ -105,15 +106,15 @@ class StateBytes:
 
   @property
   def held(self) -> int:
-    """What stays between steps."""
+    """Bytes held between steps."""
     return self.parameters + self.optimizer
 
 
 def place(run: Run, topology: Topology) -> None:
-  """Lays the run's mesh over the topology's devices.
+  """Sets the run's mesh to the devices of the topology.
 
   Raises:
-    ValueError: a size does not divide over the mesh.
+    ValueError: a size is not divisible by its mesh axis.
   """
   partitioner = run.partitioner
   partitioner.mesh = partitioning.default_mesh(
@@ -126,7 +127,7 @@ def place(run: Run, topology: Topology) -> None:
 
 
 def check_divides(run: Run) -> None:
-  """Raises ValueError where a size does not divide over the mesh."""
+  """Raises ValueError if a size is not divisible by its mesh axis."""
   config, partitioner = run.config, run.partitioner
   parts = run.num_microbatches
   if run.batch_size % parts:
@@ -160,7 +161,7 @@ def check_divides(run: Run) -> None:
 
 
 def state_bytes(run: Run) -> StateBytes:
-  """Returns the bytes of the train state per device, from its layout."""
+  """Returns the bytes of the train state per device, from its sharding."""
   initializer = run.initializer()
   shapes = _flat(initializer.global_train_state_shape)
   axes = _flat(initializer.train_state_axes)
@@ -187,8 +188,8 @@ def train_step(run: Run, backend: str) -> Program:
   """Compiles the training step of the embedded runtime.
 
   Args:
-    run: placed on its devices.
-    backend: JAX's name of the platform that it is for.
+    run: the run, after `place`.
+    backend: JAX's name of the target platform.
   """
   with target_backend(backend):
     initializer = run.initializer()
@@ -214,15 +215,15 @@ def prefill_and_step(
 ) -> tuple[Program, Program, int]:
   """Compiles generation: encoding with cache prefill, and one decoding step.
 
-  One sequence per example and no prompt, as `predict_batch` without beams.
+  One sequence per example and no prompt, as in `predict_batch` without beams.
 
   Args:
-    run: placed on its devices.
-    backend: JAX's name of the platform that it is for.
+    run: the run, after `place`.
+    backend: JAX's name of the target platform.
     batch_size: decoding batch size.
 
   Returns:
-    Both programs, and the bytes of the cache on one device.
+    Both programs, and the bytes of the cache per device.
   """
   model, partitioner = run.model, run.partitioner
   partitioner.get_data_layout(batch_size)
@@ -321,7 +322,7 @@ def prefill_and_step(
 
 
 def _bytes(shapes, shardings):
-  """Bytes on one device of a tree of shapes laid out so."""
+  """Returns the bytes per device of a tree of shapes with these shardings."""
   return sum(
     math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf, sharding in zip(
@@ -340,7 +341,7 @@ def _analysed(
   try:
     compiled = compile_program()
   except jax.errors.JaxRuntimeError as error:
-    sizes = sizes_of_complaint(str(error))
+    sizes = sizes_of_error(str(error))
     if not sizes:
       raise
     needed, allowed, arguments_counted = sizes
@@ -359,8 +360,8 @@ def _analysed(
   return Program(
     name,
     tokens,
-    # A program is not handed what it does not read, such as the encoder's
-    # parameters in a decoding step; the device holds it all the same.
+    # Unused arguments are dropped, such as the encoder's parameters in a
+    # decoding step; the device holds them nevertheless.
     arguments=max(memory.argument_size_in_bytes, held),
     results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
@@ -376,8 +377,8 @@ def _analysed(
   )
 
 
-def sizes_of_complaint(message: str) -> tuple[float, float, bool] | None:
-  """Returns bytes needed and allowed, and whether arguments are among them."""
+def sizes_of_error(message: str) -> tuple[float, float, bool] | None:
+  """Returns bytes needed and available, and whether arguments are included."""
   for pattern, arguments_counted in _DOES_NOT_FIT:
     if found := pattern.search(message):
       needed, allowed = (

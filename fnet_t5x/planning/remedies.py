@@ -1,8 +1,8 @@
-"""Remedies for a training step that does not fit, estimated from one compiled.
+"""Remedies for a training step that does not fit, estimated from its compile.
 
 A step holds the train state, at most all gradients, and activations. State and
-gradients are computed from each layout; activations are what the compiler
-needed besides, and scale with the rows that are processed at once.
+gradients are computed from each sharding; activations are the rest of the
+compiled step, and scale with the number of rows processed at once.
 """
 
 import copy
@@ -16,11 +16,11 @@ from fnet_t5x.runtime import partitioning
 
 @dataclasses.dataclass(frozen=True)
 class Remedy:
-  """A change, and the bytes that a device then needs.
+  """Change to a run, with the memory it would then need.
 
   Attributes:
-    change: gin to give.
-    memory: bytes, estimated.
+    change: gin binding or flag to add.
+    memory: estimated bytes per device.
   """
 
   change: str
@@ -30,13 +30,13 @@ class Remedy:
 def remedies(
   run: Run, state: programs.StateBytes, activations: float, allowed: float
 ) -> list[Remedy]:
-  """Returns the least change of each kind that makes a step fit.
+  """Returns the smallest change of each kind that makes a step fit.
 
   Args:
-    run: placed on its devices.
-    state: its bytes.
-    activations: bytes that the step needs beside state and gradients.
-    allowed: bytes that a device has.
+    run: the run, after `programs.place`.
+    state: bytes of its train state.
+    activations: bytes of the step beyond state and gradients.
+    allowed: bytes available per device.
   """
   kinds = (_microbatches, _remat, _batches, _partitions, _fully_sharded)
   found = []
@@ -51,7 +51,7 @@ def remedies(
 def _microbatches(run, state, activations) -> Iterator[Remedy]:
   parts = run.num_microbatches
   rows = run.batch_size // run.partitioner.data_mesh_size
-  # The sum of gradients is held beside those of a part.
+  # The accumulated gradients are held in addition to those of a microbatch.
   held = state.held + state.gradients * (2 if parts == 1 else 1)
   for factor in range(2, rows // parts + 1):
     if rows % (parts * factor) == 0:
@@ -72,23 +72,23 @@ def _remat(run, state, activations) -> Iterator[Remedy]:
     + config.num_decoder_layers * run.lengths['decoder_target_tokens']
   )
   size = 2 if 'bfloat16' in str(config.dtype) else 4
-  # Each layer's input is kept, and one layer is worked on.
+  # Each layer's input is kept, plus the activations of one layer.
   kept = rows * tokens * config.emb_dim * size + activations / layers
   yield Remedy("REMAT_POLICY='full'", state.held + state.gradients + kept)
 
 
 def _batches(run, state, activations) -> Iterator[Remedy]:
-  least = run.partitioner.data_mesh_size * run.num_microbatches
-  for rows in range(run.batch_size // least - 1, 0, -1):
-    share = rows * least / run.batch_size
+  smallest = run.partitioner.data_mesh_size * run.num_microbatches
+  for rows in range(run.batch_size // smallest - 1, 0, -1):
+    share = rows * smallest / run.batch_size
     yield Remedy(
-      f'BATCH_SIZE={rows * least}',
+      f'BATCH_SIZE={rows * smallest}',
       state.held + state.gradients + activations * share,
     )
 
 
 def _partitions(run, state, activations) -> Iterator[Remedy]:
-  """More devices a replica: fewer replicas, each with more rows to work on."""
+  """More devices per replica: fewer replicas, each with more rows."""
   devices = list(run.partitioner.mesh.devices.flat)
   parts = run.partitioner.mesh.shape['model']
   while parts * 2 <= len(devices) and len(devices) % (parts * 2) == 0:
@@ -100,14 +100,14 @@ def _partitions(run, state, activations) -> Iterator[Remedy]:
 
 
 def _fully_sharded(run, state, activations) -> Iterator[Remedy]:
-  """Parameters spread over the data axis too, along embed."""
+  """Parameters sharded over the data axis too, along embed."""
   change = '--gin_file=gin/partitioning/fully_sharded.gin'
   partitioner = _with_rules(run.partitioner)
   yield from _spread(change, run, partitioner, state, activations)
 
 
 def _spread(change, run, partitioner, state, activations) -> Iterator[Remedy]:
-  """The train state over another partitioner, if a device then holds less."""
+  """Yields the change to another partitioner if it shrinks the train state."""
   other = dataclasses.replace(run, partitioner=partitioner)
   try:
     programs.check_divides(other)

@@ -14,8 +14,8 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
   """Prints plans side by side.
 
   Args:
-    plans: of one topology.
-    thorough: whether programs were compiled at the effort of a run.
+    plans: plans for the same topology.
+    thorough: whether programs were compiled at full compiler effort.
   """
   first = plans[0]
   chip = first.topology.chip
@@ -42,7 +42,7 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
 
 
 def complaint(plan: Plan) -> str | None:
-  """Returns one line on what does not fit and what would, or None."""
+  """Returns one line on what does not fit and what would help, or None."""
   if plan.fits:
     return None
   allowed = plan.hbm_available or 0
@@ -58,15 +58,15 @@ def complaint(plan: Plan) -> str | None:
   if misfits[0] is not plan.train:
     return f'{line}; lower --decode_batch_size'
   if not plan.remedies:
-    return f'{line}; no single change helps: take more devices'
+    return f'{line}; no single change helps: use more devices'
   changes = ', '.join(
     f'{remedy.change} (about {gib(remedy.memory)})' for remedy in plan.remedies
   )
-  return f'{line}; what would fit, by estimate: {changes}'
+  return f'{line}; estimated to fit: {changes}'
 
 
 def gib(number: float) -> str:
-  """Formats bytes."""
+  """Formats a number of bytes."""
   if number < _GIB / 10:
     return f'{number / 2**20:,.2f} MiB'
   return f'{number / _GIB:,.2f} GiB'

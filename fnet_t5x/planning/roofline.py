@@ -1,10 +1,10 @@
-"""Lower bounds on the time of a program, and model FLOPs utilization.
+"""Roofline of a program, and model FLOPs utilization.
 
-The roofline (Williams et al. 2009): arithmetic, memory and network each take
-their work divided by the chip's peak rate, and the longest of the three is a
-lower bound on the time of a step. MFU, model FLOPs utilization, is the model's
-arithmetic, by formula, divided by what all devices could do in that time
-(Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+Roofline (Williams et al. 2009): FLOPs, HBM bytes and network bytes are each
+divided by the chip's peak rate; the longest of the three times is a lower bound
+on the time of a step. MFU, model FLOPs utilization, is the model's FLOPs by
+formula divided by what all devices could do in that time (Chowdhery et al.
+2022, arXiv 2204.02311, appendix B).
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ DAY = 24 * 60 * 60
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-  """Seconds that one run of a program takes.
+  """Seconds per run of a program.
 
   Attributes:
-    arithmetic: for its matrix products and Fourier transforms.
-    memory: for its HBM traffic.
-    network: for what it sends, over all links of a device at once.
-    compiler: the TPU compiler's own estimate, from its cycles, without
-      collectives, most of which it overlaps; None from other compilers.
+    arithmetic: of its matrix products and Fourier transforms.
+    memory: of its HBM traffic.
+    network: of its collectives, over all links of a device in parallel.
+    compiler: the TPU compiler's estimate, from its cycles, without collectives,
+      most of which are overlapped; None from other compilers.
   """
 
   arithmetic: float
@@ -42,7 +42,7 @@ def times(program: Program, chip: Chip) -> Times:
   """Returns the times of a compiled program on a chip."""
   sent = 0.0
   for found in program.collectives:
-    # A ring sends (n - 1) / n of the whole; an all-reduce does so twice.
+    # A ring sends (n - 1) / n of the bytes, here 1; an all-reduce twice that.
     sent += found['bytes'] * (2 if found['kind'] == 'all-reduce' else 1)
   cycles = program.cost.cycles
   return Times(

@@ -1,8 +1,9 @@
-r"""Weak scaling, by cost per device: `python -m fnet_t5x.planning.scaling`.
+r"""Weak scaling of the cost per device: `python -m fnet_t5x.planning.scaling`.
 
-Compiles the training step for growing numbers of simulated CPU devices, with
-the same rows per device, and prints what one device computes, reads, holds and
-sends. With ideal data parallelism only the all-reduce of gradients changes.
+Compiles the training step for growing numbers of simulated CPU devices, with a
+constant number of rows per device, and prints FLOPs, bytes accessed, memory and
+communication per device. With ideal data parallelism only the all-reduce of
+gradients changes.
 
   python -m fnet_t5x.planning.scaling --devices=1,8,64,256 \
     --rows_per_device=2 --gin_file=gin/models/fnet_t5_tiny.gin \
@@ -23,13 +24,13 @@ from fnet_t5x import command_line
 def _define_flags() -> None:
   flags.DEFINE_list('devices', ['1', '8', '64', '256'], 'Numbers of devices.')
   flags.DEFINE_integer(
-    'rows_per_device', 2, 'Examples a device.', lower_bound=1
+    'rows_per_device', 2, 'Examples per device.', lower_bound=1
   )
   flags.DEFINE_string('json', None, 'File to write the figures to.')
 
 
 def measure(count: int, rows: int) -> dict[str, Any]:
-  """Returns a record of a number of devices, for the gin files of the flags."""
+  """Returns the record of a number of devices, for the flags' gin files."""
   from fnet_t5x.planning import gin_run, programs, topology
 
   bindings = [*flags.FLAGS.gin_bindings, f'BATCH_SIZE = {count * rows}']
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
   counts = [int(n) for n in flags.FLAGS.devices if n.isdecimal() and int(n)]
   if len(counts) != len(flags.FLAGS.devices):
     raise ValueError(
-      f'--devices={",".join(flags.FLAGS.devices)}: write numbers, as 1,8,64'
+      f'--devices={",".join(flags.FLAGS.devices)}: give numbers, such as 1,8,64'
     )
   from fnet_t5x.planning import topology
 
@@ -82,8 +83,8 @@ def main(argv: list[str]) -> int:
 
   records = [measure(n, flags.FLAGS.rows_per_device) for n in counts]
   result_table.print_table(
-    'a training step on one of so many simulated devices',
-    ['devices', 'rows', 'GFLOPs', 'accessed', 'held', 'in collectives'],
+    'training step per device, by number of simulated devices',
+    ['devices', 'rows', 'GFLOPs', 'accessed', 'memory', 'in collectives'],
     [[as_cells(record) for record in records]],
   )
   if flags.FLAGS.json:

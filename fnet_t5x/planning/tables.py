@@ -1,9 +1,9 @@
-"""The table of docs/PLANS.md, and the times in the heads of experiments.
+"""Table of docs/PLANS.md, and expected times in the heads of experiments.
 
   python -m fnet_t5x.planning.tables --write
 
-From the plans in docs/measurements/plans: each is what `fnet_t5x.plan --json`
-says of one experiment. Without --write the table is printed.
+Generated from the plans in docs/measurements/plans: each is the output of
+`fnet_t5x.plan --json` for one experiment. Without --write the table is printed.
 """
 
 import json
@@ -20,38 +20,38 @@ DOCS = generated_page.DOCS
 PAGE = 'PLANS.md'
 PLANS = 'measurements/plans'
 BEGIN = '<!-- Table: python -m fnet_t5x.planning.tables -->'
-# In an experiment's head.
+# In the head of an experiment.
 _EXPECTED = re.compile(r'^# Expected:.*$', re.MULTILINE)
 _GIB = 2**30
 
 
 def experiments(root: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the experiments of every size and source, which plans are made of.
+  """Returns the experiments with plans, of every size and source.
 
   Args:
-    root: of gin files.
+    root: root of gin files.
   """
   return sorted(root.glob('gin/experiments/*_*_span_corruption.gin'))
 
 
 def plan_of(experiment: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-  """Returns the file that holds an experiment's plan.
+  """Returns the file of an experiment's plan.
 
-  Where the text comes from changes no program: the plan of a run on the Pile is
-  that of the run on C4.
+  Programs do not depend on the source of the text, so a run on the Pile has the
+  same plan as the run on C4.
 
   Args:
     experiment: its gin file.
-    folder: of the plans.
+    folder: folder of the plans.
   """
   return folder / f'{experiment.stem.replace("_pile_", "_c4_")}.json'
 
 
 def expected(content: Mapping[str, Any]) -> str:
-  """Returns the time that a plan expects, as an experiment's head says it.
+  """Returns the line with the expected time for an experiment's head.
 
   Args:
-    content: of the plan's JSON file.
+    content: content of the plan's JSON file.
   """
   plan = content['plans'][0]
   days = ' to '.join(_days(plan))
@@ -59,7 +59,7 @@ def expected(content: Mapping[str, Any]) -> str:
 
 
 def _days(plan: Mapping[str, Any]) -> list[str]:
-  """Days by the roofline, then by the compiler where it has an estimate."""
+  """Returns the days by the roofline, then by the compiler if it has any."""
   return [
     f'{plan["estimates"][key]["days"]:,.1f}'
     for key in ('roofline', 'compiler')
@@ -68,10 +68,10 @@ def _days(plan: Mapping[str, Any]) -> list[str]:
 
 
 def with_expected(text: str, line: str) -> str:
-  """Returns an experiment's text with its expected time.
+  """Returns an experiment's text with a new line for its expected time.
 
   Raises:
-    ValueError: its head does not say one.
+    ValueError: its head has no such line.
   """
   if not _EXPECTED.search(text):
     raise ValueError("the experiment's head has no line `# Expected:`")
@@ -79,10 +79,10 @@ def with_expected(text: str, line: str) -> str:
 
 
 def table(plans: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
-  """Returns the table, the commands that made it, and what they leave open.
+  """Returns the table, the commands that made it, and notes.
 
   Args:
-    plans: names of experiments, and the content of their plan's JSON file; in
+    plans: names of experiments with the content of their plan's JSON file, in
       the order of the rows.
   """
   rows, commands, notes = [], [], {}
@@ -126,7 +126,7 @@ def table(plans: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
 
 
 def _wrapped(command: str) -> list[str]:
-  """A command on lines that a shell takes as one."""
+  """Returns a command wrapped with shell line continuations."""
   first, *rest = textwrap.wrap(
     command, 76, break_long_words=False, break_on_hyphens=False
   )
@@ -137,11 +137,11 @@ def _wrapped(command: str) -> list[str]:
 def read(
   root: pathlib.Path, folder: pathlib.Path
 ) -> list[tuple[list[pathlib.Path], dict[str, Any]]]:
-  """Returns experiments with their plan's content, small models first.
+  """Returns experiments with the content of their plan, small models first.
 
   Args:
-    root: of gin files.
-    folder: of the plans.
+    root: root of gin files.
+    folder: folder of the plans.
   """
   found: dict[pathlib.Path, list[pathlib.Path]] = {}
   for experiment in experiments(root):
@@ -157,10 +157,12 @@ def read(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Prints the table, or writes it and the expected times."""
+  """Prints the table, or writes it and the expected times to files."""
   parser = argument_parser.ArgumentParser('fnet_t5x.planning.tables', __doc__)
   parser.add_argument(
-    '--write', action='store_true', help=f'into docs/{PAGE} and experiments'
+    '--write',
+    action='store_true',
+    help=f'write docs/{PAGE} and the heads of experiments',
   )
   options = parser.parse_args(arguments)
   plans = read(pathlib.Path(gin_root()), DOCS / PLANS)

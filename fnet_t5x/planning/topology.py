@@ -2,8 +2,8 @@
 
 `v4:4x4x8` is a TPU topology: libtpu compiles for it ahead of time on any
 machine, without a TPU. `cpu:256` and `h100:8` are numbers of simulated devices:
-JAX splits its CPU into so many, and XLA's CPU compiler partitions the program
-as for as many GPUs; GPU-specific optimizations are missing.
+JAX splits its CPU into that many devices, and XLA's CPU compiler partitions the
+program as for that many GPUs, without GPU-specific optimizations.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from fnet_t5x import command_line
 from fnet_t5x.costs import chips
 
 CPU = 'cpu'
-# More simulated devices than this take minutes to set up.
-MOST_SIMULATED = 4096
+# More simulated devices than this would take minutes to set up.
+MAX_SIMULATED = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """What `--topology` says.
+  """Value of `--topology`.
 
   Attributes:
-    text: as it was given.
-    chip: the table's; None for plain CPU devices.
-    shape: chips along each axis of a TPU slice, or one number of devices.
+    text: as given.
+    chip: chip of the devices; None for plain CPU devices.
+    shape: chips along each axis of a TPU slice, or the number of devices.
   """
 
   text: str
@@ -37,20 +37,20 @@ class Topology:
 
   @property
   def is_tpu(self) -> bool:
-    """Whether the real device's compiler makes the program."""
+    """Whether it is a TPU slice, for which the real compiler is used."""
     return self.chip is not None and self.chip.backend == 'tpu'
 
   @property
   def backend(self) -> str:
-    """JAX's name of the platform that the program is for."""
+    """JAX's name of the target platform."""
     return self.chip.backend if self.chip else CPU
 
 
 def parse(text: str) -> Topology:
-  """Reads `NAME:SHAPE`.
+  """Parses `NAME:SHAPE`.
 
   Raises:
-    ValueError: it is written otherwise, or the table lacks the chip.
+    ValueError: the format is wrong, or the chip is unknown.
   """
   match = re.fullmatch(r'([\w-]+):(\d+(?:x\d+)*)', text)
   if not match:
@@ -68,24 +68,24 @@ def parse(text: str) -> Topology:
       f'--topology={text}: a TPU slice has two or three sides, such as '
       f'{name}:4x4'
     )
-  if not topology.is_tpu and (len(shape) > 1 or shape[0] > MOST_SIMULATED):
+  if not topology.is_tpu and (len(shape) > 1 or shape[0] > MAX_SIMULATED):
     raise ValueError(
       f'--topology={text}: simulated devices are one number, at most '
-      f'{MOST_SIMULATED}'
+      f'{MAX_SIMULATED}'
     )
   return topology
 
 
 def prepare(topologies: Sequence[Topology], thorough: bool = False) -> None:
-  """Sets JAX up for the topologies; before its first use.
+  """Sets up JAX for the topologies, before its first use.
 
   Args:
-    topologies: all that will be planned for.
-    thorough: whether the TPU compiler takes the time that it takes for a real
-      run: about three times as long.
+    topologies: all topologies to plan for.
+    thorough: whether the TPU compiler uses the effort of a real run, which
+      takes about three times as long.
 
   Raises:
-    ImportError: a TPU is asked for, and libtpu is not installed.
+    ImportError: a topology is a TPU, and libtpu is not installed.
   """
   os.environ['JAX_PLATFORMS'] = CPU
   if any(each.is_tpu for each in topologies):
@@ -94,14 +94,14 @@ def prepare(topologies: Sequence[Topology], thorough: bool = False) -> None:
         'libtpu, the TPU compiler, is not installed; it needs no TPU: '
         "pip install 'fnet_t5x[plan]'"
       )
-    # There is no TPU to be asked what it is, nor one to be kept from others.
+    # No metadata server to query, and no TPU to lock.
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     os.environ.setdefault('TPU_MIN_LOG_LEVEL', '3')
     if not thorough:
       import jax
 
-      # The range ends at -1. The programs are slower, not larger.
+      # -1 is the lowest effort. The programs are slower, not larger.
       jax.config.update('jax_exec_time_optimization_effort', -1.0)
   simulated = [math.prod(t.shape) for t in topologies if not t.is_tpu]
   if simulated:
@@ -111,10 +111,10 @@ def prepare(topologies: Sequence[Topology], thorough: bool = False) -> None:
 
 
 def devices(topology: Topology) -> list:
-  """Returns the topology's devices, which only compilers can use.
+  """Returns the devices of the topology, for compilation only.
 
   Raises:
-    ValueError: there is no such TPU slice.
+    ValueError: the TPU slice does not exist.
   """
   import jax
 
@@ -131,7 +131,7 @@ def devices(topology: Topology) -> list:
 
   options = {'chip_config_name': topology.chip.tpu_config}
   if math.prod(topology.shape) < 4:
-    # Less than a host.
+    # Less than a full host.
     sides = (*topology.shape, 1)[:3]
     options['chips_per_host_bounds'] = sides
   shape = 'x'.join(map(str, topology.shape))

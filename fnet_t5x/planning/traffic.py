@@ -10,8 +10,8 @@ from fnet_t5x.planning.program_text import Computation, Instruction
 _ARRAY = re.compile(
   r'\b(?:pred|token|[a-z]+\d\w*)\[[\d,<=]*\](?:\{[^{}]*\})?',
 )
-# Memory space of a layout that is not HBM.
-_ELSEWHERE = re.compile(r'S\([1-9]')
+# Memory space marker of a layout: not HBM.
+_NOT_HBM = re.compile(r'S\([1-9]')
 
 
 def bytes_accessed(
@@ -19,15 +19,15 @@ def bytes_accessed(
   body: Computation,
   instruction: Instruction,
 ) -> float:
-  """Returns the bytes that an instruction reads and writes.
+  """Returns the HBM bytes that an instruction reads and writes.
 
-  An array that is sliced or updated counts with that part only. What stays in
-  a TPU's on-chip memories does not count.
+  Of an array that is sliced or updated, only the slice counts. On-chip memories
+  of a TPU do not count.
 
   Args:
     computations: computations of the program.
-    body: computation of the instruction.
-    instruction: instruction that is executed, not fused into another.
+    body: computation that contains the instruction.
+    instruction: an instruction that is executed, not fused into another.
   """
   operands = [body[name] for name in instruction.operands if name in body]
   opcode = instruction.opcode
@@ -60,7 +60,7 @@ def _read(computations, inside, number):
 
 
 def _read_of(computations, inside, name):
-  """Returns the bytes it reads from one of its values; infinity means all."""
+  """Returns the bytes read from one of its values; infinity means all."""
   read = 0.0
   for user, instruction in inside.items():
     if name not in instruction.operands:
@@ -73,7 +73,7 @@ def _read_of(computations, inside, name):
     elif opcode == 'bitcast':
       read += _read_of(computations, inside, user)
     elif opcode == 'fusion':
-      # Fusions nest, and pass on what they slice.
+      # A nested fusion may slice the value too.
       (nested,) = program_text.called(instruction, 'calls')
       read += sum(
         _read(computations, computations.get(nested, {}), number)
@@ -106,5 +106,5 @@ def _bytes(shape):
   return sum(
     program_text.array_bytes(array)
     for array in _ARRAY.findall(shape)
-    if not _ELSEWHERE.search(array)
+    if not _NOT_HBM.search(array)
   )

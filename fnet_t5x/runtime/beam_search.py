@@ -364,7 +364,7 @@ class _Search:
   min_log_prob: float
   cache_offset: int
 
-  def goes_on(self, state: BeamState) -> Array:
+  def should_continue(self, state: BeamState) -> Array:
     """Whether another step is allowed and can still change the result."""
     out_of_steps = (self.max_decode_step > 0) & (
       state.cur_index >= self.max_decode_step
@@ -582,7 +582,7 @@ def beam_search(
     live_seqs=live_seqs,
     initial_index=initial_index,
   )
-  state = lax.while_loop(search.goes_on, search.step, state)
+  state = lax.while_loop(search.should_continue, search.step, state)
 
   any_finished = jnp.any(state.finished_flags, axis=1)[:, None]
   scores = jnp.where(any_finished, state.finished_scores, state.live_logprobs)
@@ -590,11 +590,11 @@ def beam_search(
     any_finished[:, :, None], state.finished_seqs, state.live_seqs
   )[:, :, 1:]
   if prefilled:
-    sequences = _behind_prompts(inputs, initial_index, sequences)
+    sequences = _prepend_prompts(inputs, initial_index, sequences)
   return sequences, scores
 
 
-def _behind_prompts(inputs, initial_index, sequences):
+def _prepend_prompts(inputs, initial_index, sequences):
   """Returns sequences [batch, beam, length] with their prompts prepended."""
   length = sequences.shape[-1]
   missing = max(0, length + 1 - inputs.shape[1])

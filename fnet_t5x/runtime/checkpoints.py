@@ -468,10 +468,10 @@ def _check_same_architecture(
   cfg: RestoreCheckpointConfig,
 ) -> None:
   """Raises ValueError with the first difference and the number of them."""
-  may_be_left = cfg.fallback_to_scratch or any(
+  may_be_unused = cfg.fallback_to_scratch or any(
     name != source for name, source in sources.items()
   )
-  left = [] if may_be_left else _left(saved, sources)
+  left = [] if may_be_unused else _unused(saved, sources)
   # Parameters first: differences in optimizer states follow from them.
   for what, prefix in (('architecture', _PARAMETERS), ('optimizer', '')):
     pairs = [(n, s) for n, s in sources.items() if s and s.startswith(prefix)]
@@ -496,7 +496,7 @@ def _report(saved: Mapping[str, Any], sources: Sources) -> None:
   fresh = [name for name, source in sources.items() if source is None]
   for what, names in (
     ('not in the checkpoint, initialised', fresh),
-    ('in the checkpoint, not used', _left(saved, sources)),
+    ('in the checkpoint, not used', _unused(saved, sources)),
   ):
     names = [name.removeprefix(_PARAMETERS) for name in _parameters(names)]
     if names:
@@ -540,7 +540,7 @@ def _similar(name: str, names: Iterable[str]) -> str:
   return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]
 
 
-def _left(saved: Mapping[str, Any], sources: Sources) -> list[str]:
+def _unused(saved: Mapping[str, Any], sources: Sources) -> list[str]:
   used = set(sources.values())
   return [name for name in _parameters(saved) if name not in used]
 

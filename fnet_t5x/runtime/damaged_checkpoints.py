@@ -161,7 +161,7 @@ def _remedy(path: str, steps: Sequence[int], parameters: bool = False) -> str:
   # The last one before it, otherwise the first one after it.
   for step in sorted(steps, key=lambda s: (s > own, abs(s - own))):
     other = f'{folder}/checkpoint_{step}'
-    if step != own and _seems_whole(other):
+    if step != own and _seems_intact(other):
       return f'use {other} (--checkpoint_step={step})'
   if parameters:
     return (
@@ -171,7 +171,7 @@ def _remedy(path: str, steps: Sequence[int], parameters: bool = False) -> str:
   return 'its folder holds no other intact checkpoint: restore it from a backup'
 
 
-def _seems_whole(checkpoint: str) -> bool:
+def _seems_intact(checkpoint: str) -> bool:
   """Whether all files exist with the recorded sizes."""
   if checksums.is_recorded(checkpoint):
     return not checksums.damages(checkpoint, contents=False)
@@ -193,11 +193,11 @@ def _silence_echoes() -> None:
 
   if os.environ.get(command_line.TRACEBACK_VARIABLE):
     return
-  logging.getLogger('asyncio').addFilter(_is_no_echo)
+  logging.getLogger('asyncio').addFilter(_is_not_echo)
   console.drop_unraisable(_is_other_read)
 
 
-def _is_no_echo(record: logging.LogRecord) -> bool:
+def _is_not_echo(record: logging.LogRecord) -> bool:
   return 'never retrieved' not in record.getMessage()
 
 

@@ -31,7 +31,7 @@ def exhaustion_named(model_dir: str) -> Iterator[None]:
   """
   if not os.environ.get(command_line.TRACEBACK_VARIABLE):
     for name in ('absl', 'asyncio'):
-      logging.getLogger(name).addFilter(_is_no_echo)
+      logging.getLogger(name).addFilter(_is_not_echo)
   hook = sys.unraisablehook
   console.drop_unraisable(_is_of_tensorstore)
   try:
@@ -72,7 +72,7 @@ def _is_full(error: BaseException | None) -> bool:
   return False
 
 
-def _is_no_echo(record: logging.LogRecord) -> bool:
+def _is_not_echo(record: logging.LogRecord) -> bool:
   """Whether to keep a log record: not the traceback of a thread's error."""
   if not record.exc_info:
     return True

@@ -59,11 +59,11 @@ class LegacyCheckpoint:
       }
     # Raised by msgpack, or by content of another form.
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-      raise self._no_checkpoint() from error
+      raise self._invalid_error() from error
     if not isinstance(version, int) or version < 2:
-      raise self._no_checkpoint()
+      raise self._invalid_error()
 
-  def _no_checkpoint(self) -> DamagedError:
+  def _invalid_error(self) -> DamagedError:
     return DamagedError(
       f'{self._directory}: its file {_FILE!r} is not a T5X checkpoint of '
       'version 2 or 3, or is truncated',

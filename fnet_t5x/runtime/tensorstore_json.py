@@ -18,7 +18,7 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 _RAW_BYTES = 'get_tensorstore_raw_bytes'
 _PREFIX = '/tensorstore/kvstore/'
 _WRITE = 'write'
-_MOST_SPECS = 16
+_MAX_SPECS = 16
 # The original functions; None if this version of Orbax has no such function.
 orbax_raw_bytes = getattr(tensorstore_utils, _RAW_BYTES, None)
 spec_to_json = inspect.getattr_static(ts.KvStore.Spec, 'to_json')
@@ -69,7 +69,7 @@ def remembered_json(spec: ts.KvStore.Spec, *args: Any, **kwargs: Any) -> Any:
   key = repr(spec)
   found = _specs.get(key)
   if found is None:
-    if len(_specs) >= _MOST_SPECS:
+    if len(_specs) >= _MAX_SPECS:
       _specs.clear()
     found = _specs[key] = spec_to_json(spec)
   return copy.deepcopy(found)

@@ -1,4 +1,4 @@
-"""The table of chips agrees with itself and with the vendors' arithmetic."""
+"""Consistency of the table of chips with the vendors' hardware figures."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from fnet_t5x.costs import chips
   ('name', 'units'), [('v3', 2), ('v4', 8), ('v5e', 4), ('v5p', 8)]
 )
 def test_peak_is_what_the_matrix_units_do_in_a_cycle(name, units):
-  # Units of 128 x 128, a multiplication and an addition each a cycle; a device
-  # of v3 is one core of two.
+  # Units of 128 x 128, each with a multiplication and an addition per cycle; a
+  # device of v3 is one of two cores.
   chip = chips.find(name)
   assert chip.flops == pytest.approx(
     units * 128 * 128 * 2 * chip.clock, rel=0.01

@@ -1,4 +1,4 @@
-"""The formulas are what compiled training steps execute."""
+"""FLOPs formulas against compiled training steps."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ HYBRID = {**SIZES, 'max_encoder_length': INPUTS}
 
 
 def executed(module):
-  """Operations a row of the gradients' program, by its own products."""
+  """FLOPs per row of the gradients' program, from its matrix products."""
   model = small_runs.model_of(module)
   batch = {
     name: jax.ShapeDtypeStruct((ROWS, length), jnp.int32)
@@ -55,7 +55,7 @@ def executed(module):
 
 
 def of_position_biases():
-  """Look-ups of T5's relative positions, which programs do by products.
+  """Look-ups of T5's relative positions, which programs do by matrix products.
 
   A batch's, not a row's, so that no formula of an example holds them: forward,
   and back to the table of 32 buckets.
@@ -71,8 +71,8 @@ def test_t5_executes_the_formula():
   assert found == by_formula.training
 
 
-# The FFT is over features alone: packed rows are mixed by matrices.
-# Matrices over both axes yield half of the features on a CPU.
+# The FFT is over features only: packed rows use matrices over tokens.
+# Matrices over both axes compute half of the features on CPU.
 @pytest.mark.parametrize(
   ('method', 'backend'), [('matmul', 'tpu'), ('matmul', 'cpu'), ('fft', 'cpu')]
 )
@@ -109,12 +109,12 @@ def test_the_backend_decides_how_features_are_transformed():
     ).mixing
     for backend in ('tpu', 'gpu', 'cpu')
   }
-  # Tokens go by matrices on all, on CPU for half of the features.
+  # Matrices over tokens on all backends, on CPU for half of the features.
   by_matrices = 4 * INPUTS * 64 * 64 + 4 * INPUTS**2 * 64
   by_fft = 2.5 * INPUTS * 64 * 6 + 4 * INPUTS**2 * 33
   assert on['gpu'] == on['tpu']
   assert on['tpu'] - on['cpu'] == by_matrices - by_fft
-  # Folded matrices, where rows are not packed.
+  # Folded matrices for rows that are not packed.
   one_a_row = flops.example_flops(
     config, INPUTS, TARGETS, packed=False, backend='cpu'
   )

@@ -1,4 +1,4 @@
-"""Mixing on meshes of eight devices: no gathers, and the same numbers."""
+"""Mixing on meshes of eight devices: same results, without gathers."""
 
 import re
 
@@ -43,7 +43,7 @@ def normal(*shape, seed=0):
 
 
 def layers(x, mask, mode):
-  """Two mixing sublayers that share a plan, as an encoder has."""
+  """Two mixing sublayers that share a plan, as in an encoder."""
   plan = MODES[mode](mask)
   for _ in range(2):
     x = x + mix(x, plan)
@@ -85,13 +85,13 @@ def test_meshes_agree_and_keep_rows_local(shape, mode):
     expected = expected_layers(source, mode)
     error = np.abs(np.asarray(actual, np.float64) - expected).max()
     assert error / np.abs(expected).max() < 1e-5
-  # A transform needs nothing from other rows: no device asks another.
+  # Rows are independent: devices need not communicate.
   assert not COLLECTIVES.findall(step.as_text())
 
 
 def test_without_the_mesh_context_xla_gathers():
-  # Why rows are mapped by hand. Should this fail, XLA has learnt to split
-  # FFTs, and `shard_map_batch` can go.
+  # The reason for `shard_map_batch`. If this fails, XLA partitions FFTs, and
+  # `shard_map_batch` can be removed.
   x, ct = normal(BATCH, LENGTH, EMBED), normal(BATCH, LENGTH, EMBED, seed=1)
   step = compile_sharded(make_mesh((8, 1)), 'padded', x, ct)
   assert 'all-gather' in step.as_text()

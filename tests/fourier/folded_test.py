@@ -1,4 +1,4 @@
-"""Folded matrices against float64 NumPy, for every length of a row."""
+"""Folded matrices against float64 NumPy, for every row length."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +29,6 @@ def test_every_length_equals_numpy(tokens):
 def test_matrices_are_a_quarter_of_the_whole_ones(tokens):
   matrices = make_folded_matrices(jnp.asarray([tokens, 3]), tokens)
   assert matrices.shape == (2, 2, tokens // 2 + 1, tokens // 2 + 1)
-  # Of three tokens only 0 and 1 are their own or stand for another.
+  # Of three tokens, 2 is the mirror image of 1: only 0 and 1 are stored.
   assert not np.asarray(matrices[1, :, 2:]).any()
   assert not np.asarray(matrices[1, :, :, 2:]).any()

@@ -1,4 +1,4 @@
-"""Which way 'auto' takes, and the sizes of Bluestein's convolution."""
+"""Algorithms chosen by 'auto', and sizes of Bluestein's convolution."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,7 @@ from fnet_t5x.fourier.bluestein import convolution_size
 from fnet_t5x.fourier.dft_matrix import dft_matrices
 from fnet_t5x.fourier.methods import choose_method
 
-# GPU: of whole rows the FFT, of rows of their own length matrices over both
-# axes.
+# GPU: the FFT for whole rows, matrices over both axes for ragged rows.
 CHOICES = {
   ('cpu', 'whole'): {64: 'fft', 512: 'fft', 4096: 'fft'},
   ('cpu', 'ragged'): {128: 'matmul', 1024: 'matmul', 2048: 'fft'},
@@ -52,7 +51,7 @@ def test_convolution_size_is_the_least_smooth_size_that_fits():
 
 
 def test_large_phases_stay_exact():
-  # The largest products, at the longest length we mean to serve.
+  # The largest products, at the maximum supported length.
   cosine, sine = dft_matrices(4, 4096, 4093)
   angles = 2 * np.pi * (np.outer(np.arange(4), np.arange(4096)) % 4093) / 4093
   assert np.abs(np.asarray(cosine) - np.cos(angles)).max() < 1e-6

@@ -1,4 +1,4 @@
-"""Which plan a batch gets, on each backend, and how its arrays are laid out."""
+"""Plan chosen for a batch on each backend, and sharding of its arrays."""
 
 import dataclasses
 
@@ -27,8 +27,8 @@ PADDED, EXACT = {'lengths': 'padded'}, {}
 BLUESTEIN, PACKED = {'length_method': 'fft'}, {'positions': POSITIONS}
 MATMUL = {'method': 'matmul'}
 
-# By backend and arguments: the plan, whether full rows take the FFT instead,
-# how features are transformed, and whether matrices yield all of them.
+# By backend and arguments: the plan, whether full rows use the FFT instead, the
+# method for features, and whether matrices compute all of them.
 CHOICES = [
   ('cpu', PADDED, FFTPlan, False, 'fft', None),
   ('gpu', PADDED, FFTPlan, False, 'fft', None),
@@ -65,7 +65,7 @@ def test_the_plan_of_each_backend(
   assert isinstance(plan, FullRowsPlan) == full_rows
   if full_rows:
     assert plan.full.tolist() == [True, False, False]
-    # Whole rows take the FFT on these backends, over features too.
+    # Whole rows use the FFT on these backends, over features too.
     assert plan.fft.embed_dft.method == 'fft'
     plan = plan.ragged
   assert type(plan) is kind
@@ -79,7 +79,7 @@ def test_a_plan_keeps_its_way_wherever_it_is_used(backend, arguments):
   with target_backend(backend):
     plan = make_plan(**arguments)
     there = str(jax.make_jaxpr(mix)(jnp.float32(x), plan))
-  # The program is the plan's, not that of the backend that it is traced on.
+  # The plan determines the program, not the backend that it is traced on.
   assert str(jax.make_jaxpr(mix)(jnp.float32(x), plan)) == there
   y = np.asarray(mix(jnp.float32(x), plan), np.float64)
   expected = reference.mix_exact(x, ROW_LENGTHS)
@@ -92,7 +92,7 @@ def test_matrices_over_all_features_are_those_over_half(all_features):
   plan = dataclasses.replace(plan, all_features=all_features)
   x = np.random.default_rng(0).normal(size=(BATCH, LENGTH, EMBED))
   program = jax.jit(mix).lower(jnp.float32(x), plan).as_text()
-  # cos and sin over features in one product, or in one each.
+  # cos and sin over features in a single product, or in two.
   assert program.count('stablehlo.dot_general') == (2 if all_features else 3)
   y = np.asarray(mix(jnp.float32(x), plan), np.float64)
   expected = reference.mix_exact(x, ROW_LENGTHS)
@@ -104,7 +104,7 @@ def test_matrices_over_all_features_are_those_over_half(all_features):
 def test_arrays_of_rows_are_laid_out_as_rows(arguments, method):
   plan = make_plan(method=method, **arguments)
   rows = PartitionSpec('data')
-  # A spec stands for all that is below it.
+  # A spec is a prefix: it applies to the whole subtree.
   specs = jax.tree.broadcast(
     plan.specs(rows), plan, is_leaf=lambda x: isinstance(x, PartitionSpec)
   )

@@ -1,4 +1,4 @@
-"""Mixing against float64 NumPy: values, gradients, scales, ways, types."""
+"""Mixing against float64 NumPy: values, gradients, scales, methods, dtypes."""
 
 import jax
 import jax.extend
@@ -10,7 +10,7 @@ from fnet_t5x.backend import target_backend
 from fnet_t5x.fourier import reference
 from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
 
-# Odd, even, prime, a power of two, and one: for both axes.
+# Odd, even, prime, a power of two, and one, for both axes.
 SHAPES = [(8, 6), (7, 13), (16, 5), (15, 16), (13, 2), (12, 9), (1, 4), (6, 1)]
 TOLERANCE = {'float32': 1e-5, 'bfloat16': 2e-2}
 
@@ -25,7 +25,7 @@ def relative_error(actual, expected):
 
 @pytest.fixture(params=['fft', 'matmul', 'matmul, all features'])
 def method(request):
-  """Each way, and the matrices of accelerators."""
+  """Every method, and the matrices of accelerators."""
   if request.param in ('fft', 'matmul'):
     yield request.param
     return
@@ -43,7 +43,7 @@ def float64(x):
 
 
 def value_and_pullback(function, x, cotangent):
-  """Returns function(x), and what the cotangent becomes on its way back."""
+  """Returns function(x), and the cotangent of x."""
 
   @jax.jit
   def both(x, cotangent):
@@ -81,7 +81,7 @@ def test_exact_equals_numpy(shape, scale, method):
 
 
 def packed(length):
-  """Three rows: two segments, one that fills the row, three and padding."""
+  """Three rows: two segments; one that fills the row; three with padding."""
   short, third = length // 3, length // 4
   segments = np.zeros((3, length), np.int32)
   positions = np.zeros((3, length), np.int32)
@@ -148,7 +148,7 @@ def test_padding_changes_nothing(padding, length_method):
 
 
 def test_padding_changes_padded_mode():
-  # What the exact lengths are for: FNet's own way does depend on padding.
+  # The reason for exact lengths: FNet's mixing does depend on padding.
   x = normal(2, 11, 6)
   longer = fourier_mix(jnp.pad(x, ((0, 0), (0, 5), (0, 0))))
   assert relative_error(longer[:, :11], float64(fourier_mix(x))) > 0.1
@@ -168,7 +168,7 @@ def test_packed_segments_do_not_see_one_another():
 
 @pytest.mark.parametrize('length_method', ['fft', 'matmul'])
 def test_neighbours_change_nothing(length_method):
-  # One short row takes the whole batch from the plain transform to the exact.
+  # One short row switches the whole batch from the plain FFT to ragged.
   x = normal(2, 12, 6)
   full = np.ones((2, 12), bool)
   short = full.copy()
@@ -181,7 +181,7 @@ def test_neighbours_change_nothing(length_method):
 
 
 def test_row_ends_at_its_last_real_token():
-  # A token whose id is 0 inside a row is a token.
+  # A token with id 0 inside a row counts as a real token.
   x = normal(1, 9, 4)
   mask = np.array([[1, 1, 0, 1, 1, 1, 0, 0, 0]])
   for length_method in ('fft', 'matmul'):
@@ -197,7 +197,7 @@ def test_a_plan_for_matrices_holds_them_all(lengths):
     plan = make_mixing_plan(mask, embed=embed, **options)
     program = str(jax.make_jaxpr(mix)(x, plan))
     assert 'dot_general' in program
-    # What the plan lacks, each layer would make anew.
+    # Each layer would recompute arrays that the plan lacks.
     assert (' cos ' in program) == made
 
 
@@ -252,7 +252,7 @@ def test_fourier_mix_takes_any_leading_axes():
 
 
 def test_orthonormal_scale_keeps_white_noise():
-  # Re of a unitary map: half the energy of white noise.
+  # Real part of a unitary map: half the energy of white noise.
   y = fourier_mix(normal(4, 64, 32))
   assert 0.45 < float(jnp.mean(y**2)) < 0.55
 

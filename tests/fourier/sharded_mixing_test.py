@@ -1,4 +1,4 @@
-"""Mixing of rows that are spread over devices: numbers, and what is sent."""
+"""Mixing of rows that are sharded over devices: results and communication."""
 
 import functools
 
@@ -22,7 +22,7 @@ MODES = {
   'matrices': {'length_method': 'matmul'},
   'packed': {},
 }
-# Of 8 devices, those that a row is spread over.
+# Number of devices, of 8, that a row is sharded over.
 SHARDS = 4
 
 
@@ -79,7 +79,7 @@ def test_spread_rows_are_mixed_alike(sharded, embed, mode):
     error = np.abs(np.asarray(actual, np.float64) - expected).max()
     assert error / np.abs(expected).max() < 1e-5
 
-  # Forward and backward; no gather, and the bytes that are promised.
+  # Forward and backward: no gather, and the documented number of bytes.
   (found,) = collectives(step.as_text())
   assert found['kind'] == 'all-to-all'
   local = 4 * BATCH // 2 * LENGTH * embed // SHARDS

@@ -134,7 +134,7 @@ def test_remat_and_scan_share_one_plan(mode):
     return jnp.sum(x**2)
 
   def plain(x, gains):
-    # The same by dense matrices, differentiated by JAX alone.
+    # The same by dense matrices, differentiated by JAX.
     basis = np.eye(x.size).reshape(x.size, *x.shape)
     matrix = np.stack([expected_mix(e, mode).reshape(-1) for e in basis])
     matrix = jnp.asarray(matrix, jnp.float32)
@@ -151,8 +151,8 @@ def test_remat_and_scan_share_one_plan(mode):
 
 
 def test_backward_is_one_forward(mode):
-  # The symmetric rule at work: as many transforms backward as forward. JAX's
-  # own transpose of a real FFT would need more.
+  # The symmetric rule: as many transforms backward as forward. JAX's transpose
+  # of a real FFT would need more.
   plan = MODES[mode]()
   x = normal(BATCH, LENGTH, EMBED)
 
@@ -167,8 +167,8 @@ def test_backward_is_one_forward(mode):
 
 
 def test_full_rows_run_the_plain_transform():
-  # The condition must survive to the compiled program, rather than become a
-  # selection between two computed results.
+  # The condition must remain in the compiled program rather than become a
+  # select between two computed results.
   x = normal(BATCH, LENGTH, EMBED)
   for length_method in ('fft', 'matmul'):
     plan = make_mixing_plan(MASK, length_method=length_method)

@@ -1,10 +1,10 @@
-"""Decodes by a small table, as T5X decodes them and as we must.
+"""Golden decodes from a table of logits, recorded from T5X.
 
 T5X at commit cc342d4, in an environment where it is importable, from here:
 
   JAX_PLATFORMS=cpu python decoding.py > decoding.json
 
-The tests call `run` with our module, and compare with what is recorded.
+The tests call `run` with our module, and compare with the recorded values.
 """
 
 import functools
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 STATES, VOCAB, EOS, LENGTH = 61, 11, 1, 12
-# The next token depends on all tokens so far, through a number kept in the
-# cache: a cache that lags behind its beam shows in the tokens.
+# The next token depends on all previous tokens, through a number in the cache:
+# a cache that does not follow its beam changes the tokens.
 TABLE = np.random.RandomState(0).normal(size=(STATES, VOCAB)) * 1.5
 TABLE = np.float32(np.round(TABLE, 4))
 EMPTY = np.zeros((3, LENGTH), np.int32)

@@ -1,10 +1,10 @@
-"""Records what T5X's own Adafactor and schedules compute.
+"""Golden values of T5X's Adafactor and schedules.
 
 T5X at commit cc342d4, in an environment where it is importable, from here:
 
   JAX_PLATFORMS=cpu python optimizer.py > optimizer.json
 
-The inputs are in the file too, so that the tests need nothing else.
+The file includes the inputs, so the tests need nothing else.
 """
 
 import json

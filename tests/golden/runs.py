@@ -4,9 +4,9 @@ T5X at commit cc342d4, in an environment where it is importable, from here:
 
   JAX_PLATFORMS=cpu FNET_T5X_ENGINE=t5x python runs.py > runs.json
 
-Both engines read the same gin files through `run`; the tests compare what the
-runtime then does, step by step, with what is recorded of T5X. To train one
-case, or to go on with it: `python runs.py CASE MODEL_DIR STEPS SAVE_PERIOD`.
+Both engines read the same gin files through `run`; the tests compare the
+runtime, step by step, with the values recorded from T5X. To train or resume one
+case: `python runs.py CASE MODEL_DIR STEPS SAVE_PERIOD`.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ DECODES = {
     2,
   ),
 }
-# Wide enough for Adafactor to factor every matrix but the biases' tables.
+# Wide enough for Adafactor to factor every matrix except the bias tables.
 MODEL_GIN = """
 from __gin__ import dynamic_registration
 from golden import runs
@@ -126,7 +126,7 @@ def train_arguments(function, model):
 
 
 def one_device(partitioner):
-  """The partitioner, over the first device alone: tests simulate eight."""
+  """The partitioner, over the first device only: tests simulate eight."""
   partitioner.mesh = jax.sharding.Mesh(
     np.asarray(jax.devices()[:1]).reshape(1, 1), ('data', 'model')
   )
@@ -134,7 +134,7 @@ def one_device(partitioner):
 
 
 def _examples(split, shuffle_files, seed=None):
-  """Sequences of a made-up language, and the same backwards."""
+  """Sequences of an artificial language, and the same reversed."""
   del shuffle_files, seed
   random = np.random.RandomState({'train': 0, 'validation': 1}[split])
   rows = []
@@ -210,7 +210,7 @@ def _is_axes(leaf):
 
 
 def describe(tree):
-  """Shape, norm and a sum that tells the order of values, of every leaf."""
+  """Shape, norm and an order-dependent sum of every leaf."""
   flat = traverse_util.flatten_dict(
     jax.tree.map(np.asarray, _plain(tree)), sep='/'
   )
@@ -237,7 +237,7 @@ def _round(value):
 
 
 def _metrics(directory, names):
-  """The values of a collection's summaries, by step."""
+  """Values of the summaries of a collection, by step."""
   events = event_accumulator.EventAccumulator(
     directory, size_guidance={'tensors': 0}
   )
@@ -311,7 +311,7 @@ def train_case(case, model_dir, steps=STEPS, save_period=None):
 
 
 def losses(model_dir):
-  """The training loss of every step, whichever engines took them."""
+  """The training loss of every step, for either engine."""
   return _metrics(os.path.join(model_dir, 'train'), ('loss',))['loss']
 
 
@@ -324,7 +324,7 @@ def step_metrics(model_dir):
 
 
 def run(case, model_dir):
-  """Trains by the engine in use; returns everything recorded of it."""
+  """Trains with the current engine; returns everything that is recorded."""
   model = train_case(case, model_dir)
   state = _watched['trainer'].train_state
   validation = _metrics(
@@ -354,7 +354,7 @@ def run(case, model_dir):
     'parameters': describe(state.params),
     'optimizer': describe(state.param_states),
   }
-  if CASES[case][1]:  # Decoding compiles for long: not for every case.
+  if CASES[case][1]:  # Decoding compiles slowly: only for some cases.
     recorded |= _written(model, params, batch)
   return recorded
 

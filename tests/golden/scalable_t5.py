@@ -1,10 +1,10 @@
-"""Records what T5X's T5 with scanned layers computes.
+"""Golden values of T5X's T5 with scanned layers.
 
 T5X at commit cc342d4, in an environment where it is importable, from here:
 
   JAX_PLATFORMS=cpu python scalable_t5.py > scalable_t5.json
 
-Sizes, seeds and inputs are those of t5_network.py, and in the file too.
+Sizes, seeds and inputs are those of t5_network.py; the file includes them.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Writes t5_objectives.json: examples made by T5's own preprocessors.
+"""Golden examples of T5's preprocessors, for t5_objectives.json.
 
-Run in an environment that has t5 0.9.4 (`pip install --no-deps t5==0.9.4`, with
-babel, nltk, rouge-score and their like for its imports):
+Run in an environment with t5 0.9.4 (`pip install --no-deps t5==0.9.4`, and
+babel, nltk, rouge-score etc. for its imports):
 
   python tests/golden/t5_objectives.py
 """
@@ -18,8 +18,8 @@ import tensorflow as tf
 from t5.data import preprocessors
 
 # (objective, lengths, parameters, gin bindings). Odd and short lengths, one
-# token left over, no merging, packing, and density 0.5, where T5 treats lengths
-# apart.
+# token left over, no merging, packing, and density 0.5, a special case of T5's
+# lengths.
 CASES = [
   ('span_corruption', {'inputs': 64, 'targets': 20}, {}, ''),
   (

@@ -1,4 +1,4 @@
-"""Collectives read off programs whose collectives are known."""
+"""Collectives of programs whose collectives are known."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def activations(dtype=jnp.float32):
 @pytest.mark.parametrize(
   ('kind', 'function', 'out_spec', 'size'),
   [
-    # The whole row of 64, of a quarter of the batch.
+    # The whole row of 64, for a quarter of the batch.
     (
       'all-gather',
       lambda x: jax.lax.all_gather(x, 'model', axis=1, tiled=True),
@@ -46,7 +46,7 @@ def activations(dtype=jnp.float32):
       4 * 4 * WIDTH,
     ),
     ('all-reduce', lambda x: jax.lax.psum(x, 'data'), X, 4 * 4 * WIDTH // 2),
-    # What goes in is larger than what comes out.
+    # The operand is larger than the result.
     (
       'reduce-scatter',
       lambda x: jax.lax.psum_scatter(x, 'data', tiled=True),
@@ -104,7 +104,7 @@ def test_a_scanned_network_counts_as_the_unrolled_one():
       compiled_text(network, activations(), weights, out=('data', 'model'))
     )
 
-  # A quarter of the batch, each product: [4, 64] summed over 'model'.
+  # Per product, a quarter of the batch: [4, 64] summed over 'model'.
   size = TRIPS * 4 * 4 * WIDTH
   assert count(1) == [{'kind': 'all-reduce', 'count': TRIPS, 'bytes': size}]
   assert count(1) == count(TRIPS)
@@ -143,7 +143,7 @@ def test_operations_are_named():
   assert 'encoder' in found.op_name
 
 
-# As TPUs' compiler writes: layouts in tiles, pairs of start and done, an
+# Text of the TPU compiler: tiled layouts, pairs of -start and -done, an
 # asynchronous call.
 TPU_TEXT = """\
 HloModule step, is_scheduled=true

@@ -1,4 +1,4 @@
-"""The planner's command, whatever command another test has stood for."""
+"""Gin's command set to the planner's for every test here."""
 
 import gin_commands
 import pytest

@@ -1,4 +1,4 @@
-"""Whole runs on C4 and the Pile: they configure, and their plans are theirs."""
+"""Experiments on C4 and the Pile: valid configurations, up-to-date plans."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def test_the_plan_is_of_the_run(size, source):
     assert run.tokens == plan['tokens']
     assert run.batch_size % run.num_microbatches == 0
     training = flops.batch_flops(run.config, run.batch, 'tpu')
-  # As the page shows them: two decimals of GFLOPs per token.
+  # With the precision of the page: two decimals of GFLOPs per token.
   assert plan['training_flops'] / plan['tokens'] == pytest.approx(
     training / plan['tokens'], abs=0.006e9
   )
@@ -56,7 +56,7 @@ def test_the_plan_is_of_the_run(size, source):
 
 @pytest.mark.parametrize('size', SIZES)
 def test_source_changes_no_program(size):
-  """What lets one plan be that of both."""
+  """The reason that both share one plan."""
   runs = []
   for source in SOURCES:
     name = f'gin/experiments/{size}_{source}_span_corruption.gin'

@@ -1,4 +1,4 @@
-"""What gin files say of a run, and what is said where they say too little."""
+"""Runs configured by gin files, and messages for missing settings."""
 
 import gin
 import pytest
@@ -20,7 +20,7 @@ def test_run_is_what_the_command_line_says():
     assert run.tokens == 24 * (512 + 114)
     assert run.batch['encoder_segment_ids'].shape == (24, 512)
     assert run.batch['decoder_input_tokens'].shape == (24, 114)
-  # The next run starts from nothing.
+  # The next run starts from an empty configuration.
   assert not gin.config_str().strip()
 
 
@@ -53,7 +53,7 @@ def test_comparing_takes_architecture_and_size_and_nothing_else():
     (FILES, ['BATCH_SIZE = "many"'], None, "BATCH_SIZE is 'many'"),
     (FILES, ['TASK_FEATURE_LENGTHS = None'], None, 'a plan needs it'),
     (FILES, ['BATCHSIZE = 8'], None, 'no gin file of this run has the macro'),
-    (FILES, [], 'gin/runs/pretrain.gin', 'it sets no ARCHITECTURE'),
+    (FILES, [], 'gin/runs/pretrain.gin', 'pretrain.gin .* ARCHITECTURE'),
     (FILES, [], 'gin/models/none.gin', 'is in none of'),
   ],
 )
@@ -75,7 +75,7 @@ def test_what_is_missing_is_one_line(files, bindings, compare, message):
   ],
 )
 def test_a_vocabulary_that_is_still_to_be_trained(bindings, size):
-  # No text is there: the number of pieces asked for is enough.
+  # There is no text: the number of pieces suffices.
   files = [*FILES, 'gin/sources/text.gin', 'gin/vocabularies/own.gin']
   bindings = ["TEXT_FILES = '/nowhere/*.txt'", *bindings]
   with gin_run.configured(files, bindings) as run:

@@ -1,4 +1,4 @@
-"""Work read off compiled programs whose work is known."""
+"""Cost of compiled programs whose cost is known."""
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +37,11 @@ def test_the_body_of_a_loop_counts_once_a_trip():
   once, all_trips = hlo.cost(text, count_loops=False), hlo.cost(text)
   assert once.flops == 2 * 64**3
   assert all_trips.flops == TRIPS * once.flops
-  # Of the stacked kernels a trip reads one, not all.
+  # Each trip reads one of the stacked kernels, not all.
   assert all_trips.bytes < TRIPS * 4 * 12 * 64**2
 
 
-# As the TPU compiler writes loops: without their number of trips.
+# Loop in the text of the TPU compiler: without a trip count.
 LOOP = """
 HloModule loop
 
@@ -72,7 +72,7 @@ def test_a_loop_up_to_a_constant_needs_no_note_of_its_trips():
   found = hlo.cost(LOOP)
   assert found.flops == 24 * 2 * 8**3
   assert found.cycles == 24 * 100
-  # The operand twice, of main memory; the result is in another, S(1).
+  # The operand twice, from HBM; the result is on chip, S(1).
   assert found.bytes == 24 * 2 * 4 * 8 * 8
   assert hlo.cost(LOOP, count_loops=False).cycles == 100
 
@@ -95,7 +95,7 @@ def test_a_convolution_counts_the_pairs_that_exist(groups):
   text = text_of(convolution, *shapes)
   if 'convolution(' not in text:
     pytest.skip('this backend makes no convolution of it')
-  # A product of ones with ones adds one a pair.
+  # A product of ones with ones adds one per pair.
   ones = [jnp.ones(shape, jnp.float32) for shape in shapes]
   pairs = float(np.sum(convolution(*ones)))
   assert hlo.cost(text).flops == 2 * pairs

@@ -1,4 +1,4 @@
-"""Matched models are what the command computes, and there is none nearer."""
+"""Matched models: the files are up to date, and no depth is closer."""
 
 import pathlib
 
@@ -20,7 +20,7 @@ def test_files_are_what_the_command_computes(size, family):
 
 
 def test_small_is_counted_as_its_own_file_says():
-  """The sums by layer are the whole network's own count."""
+  """The count by layers equals that of the whole network."""
   found = matched.match('small', 'matched_parameters')
   counted, config = parameters.of_model(found.model_file)
   assert counted.total == found.parameters
@@ -33,7 +33,7 @@ def test_small_is_counted_as_its_own_file_says():
 
 @pytest.mark.parametrize('size', ['base', 'xl'])
 def test_no_other_depth_is_nearer(size):
-  """A layer more or less is farther from T5's parameters."""
+  """One layer more or less is farther from T5's parameters."""
   found = matched.match(size, 'matched_parameters')
   depth = found.encoder_layers
   name = f'gin/models/fnet_t5_{size}.gin'

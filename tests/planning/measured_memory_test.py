@@ -1,4 +1,4 @@
-"""The memory that a plan says is the memory that a step takes."""
+"""Planned memory of a training step equals its measured memory."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ RUN = arguments(
   FILES,
   (
     *SMALL,
-    # Enough rows that the step outweighs what it is measured with.
+    # Enough rows for the step to dominate the memory of the measurement.
     'BATCH_SIZE = 256',
     "TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 32}",
   ),

@@ -1,4 +1,4 @@
-"""The command from its flags to its table, and one line for bad input."""
+"""The plan command: flags, table, and one line for invalid input."""
 
 import importlib.util
 import json
@@ -75,7 +75,7 @@ def test_plans_stand_side_by_side(tmp_path):
   # docs/PLANS.md reads such files.
   assert '| h100:8 | data 4 x model 2 |' in tables.table([(['a'], content)])
   hybrid, t5 = content['plans']
-  # tiny's own size replaces the hybrid's, and nothing else does.
+  # Only the architecture and size are replaced by t5_tiny's.
   assert t5['batch_size'] == hybrid['batch_size'] == 16
   assert t5['mesh'] == hybrid['mesh'] == {'data': 4, 'model': 2}
   assert t5['parameters']['total'] > hybrid['parameters']['total']
@@ -85,7 +85,7 @@ def test_plans_stand_side_by_side(tmp_path):
     assert times['roofline'] == max(
       times['arithmetic'], times['memory'], times['network']
     )
-    assert times['arithmetic'] == each['train']['work']['flops'] / 989e12
+    assert times['arithmetic'] == each['train']['cost']['flops'] / 989e12
     estimate = each['estimates']['roofline']
     assert estimate['days'] == pytest.approx(
       1000 * times['roofline'] / 86400, rel=1e-6
@@ -109,7 +109,7 @@ def test_the_tpu_compiler_plans_a_slice(tmp_path):
   assert found.returncode == 0, found.stderr
   (made,) = json.loads(path.read_text())['plans']
   assert made['devices'] == 4 and made['fits']
-  assert made['train']['work']['cycles'] > 0
+  assert made['train']['cost']['cycles'] > 0
   assert made['train']['seconds']['compiler'] > 0
 
 

@@ -1,4 +1,4 @@
-"""Memory as planned is memory as taken; sizes that do not divide are named."""
+"""Planned memory equals the arrays' memory; indivisible sizes are named."""
 
 import jax
 import planned_runs
@@ -12,7 +12,7 @@ EIGHT = topology.parse('cpu:8')
 
 
 def on_first_device(tree) -> int:
-  """Bytes of the arrays' parts on the first device."""
+  """Bytes of the arrays' shards on the first device."""
   return sum(
     shard.data.nbytes
     for leaf in jax.tree.leaves(tree)
@@ -45,9 +45,9 @@ def test_programs_take_the_state_and_the_batch():
       sum(x.size * x.dtype.itemsize for x in run.batch.values())
       // run.partitioner.mesh.shape['data']
     )
-    # What no operation reads is not handed over, such as the positions.
+    # Unused arguments are dropped, such as the positions.
     assert 0.99 * (state.held + batch) < step.arguments <= state.held + batch
-    # Donated: the new state lies where the old one was.
+    # Donated: the new state aliases the old one.
     assert step.results < 0.01 * state.held + 4096
     assert step.compiled and step.temporaries > 0
     assert {found['kind'] for found in step.collectives} >= {'all-reduce'}
@@ -94,7 +94,7 @@ def test_remedies_are_the_least_changes_that_fit():
       remedy.change.split('=')[0]: remedy
       for remedy in remedies.remedies(run, state, activations, allowed)
     }
-    # A quarter of the activations fits, a half does not.
+    # A quarter of the activations fits, half does not.
     assert found['NUM_MICROBATCHES'].change == 'NUM_MICROBATCHES=4'
     assert 'NUM_PARTITIONS' not in found
     assert all(each.memory <= allowed for each in found.values())
@@ -133,4 +133,4 @@ def test_what_is_in_force_already_is_no_remedy(name):
   ],
 )
 def test_compilers_complaints_are_read(message, sizes):
-  assert programs.sizes_of_complaint(message) == sizes
+  assert programs.sizes_of_error(message) == sizes

@@ -1,4 +1,4 @@
-"""The page of plans: what the committed plans say, and how that is shown."""
+"""docs/PLANS.md: up to date with the committed plans, and its format."""
 
 import json
 import pathlib
@@ -31,7 +31,7 @@ CONTENT = {
 
 
 def test_page_and_heads_are_what_the_plans_say():
-  """On a difference: python -m fnet_t5x.planning.tables --write."""
+  """If it fails: python -m fnet_t5x.planning.tables --write."""
   page = (tables.DOCS / tables.PAGE).read_text()
   text = tables.table(
     [([path.stem for path in paths], each) for paths, each in PLANS]

@@ -1,4 +1,4 @@
-"""Topologies as written, and what is said of those that cannot be."""
+"""Parsing of topologies, and messages for invalid ones."""
 
 import importlib.util
 
@@ -62,7 +62,7 @@ def test_simulated_devices_are_as_many_as_asked_for():
 @pytest.mark.parametrize(
   ('text', 'kind', 'count'),
   [
-    # Two cores a chip, one device; but two devices on v3.
+    # Two cores per chip are one device, except on v3.
     ('v4:4x4x8', 'TPU v4', 128),
     ('v5p:4x4x4', 'TPU v5', 64),
     ('v3:4x4', 'TPU v3', 32),

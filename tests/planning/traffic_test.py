@@ -1,9 +1,9 @@
-"""What fusions move: of slices and updates, their part."""
+"""HBM traffic of fusions: only the slice of sliced and updated arrays."""
 
 from fnet_t5x.planning import hlo
 
-# As the TPU compiler writes a step of a scanned backward pass: the layer is
-# sliced from the stack inside of a fusion inside of a fusion.
+# A step of a scanned backward pass from the TPU compiler: a fusion within a
+# fusion slices the layer from the stack.
 NESTED = """
 HloModule nested
 
@@ -38,7 +38,7 @@ def test_a_slice_in_a_nested_fusion_is_all_that_is_read():
   index, layer, x, y = 4, 2 * 64 * 32, 2 * 32 * 16, 4 * 64 * 16
   found = hlo.cost(NESTED.replace('LAYOUT', ''))
   assert found.bytes == index + layer + x + y
-  # What is in another memory by then costs nothing.
+  # Arrays that are already on chip cost nothing.
   found = hlo.cost(NESTED.replace('LAYOUT', 'S(1)'))
   assert found.bytes == index + layer + y
 

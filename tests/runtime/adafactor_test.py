@@ -24,7 +24,7 @@ def rms(x):
 
 
 def reference(matrix, grads, factored, beta1=None, weight_decay=0.0):
-  """Adafactor of one matrix in float64, with the paper's sums over V itself."""
+  """Adafactor of one matrix in float64 with the paper's sums over V itself."""
   x = matrix.astype(np.float64)
   second = np.zeros_like(x)
   rows, columns = np.zeros(x.shape[0]), np.zeros(x.shape[1])
@@ -49,7 +49,7 @@ def reference(matrix, grads, factored, beta1=None, weight_decay=0.0):
 
 
 def run(param, grads, axes=None, **arguments):
-  """Five steps of ours on one parameter."""
+  """Five steps of our Adafactor on one parameter."""
   optimizer_def = adafactor.Adafactor(
     LEARNING_RATE,
     min_dim_size_to_factor=2,

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and refused by another architecture."""
+"""Checkpoints: atomic, and rejected by another architecture."""
 
 import contextlib
 import pathlib
@@ -88,7 +88,7 @@ def test_inference_takes_parameters_alone(saved, state):
 
 
 def test_donated_state_is_saved_as_it_was(tmp_path):
-  """Steps go on while Orbax writes: they must not write into what it reads."""
+  """Training continues while Orbax writes: it must not overwrite its source."""
   params = {
     f'x{i}': jax.random.normal(jax.random.PRNGKey(i), (512, 1024))
     for i in range(16)
@@ -135,7 +135,7 @@ def test_half_written_checkpoint_is_none(saved, state, tmp_path):
   assert checkpoints.latest_step(str(tmp_path)) is None
   with pytest.raises(FileNotFoundError, match='holds no checkpoint_<step>'):
     checkpoints.locate(RestoreCheckpointConfig(path=str(tmp_path)))
-  # Only a run that writes may clean up.
+  # Only a writer may clean up.
   checkpoints.CheckpointManager(str(tmp_path)).close()
   assert half.is_dir()
   save(tmp_path, state)
@@ -144,7 +144,7 @@ def test_half_written_checkpoint_is_none(saved, state, tmp_path):
 
 
 def test_latest_step_does_not_see_a_checkpoint_being_written(state, tmp_path):
-  """Until all is on disk the checkpoint before it is the last one."""
+  """Until a checkpoint is complete on disk, the previous one is the last."""
   save(tmp_path, state)
 
   class Looking:
@@ -244,7 +244,7 @@ def test_another_optimizer_is_one_line(saved):
     )
 
 
-# The checkpoint's encoder layer 1 attends; here layer 0 does, and 1 mixes.
+# Encoder layer 1 of the checkpoint uses attention; here layer 0 does.
 TURNED = {'encoder_mixing': ('attention', 'fourier')}
 
 

@@ -1,4 +1,4 @@
-"""Every bit of a checkpoint that is restored is one that was saved."""
+"""Checksums: every restored bit is as saved."""
 
 import contextlib
 import hashlib
@@ -22,12 +22,12 @@ from fnet_t5x.runtime import (
 )
 from fnet_t5x.runtime.checkpoints import RestoreCheckpointConfig
 
-# Orbax's note to itself: it is no part of what is restored, on a local disk.
+# Orbax's commit marker, which is not restored.
 MARKER = 'commit_success.txt'
 
 
 class Iterator:
-  """A position in the data that is one number, in a file of its own."""
+  """A position in the data that is a single number in its own file."""
 
   def __init__(self, position=None):
     self.position = position
@@ -46,7 +46,7 @@ def initializer():
 
 @pytest.fixture(scope='module')
 def reader():
-  """Of generation and evaluation: parameters alone."""
+  """The restore of generation and evaluation: parameters only."""
   model = small_runs.bigram_model()
   model.optimizer_def = None
   return small_runs.make_initializer(model)
@@ -102,7 +102,7 @@ def replace_by_folder(path):
 
 
 def resume(initializer, folder):
-  """As a run that goes on does: the state, the position, and what is said."""
+  """Restores like a resuming run: returns state, position and output."""
   said, iterator = [], Iterator()
 
   def restore(step):
@@ -146,7 +146,7 @@ def test_every_file(
       continue
     cfg = RestoreCheckpointConfig(path=str(folder))
     if name.startswith('dataset/'):
-      # No part of a model; it is told all the same.
+      # Not part of the model, but reported nevertheless.
       capfd.readouterr()
       assert int(reader.from_checkpoint(cfg).step) == 38
       line = f'{damaged}: {name} '
@@ -159,7 +159,7 @@ def test_every_file(
       assert line.endswith(f'{folder}/checkpoint_19 (--checkpoint_step=19)')
       assert '\n' not in line
       if damage is not flip:
-        # Seen before anything heavy is imported, too.
+        # Detected before heavy imports, too.
         with pytest.raises(damaged_checkpoints.DamagedError) as at_once:
           model_directory.locate(folder)
         assert name in str(at_once.value)
@@ -197,7 +197,7 @@ def test_checksums_are_those_of_another_program(saved):
   }
   assert {*record['files']} == found - {'checksums.json', MARKER}
   for name, entry in record['files'].items():
-    if name == '_CHECKPOINT_METADATA':  # written to once more
+    if name == '_CHECKPOINT_METADATA':  # Changed after the record is written.
       continue
     content = (checkpoint / name).read_bytes()
     digest = hashlib.blake2b(content, digest_size=32).hexdigest()
@@ -207,7 +207,7 @@ def test_checksums_are_those_of_another_program(saved):
 def test_a_checkpoint_without_checksums_is_taken_with_a_line(
   initializer, saved, tmp_path, capfd
 ):
-  """As T5X's are. A loss of the file alone is damage: `test_every_file`."""
+  """Like T5X's. Losing only the file is damage: see `test_every_file`."""
   folder = tmp_path / 'run'
   shutil.copytree(saved, folder)
   (folder / 'checkpoint_38/checksums.json').unlink()
@@ -247,7 +247,7 @@ def test_an_error_that_is_no_damage_sets_nothing_aside(
 
 
 def record(files):
-  """A record that hangs together, whatever it names."""
+  """A self-consistent record of arbitrary names."""
   return checksums._text(files)
 
 
@@ -274,7 +274,7 @@ def test_a_hostile_record_is_damage_itself(tmp_path, content):
 
 
 def test_no_more_is_read_than_was_saved(tmp_path):
-  """A file without an end is told by its size."""
+  """An endless file is detected by its size."""
   (tmp_path / 'data').write_bytes(b'1234')
   checksums.write(tmp_path)
   (tmp_path / 'data').unlink()
@@ -288,7 +288,7 @@ def test_no_more_is_read_than_was_saved(tmp_path):
 
 
 def test_paths_of_remote_folders(tmp_path, monkeypatch):
-  """`etils` reads gs:// with the methods that it has for any path."""
+  """`etils` reads gs:// through the interface of all its paths."""
   (tmp_path / 'state').mkdir()
   (tmp_path / 'state/a').write_bytes(b'12')
   monkeypatch.setattr(checksums, '_path', epath.Path)

@@ -30,7 +30,7 @@ def initializer():
 
 @pytest.fixture(scope='module')
 def states(initializer):
-  """The states of steps 1 and 2, of different parameters."""
+  """The states of steps 1 and 2, with different parameters."""
   return {
     step: initializer.from_scratch(jax.random.PRNGKey(step)).replace_step(
       np.asarray(step, np.int32)
@@ -53,7 +53,7 @@ def saved(states, tmp_path_factory):
 
 
 def restore(initializer, folder, said=None):
-  """As a run that goes on does."""
+  """Restores like a resuming run."""
 
   def restore_step(step):
     return initializer.from_checkpoint(
@@ -101,7 +101,7 @@ def test_no_damaged_file_is_taken_for_whole(
     damage(folder / file)
     said = []
     got = restore(initializer, folder, said)
-    # A file that no reader needs may be gone; values are then those saved.
+    # A file that no reader needs may be missing; values are then as saved.
     step = int(got.step)
     want = flat(states[step])
     for name, value in flat(got).items():
@@ -117,7 +117,7 @@ def test_no_damaged_file_is_taken_for_whole(
     else:
       assert names == {'checkpoint_1', 'checkpoint_2'}
       assert not said
-  # Metadata, the manifest and the data are needed, whatever else is not.
+  # Metadata, the manifest and the data are always needed.
   assert set_aside >= 3
 
 
@@ -141,7 +141,7 @@ def test_the_file_is_named(initializer, saved, tmp_path, file, damage, detail):
     )
   assert f'{folder}/checkpoint_2 is damaged: ' in str(error.value)
   assert detail in str(error.value)
-  # Whoever only reads a checkpoint renames nothing.
+  # A reader renames nothing.
   assert (folder / 'checkpoint_2').is_dir()
 
 

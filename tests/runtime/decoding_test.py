@@ -1,4 +1,4 @@
-"""Decoding: golden decodes of T5X, exhaustive search, counted samples."""
+"""Decoding against T5X's golden decodes, exhaustive search, and counts."""
 
 import functools
 import itertools
@@ -29,7 +29,7 @@ def test_decodes_equal_those_of_t5x(case):
 
 
 def markov(table):
-  """A network whose next-token logits depend on the last token only."""
+  """A network whose next-token logits depend only on the last token."""
 
   def tokens_to_logits(state):
     return jnp.asarray(table)[state.cur_token[:, 0]], state.cache
@@ -73,7 +73,7 @@ def test_beam_search_wide_enough_is_exhaustive(alpha):
 
 
 def decisive_network(rows=60, vocab=9):
-  """EOS is either the best token or far behind, never the second best.
+  """EOS is either the best token or very unlikely, never the second best.
 
   A beam search keeps an EOS that is second best, and may return it: only
   where that cannot happen is one beam the same as greedy.
@@ -171,7 +171,7 @@ def test_prefilled_prompts_change_nothing(function):
     )
   (tokens, scores), (prefilled_tokens, prefilled_scores) = results
   np.testing.assert_allclose(scores, prefilled_scores, rtol=1e-5)
-  # Slots for which the search found no sequence hold the prompt or nothing.
+  # Slots without a sequence hold the prompt or nothing.
   found = np.asarray(scores > decoding.NEG_INF / 2)
   assert found.any(axis=1).all()
   np.testing.assert_array_equal(
@@ -235,7 +235,7 @@ def test_samples_follow_the_distribution(options):
   )
   want = exact_distribution(**options)
   counts = np.bincount(np.ravel(tokens), minlength=LOGITS.size) / draws
-  # Five standard deviations of a share near one half.
+  # Five standard deviations of a fraction near one half.
   np.testing.assert_allclose(counts, want, atol=5 * 0.5 / draws**0.5)
   assert np.all(counts[want == 0] == 0)
   np.testing.assert_allclose(
@@ -379,7 +379,7 @@ VOCAB = 5
 
 
 def brute_force(tokens, size):
-  """Tokens after which the text would hold an n-gram twice."""
+  """Tokens after which the text would contain an n-gram twice."""
   banned = np.zeros(VOCAB, bool)
   for token in range(VOCAB):
     text = [*tokens, token]
@@ -390,7 +390,7 @@ def brute_force(tokens, size):
 
 @pytest.mark.parametrize('size', [1, 2, 3, 4])
 def test_equals_brute_force(size):
-  """At every length, also of texts that hold n-grams twice already."""
+  """At every length, also for texts that already contain repeated n-grams."""
   rng = np.random.default_rng(size)
   tokens = rng.integers(0, VOCAB, (6, 20))
   banned = jax.jit(

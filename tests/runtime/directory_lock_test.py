@@ -1,4 +1,4 @@
-"""A model directory's lock: who holds it, and what frees it."""
+"""Lock of a model directory: its holder and its release."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ import pytest
 import fnet_t5x
 from fnet_t5x.runtime import directory_lock
 
-# Another process: it says when it has the lock, or why not, then waits.
+# Another process: prints that it holds the lock, or the error, then waits.
 HOLDER = """
 import sys
 from fnet_t5x.runtime import directory_lock
@@ -56,7 +56,7 @@ def test_lock_names_its_holder_and_ends_with_the_process(tmp_path):
   with directory_lock.held(str(tmp_path)):
     second = hold(tmp_path)
     assert f'process {os.getpid()}, ' in second.communicate()[0]
-  # Nothing of a run is left in what others may be sent.
+  # No details of a run remain in a folder that may be shared.
   assert not (tmp_path / directory_lock.FILE).read_text()
 
 

@@ -1,4 +1,4 @@
-"""T5X's older checkpoints, its public ones, fill our T5 and our hybrid."""
+"""T5X's pre-Orbax checkpoints, restored into our T5 and our hybrid."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ def flat(state):
 
 
 def write(directory, state_dict):
-  """A checkpoint as T5X's first checkpointer wrote them.
+  """A checkpoint in the format of T5X's first checkpointer.
 
   Arrays are zarr, compressed, in pieces; the small ones are in the msgpack.
   """
@@ -177,7 +177,7 @@ def _of_another_type(folder):
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
-    # What is no chunk of the array does not make up for one.
+    # Other files do not compensate for a missing chunk.
     (lambda f: (f / '0.1').rename(f / '0.7'), '1 of 4 chunks are missing'),
     (lambda f: (f / '0.1').rename(f / '0.1.tmp'), '1 of 4 chunks are missing'),
     (

@@ -77,7 +77,7 @@ def test_loss_of_huge_logits_is_finite():
 def test_ids_equal_distributions_in_values_and_gradients():
   logits, ids, _ = make_problem()
   vocab = logits.shape[-1]
-  ids[0, 0] = vocab  # hits nothing
+  ids[0, 0] = vocab  # matches nothing
   on, off, z_loss = 0.9, 0.1 / (vocab - 1), 0.02
   goal = np.where(np.arange(vocab) == ids[..., None], on, off)
   slope = np.random.RandomState(1).normal(size=ids.shape).astype(np.float32)
@@ -165,7 +165,7 @@ def test_average_per_sequence_of_a_packed_batch():
     'decoder_target_tokens': jnp.array(
       [[2, 3, 4, 5, 6, 0], [7, 8, 9, 1, 0, 0]]
     ),
-    # The second row's examples share an id: positions tell them apart.
+    # The examples of the second row share an id; positions separate them.
     'decoder_segment_ids': jnp.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 0, 0]]),
     'decoder_positions': jnp.array([[0, 1, 0, 1, 2, 0], [0, 1, 0, 1, 0, 0]]),
     'decoder_loss_weights': jnp.array(
@@ -213,7 +213,7 @@ def in_chunks(hidden, kernel, targets, weights, columns=2, **options):
   )
 
 
-# Seven columns: in pieces of 2 with one to spare, one by one, and all at once.
+# Seven columns: chunks of 2 with padding, of 1, and a single chunk.
 @pytest.mark.parametrize('columns', [1, 2, 7])
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
 @pytest.mark.parametrize('z_loss', [0.0, 0.05])
@@ -231,7 +231,7 @@ def test_loss_and_gradients_equal_float64(columns, smoothing, z_loss):
       z_loss=z_loss,
     )
 
-  # Only the sum has gradients; scaled, so that their factor shows.
+  # Only the sum has gradients; scaled to test their factor.
   (loss, tokens), gradients = jax.jit(
     jax.value_and_grad(
       lambda *x: (3 * loss_fn(*x)[0], loss_fn(*x)[1]), (0, 1, 2), has_aux=True
@@ -262,7 +262,7 @@ def test_the_loss_of_whole_logits_agrees_at_its_edges():
   hidden, kernel, targets, _ = output_problem()
   kernel[:, 5] = kernel[:, 3]  # Ties: the first of them is predicted.
   targets[:, :2] = 3, 5
-  targets[0, 3] = VOCAB  # hits nothing
+  targets[0, 3] = VOCAB  # matches nothing
   hidden[1] *= 1e4
 
   def whole(hidden, kernel):
@@ -315,7 +315,7 @@ def sharded(shape, function, *arguments):
 @pytest.mark.parametrize('shape', [(8, 1), (2, 4)])
 def test_meshes_agree_and_gather_no_logits(shape):
   arguments = output_problem(length=6)
-  # Two chunks of three columns on a device.
+  # Two chunks of three columns per device.
   columns = 3 / shape[0]
   step = jax.value_and_grad(
     functools.partial(

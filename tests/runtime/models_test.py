@@ -1,4 +1,4 @@
-"""The encoder-decoder model: T5X's numbers, and decoding by its own logits."""
+"""Encoder-decoder model: T5X's values, and decoding against its own logits."""
 
 import functools
 import json
@@ -67,7 +67,7 @@ MODULES = {
 
 @pytest.fixture(scope='module', params=MODULES)
 def setting(request):
-  """A model that decodes greedily, clear-cut parameters, and a batch."""
+  """A greedily decoding model, parameters with clear maxima, and a batch."""
   vocabulary = seqio.PassThroughVocabulary(size=VOCAB, eos_id=1)
   model = models.EncoderDecoderModel(
     module=MODULES[request.param],
@@ -85,7 +85,7 @@ def test_greedy_decoding_takes_the_best_of_its_own_logits(setting):
   tokens = jax.jit(model.predict_batch)(params, batch)
   forced = {
     **batch,
-    # The network masks by targets: what it wrote may hold padding tokens.
+    # The network masks by targets: generated text may contain padding tokens.
     'decoder_target_tokens': jnp.ones_like(tokens),
     'decoder_input_tokens': jnp.pad(tokens, ((0, 0), (1, 0)))[:, :-1],
   }
@@ -112,7 +112,7 @@ def test_log_prob_of_a_decode_is_its_score(setting):
   compared = 0
   for sample in range(2):
     text = tokens[:, sample]
-    # What follows EOS is padding, and was not drawn.
+    # After EOS there is padding, which was not sampled.
     drawn = jnp.cumsum(text == 1, axis=1) - (text == 1) == 0
     scored = {
       **batch,
@@ -120,7 +120,7 @@ def test_log_prob_of_a_decode_is_its_score(setting):
       'decoder_input_tokens': jnp.pad(text, ((0, 0), (1, 0)))[:, :-1],
       'decoder_loss_weights': drawn.astype(jnp.float32),
     }
-    # Scoring takes a drawn padding token for padding: no such rows here.
+    # Scoring treats a sampled padding token as padding: no such rows here.
     whole = ~np.any(np.asarray((text == 0) & drawn), axis=1)
     compared += whole.sum()
     np.testing.assert_allclose(
@@ -205,7 +205,7 @@ def test_two_keys_are_refused(setting):
 
 
 class CountingEmbedder(nn.Module):
-  """Keeps the position of the next token in the cache, by T5X's name."""
+  """Keeps the position of the next token in the cache, under T5X's name."""
 
   @nn.compact
   def __call__(self):
@@ -225,7 +225,7 @@ class CountingDecoder(nn.Module):
 
 
 class Counting(nn.Module):
-  """Writes by the last token and its position, which its decoder counts."""
+  """Generates from the last token and its position, which it counts itself."""
 
   def setup(self):
     self.decoder = CountingDecoder()
@@ -278,7 +278,7 @@ def test_decoder_that_counts_positions_goes_on_behind_its_prompt(prompts):
 
 
 def nats_per_token(logits, batch):
-  """By float64 NumPy, from the definition."""
+  """Computed in float64 NumPy from the definition."""
   logits = np.asarray(logits, np.float64)
   targets = batch['decoder_target_tokens']
   log_probs = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
@@ -303,7 +303,7 @@ def test_nats_per_target_token_under_each_normaliser(factor, packed):
     loss_normalizing_factor=factor, z_loss=0.01, label_smoothing=0.1
   )
   batches = [small_runs.packed_batch(seed) for seed in (1, 2)]
-  # Batches of unlike numbers of tokens: a mean of means would be wrong.
+  # Batches with different numbers of tokens: a mean of means would be wrong.
   batches[0]['decoder_loss_weights'][:5] = 0
   if not packed:
     batches = [

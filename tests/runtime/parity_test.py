@@ -1,4 +1,4 @@
-"""Whole runs of the runtime, held to T5X's step by step.
+"""Parity of whole runs of the runtime with T5X's, step by step.
 
 One gin file, one seed: the same parameters, batches, losses, optimizer state
 and decodes. Numbers of T5X are recorded (`golden/runs.py`).
@@ -23,7 +23,7 @@ RECORDED = json.loads(
 
 @pytest.fixture(scope='module', params=RECORDED)
 def results(request, tmp_path_factory):
-  """What the runtime did in a case, and what T5X did."""
+  """Records of a case by the runtime and by T5X."""
   with gin_commands.of_main(train_lib.train):
     yield (
       runs.run(request.param, str(tmp_path_factory.mktemp('run'))),
@@ -81,7 +81,7 @@ def test_decodes_are_the_same_token_for_token(results):
 
 
 def assert_alike(got, want, tolerance):
-  """The same leaves, their norms and sums equal relative to the norms."""
+  """Same leaves, with norms and sums that are equal relative to the norms."""
   assert got.keys() == want.keys()
   for name, (shape, norm, order) in want.items():
     assert got[name][0] == shape, name

@@ -1,4 +1,4 @@
-"""Eight devices (conftest.py) compute what one device computes."""
+"""Partitioning over eight devices (conftest.py) against one device."""
 
 import functools
 import re
@@ -154,7 +154,7 @@ def test_state_is_laid_out_by_the_rules_and_stays_so():
     MLP // 2,
   )
   assert state.step.sharding.is_fully_replicated
-  # What each device computes of [batch, length, mlp] on the mesh (4, 2).
+  # The shard of [batch, length, mlp] per device on the mesh (4, 2).
   assert re.search(rf'f32\[2,{LENGTH},{MLP // 2}\]', compiled.as_text())
   assert f'f32[{BATCH},{LENGTH},' not in compiled.as_text()
 

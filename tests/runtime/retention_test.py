@@ -30,16 +30,16 @@ def saved(folder, losses, keep, known=None):
 @pytest.mark.parametrize(
   ('keep', 'losses', 'kept'),
   [
-    # As without losses.
+    # Same as without losses.
     (2, {1: None, 2: None, 3: None}, [2, 3]),
     (2, {1: 5.0, 2: 4.0, 3: 3.9, 4: 4.1}, [3, 4]),
     (None, {1: 5.0, 2: 1e9, 3: 1e9}, [1, 2, 3]),
-    # What is damaged does not push out what is good, however long it goes on.
+    # Damaged checkpoints never push out good ones, however many follow.
     (2, {1: 4.0, 2: 3.9, 3: 2e18, 4: 1e18, 5: 1e17}, [1, 2, 4, 5]),
     (1, {1: 4.0, 2: 11.0, 3: 10.0}, [1, 3]),
-    # Until the loss is back.
+    # Until the loss recovers.
     (2, {1: 4.0, 2: 3.9, 3: 2e18, 4: 1e18, 5: 5.0, 6: 4.2}, [5, 6]),
-    # Close to zero a loss may grow many times.
+    # Near zero a loss may grow many times over.
     (1, {1: 0.001, 2: 0.5}, [2]),
     (1, {1: 3.0, 2: 5.9}, [2]),
   ],

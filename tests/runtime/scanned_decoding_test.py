@@ -1,4 +1,4 @@
-"""Decoding loops find the batch in a cache that has the layers first."""
+"""Decoding loops with the cache of scanned layers, which has layers first."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from fnet_t5x.runtime import decoding, models
 @pytest.mark.parametrize('decode', networks.DECODES)
 def test_scanned_layers_decode_alike(decode):
   plain = networks.hybrid()
-  # Doubled: an untrained network hardly sees its inputs.
+  # Doubled: the output of an untrained network hardly depends on its inputs.
   params = jax.tree.map(lambda x: 2 * x, networks.initialise(plain)['params'])
   want = networks.predict(models, decoding, plain, params, decode)
   got = networks.predict(

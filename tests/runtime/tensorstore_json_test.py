@@ -1,4 +1,4 @@
-"""TensorStore's JSON: the same answers, and nothing left behind."""
+"""TensorStore's JSON: same results, without the leak."""
 
 import gc
 import sys
@@ -14,7 +14,7 @@ READ, WRITE = types.IoDirection.READ, types.IoDirection.WRITE
 
 @pytest.fixture(autouse=True, scope='module')
 def _counts(tmp_path_factory):
-  """TensorStore counts from its first use of a driver on."""
+  """TensorStore counts from the first use of a driver."""
   base = tmp_path_factory.mktemp('counts')
   array = ts.open(
     {'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': str(base)}},
@@ -43,19 +43,19 @@ def test_orbax_asks_us():
     tensorstore_utils.get_tensorstore_raw_bytes is tensorstore_json.raw_bytes
   )
   assert tensorstore_json.raw_bytes() == tensorstore_json.raw_bytes(WRITE)
-  # Twice makes no circle.
+  # Calling it twice does not recurse.
   tensorstore_json.avoid_leaks()
   assert kvstore(1).to_json() == {'driver': 'memory', 'path': '1/'}
 
 
 def test_json_of_specs_is_tensorstore_own():
-  # More than are remembered, each twice.
+  # More specs than the cache holds, each twice.
   for i in (*range(20), *range(20), 19):
     spec = kvstore(i)
     own = tensorstore_json.spec_to_json(spec)
     assert own['path'] == f'{i}/'
     assert tensorstore_json.remembered_json(spec) == own
-    # What is given away is the caller's to change.
+    # Callers may change the returned value.
     tensorstore_json.remembered_json(spec)['path'] = 'changed'
   whole = tensorstore_json.remembered_json(spec, include_defaults=True)
   assert whole == tensorstore_json.spec_to_json(spec, include_defaults=True)

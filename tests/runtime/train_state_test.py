@@ -84,7 +84,7 @@ def test_a_step_moves_parameters_step_and_mutables():
     flax_mutables=mutables,
   )
   assert (int(state.step), int(new.step)) == (0, 1)
-  # Ones of RMS 1 in both: one step takes away the learning rate itself.
+  # Ones, of RMS 1, in both: one step subtracts exactly the learning rate.
   np.testing.assert_allclose(new.params['dense']['kernel'], 0.5, rtol=1e-6)
   np.testing.assert_allclose(
     new.param_states['dense']['bias'].v, 1.0, rtol=1e-6

@@ -1,4 +1,4 @@
-"""A run that one engine began and the other went on with."""
+"""Runs that one engine starts and the other resumes."""
 
 import json
 import pathlib
@@ -22,6 +22,6 @@ def test_either_engine_goes_on_with_the_others_run(
   first, second = engines
   python('runs.py', case, tmp_path, 5, 5, engine=first)
   python('runs.py', case, tmp_path, 10, 5, engine=second)
-  # Neither stopped nor changed over: T5X's own 50 steps.
+  # The uninterrupted reference: T5X's own 50 steps.
   want = RECORDED[case]['steps']['loss'][:10]
   np.testing.assert_allclose(runs.losses(str(tmp_path)), want, rtol=1e-4)

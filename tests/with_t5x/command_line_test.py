@@ -1,4 +1,4 @@
-"""T5X's commands with our gin files, unchanged; and ours with T5X's engine."""
+"""T5X's unmodified commands with our gin files, and ours with T5X's engine."""
 
 import json
 import pathlib
@@ -222,7 +222,7 @@ def test_our_t5_and_t5xs_own_have_the_same_losses(python, tmp_path, module):
   assert configs['t5_small'] == configs['t5x_small']
 
 
-# What T5X's own network has no choice of.
+# Options that T5X's network does not have.
 OF_THE_NETWORK = (
   'ARCHITECTURE',
   'SCAN_LAYERS',
@@ -233,14 +233,14 @@ OF_THE_NETWORK = (
 
 
 def config_of(model_dir, sizes):
-  """The bindings of a run that are no part of its network."""
+  """The bindings of a run that are not part of its network."""
   lines = (model_dir / 'config.gin').read_text().replace('\\\n', '').split('\n')
   bindings = dict(
     (part.strip() for part in line.split('=', 1))
     for line in lines
     if '=' in line and not line.startswith('#')
   )
-  # T5X's default, which ours names.
+  # T5X's default, which our files set explicitly.
   assert bindings.pop('models.EncoderDecoderModel.decode_fn', '%DECODE_FN')
   assert bindings.pop('DECODE_FN', '@decoding.beam_search') == (
     '@decoding.beam_search'

@@ -1,6 +1,6 @@
-"""What tests need that run T5X itself: all are skipped where it is missing.
+"""Fixtures of tests that run T5X itself; all are skipped if it is missing.
 
-No folder of tests may be called `t5x`: it would be found in T5X's place.
+No folder of tests may be called `t5x`: it would be imported instead of T5X.
 """
 
 import importlib.util
@@ -57,6 +57,6 @@ def python():
 
 @pytest.fixture
 def lax_ranks():
-  """T5X's arithmetic promotes ranks; our tests otherwise forbid it."""
+  """Allows rank promotion, which T5X uses and our tests otherwise forbid."""
   with jax.numpy_rank_promotion('allow'):
     yield

@@ -1,4 +1,4 @@
-"""T5X goes on with a run from a checkpoint of its own that was converted."""
+"""T5X resumes a run from a converted checkpoint of its own."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ def test_t5x_goes_on_after_a_round_trip(python, tmp_path):
   python('runs.py', case, run, 5, 5)
   scanned = checkpoint.convert(run, tmp_path / 'scanned')
   back = checkpoint.convert(scanned, tmp_path / 'back')
-  # In the place of what T5X wrote; its position in the data came along.
+  # Replaces T5X's checkpoint, including its position in the data.
   shutil.rmtree(run / 'checkpoint_5')
   shutil.copytree(back, run / 'checkpoint_5')
   python('runs.py', case, run, 10, 5)

@@ -1,4 +1,4 @@
-"""T5X's own `predict_batch_with_aux`, unchanged, reaches our fast path."""
+"""T5X's unmodified `predict_batch_with_aux` uses our fast path."""
 
 import functools
 
@@ -13,7 +13,7 @@ from fnet_t5x.runtime import decoding, models
 
 pytestmark = pytest.mark.usefixtures('lax_ranks')
 
-# Every size another, so that a shape tells what it is.
+# All sizes differ, so that shapes identify arrays.
 BATCH, INPUTS, TARGETS, EMBED, HEADS, KV, VOCAB = 3, 11, 7, 20, 2, 5, 37
 DECODES = {
   'greedy': ('temperature_sample', {'topk': 1}, 1),
@@ -68,7 +68,7 @@ def make_batch(prompted):
 def make_params():
   ones = jnp.ones((2, INPUTS)), *[jnp.ones((2, TARGETS))] * 2
   variables = module().init(jax.random.key(2), *ones, enable_dropout=False)
-  # Doubled: an untrained network hardly sees its inputs.
+  # Doubled: the output of an untrained network hardly depends on its inputs.
   return jax.tree.map(lambda x: 2 * x, variables['params'])
 
 
@@ -92,8 +92,8 @@ def theirs():
   return functools.partial(predictor, t5x_models, t5x_decoding)
 
 
-# Of prompts of several lengths T5X's beam search lets rows grow on after they
-# are full (`runtime.decoding.beam_search` says so).
+# With prompts of different lengths, T5X's beam search continues full rows (see
+# `runtime.decoding.beam_search`).
 @pytest.mark.parametrize(
   ('decode', 'prompted'),
   [
@@ -123,12 +123,12 @@ def test_a_step_neither_reads_the_encoder_nor_copies_its_projections(
     if equation.primitive.name == 'while' and _is_decoding(equation)
   ]
   shapes = [var.aval.shape for var in loop.invars]
-  # Once an example, not once a beam; and ready, not to be projected.
+  # Once per example, not per beam; and already projected.
   projections = [shape for shape in shapes if sorted(shape[1:]) == [2, 5, 11]]
   assert projections == 4 * [(BATCH, HEADS, KV, INPUTS)]
   assert not [s for s in shapes if s[-2:] == (INPUTS, EMBED)]
 
 
 def _is_decoding(equation):
-  """The loop over positions carries the network's cache."""
+  """The decoding loop carries the network's cache."""
   return any(var.aval.shape[-2:] == (TARGETS, KV) for var in equation.invars)

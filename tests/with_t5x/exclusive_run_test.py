@@ -1,4 +1,4 @@
-"""T5X's training run in a folder that another run has."""
+"""T5X's training run in a folder that another run has locked."""
 
 import t5x_processes
 

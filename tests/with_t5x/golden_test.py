@@ -1,4 +1,4 @@
-"""What is recorded of T5X is what T5X computes."""
+"""Golden values recorded from T5X equal what T5X computes."""
 
 import json
 import pathlib
@@ -20,7 +20,7 @@ def test_recording_is_t5xs(python, name):
 
 
 def assert_alike(got, want, where):
-  """Equal but for the last digits of floats."""
+  """Equal except for the last digits of floats."""
   if isinstance(want, dict):
     assert got.keys() == want.keys(), where
     for key, value in want.items():

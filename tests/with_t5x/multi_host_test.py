@@ -1,4 +1,4 @@
-"""Two processes of four devices each train as one process of eight does."""
+"""Two processes of four devices train like one process of eight."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 import t5x_processes
 from golden import runs
 
-# Neither shuffled nor packed, so that a global batch holds the same rows
-# however many processes read them; every two devices hold a model in halves.
+# Neither shuffled nor packed, so that a global batch has the same rows for any
+# number of processes; the model is sharded over pairs of devices.
 TRAIN = {
   'BATCH_SIZE': 8,
   'SHUFFLE_TRAIN_EXAMPLES': False,
@@ -46,7 +46,7 @@ def test_two_processes_do_as_one(tmp_path):
     )
 
   train(one, 1, 4)
-  # Stopped and started again: both processes save, both restore.
+  # Interrupted and resumed: both processes save, and both restore.
   train(two, 2, 2)
   train(two, 2, 4)
   np.testing.assert_allclose(
@@ -59,7 +59,7 @@ def test_two_processes_do_as_one(tmp_path):
   for name, value in expected.items():
     np.testing.assert_allclose(saved[name], value, rtol=1e-4, atol=1e-5)
 
-  # T5X's own commands for the rest cannot join processes; ours can.
+  # T5X's other commands do not support several processes; ours do.
   def finished(mode, processes):
     output = tmp_path / f'{mode}_{processes}'
     launch(

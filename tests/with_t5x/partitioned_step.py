@@ -1,6 +1,6 @@
 """Training steps of a scanned hybrid under each file of gin/partitioning.
 
-Run by a test, once an engine: prints the losses of two steps as JSON.
+Run by a test, once per engine: prints the losses of two steps as JSON.
 """
 
 import json
@@ -68,7 +68,7 @@ def losses(layout, partitions):
   found = []
   for _ in range(2):
     metrics = run.train(iter([batch]), 1)
-    # T5X hands over a promise of them, the runtime they and the steps taken.
+    # T5X returns a future of the metrics, the runtime metrics and steps.
     metrics = metrics.result() if hasattr(metrics, 'result') else metrics[0]
     loss = metrics['loss']
     loss = loss.compute() if hasattr(loss, 'compute') else loss.value

@@ -1,4 +1,4 @@
-"""T5X takes the files of gin/partitioning/, and scanned layers under them."""
+"""T5X with the files of gin/partitioning/, and scanned layers under them."""
 
 import json
 import pathlib

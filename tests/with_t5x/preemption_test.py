@@ -1,7 +1,7 @@
-"""SIGTERM under T5X: the step under way is saved, and the run goes on with it.
+"""SIGTERM under T5X: the current step is saved, and the run resumes from it.
 
-A run that was stopped and started again ends with the very numbers of a run
-that never was: parameters, optimizer state, and the data that it saw.
+An interrupted and resumed run ends with exactly the same parameters, optimizer
+state and data as an uninterrupted run.
 """
 
 import random
@@ -17,18 +17,18 @@ TRAIN = {
   'BATCH_SIZE': 8,
   'EVAL_PERIOD': 200,
   'EVAL_STEPS': 1,
-  # Of neither is a random step likely to be a multiple.
+  # A random step is unlikely to be a multiple of either.
   'SAVE_PERIOD': 200,
   'STATS_PERIOD': 50,
 }
 HALVES = {
-  # Every two devices hold a model in halves.
+  # The model is sharded over pairs of devices.
   'NUM_PARTITIONS': None,
   'MODEL_PARALLEL_SUBMESH': (1, 2, 1, 1),
 }
 
 
-# Of one chain of runs.
+# Number of interruptions per chain of runs.
 STOPS = 5
 
 
@@ -78,11 +78,11 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 
   step = 0
   for stop in range(STOPS):
-    # No run is so fast that it ends before the signal reaches it.
+    # The signal always arrives before the run ends.
     with run(stopped, 10**6) as running:
       terminate(tmp_path, running, which=stop % processes, first_step=step)
       t5x_processes.finish(tmp_path, running, code=143)
-    # All processes, and none before where the last one stopped.
+    # All processes stop at the same step, which is after the previous stop.
     before = step
     (step,) = {stopped_at(tmp_path, index) for index in range(processes)}
     assert step > before
@@ -114,7 +114,7 @@ def test_t5xs_own_command_saves_too(tmp_path):
     MODEL_DIR=str(tmp_path / 'model'),
   ) as running:
     terminate(tmp_path, running, which=0)
-    # It has no exit code for it, and shows T5X's error.
+    # It has no exit code for this, and shows T5X's error.
     t5x_processes.finish(tmp_path, running, code=1)
   (step,) = re.findall(
     r'PreemptionError: stopped by SIGTERM at step (\d+)',

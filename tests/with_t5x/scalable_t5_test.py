@@ -1,4 +1,4 @@
-"""T5X's own scanned network, and T5X's decoding of ours."""
+"""T5X's scanned network, and T5X's decoding of ours."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Checkpoints that T5X itself wrote in its older layout, its public one."""
+"""Checkpoints that T5X itself wrote in its older, public layout."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ TYPES = {name: x.dtype for name, x in BATCH.items()}
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-  """T5X's model and state of its own T5, and the checkpoint's path."""
+  """T5X's model and state of its T5, and the path of the checkpoint."""
   t5x_models = pytest.importorskip('t5x.models')
   from t5x import adafactor, checkpoints, partitioning, utils
   from t5x.examples.t5 import network
