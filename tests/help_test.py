@@ -20,7 +20,10 @@ FOLDERS = {
     *('accelerator', 'accelerator.tables'),
   ),
   'convert': ('scan',),
-  'planning': ('matched', 'measured_memory', 'parameters', 'scaling'),
+  'planning': (
+    *('matched', 'measured_memory', 'parameters', 'scaling'),
+    'tables',
+  ),
 }
 MODULES = sorted(
   {
