@@ -216,7 +216,7 @@ def test_training_goes_on_with_the_vocabulary_it_kept(place):
     ),
     (
       ('--model_dir=MODEL', "--gin.TEXT_VALIDATION_FILES=['/a/*', '/b/*']"),
-      r'no file matches /a/\* or /b/\*; say where .* --gin.TEXT_VALIDATION_F',
+      r'no file matches /a/\* or /b/\*.*present path.* --gin.TEXT_VALIDATION_F',
     ),
   ],
 )

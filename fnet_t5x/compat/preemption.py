@@ -13,6 +13,7 @@ it: JAX notifies the others, and all agree on the step (through Orbax's
 
 import contextlib
 import signal
+import sys
 from collections.abc import Callable
 
 import jax
@@ -102,7 +103,9 @@ class Trainer(trainer_lib.Trainer):
 
 
 def _print_line(line):
-  print(line, flush=True)
+  # One write: other threads print too.
+  sys.stdout.write(f'{line}\n')
+  sys.stdout.flush()
 
 
 def exit_code(run: Callable[[], int]) -> int:
