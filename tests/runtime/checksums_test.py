@@ -226,7 +226,7 @@ def test_whole_parameters_of_the_only_checkpoint_are_pointed_to(
   shutil.copytree(saved / 'checkpoint_38', folder / 'checkpoint_38')
   flip(next((folder / 'checkpoint_38/dataset').glob('train_ds*')))
   with pytest.raises(
-    damaged_checkpoints.DamagedError, match=r'parameters .* INITIAL_CHECKPOINT'
+    damaged_checkpoints.DamagedError, match=r'parameters .*INITIAL_CHECKPOINT'
   ):
     resume(initializer, folder)
 

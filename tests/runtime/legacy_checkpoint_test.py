@@ -153,7 +153,7 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
   directory = tmp_path / 'checkpoint_3'
   directory.mkdir()
   (directory / 'checkpoint').write_bytes(serialization.to_bytes({'a': 1}))
-  with pytest.raises(ValueError, match='no T5X checkpoint of version 2 or 3'):
+  with pytest.raises(ValueError, match='T5X checkpoint of version 2 or 3'):
     small_runs.make_initializer(t5_model()).from_checkpoint(
       RestoreCheckpointConfig(path=str(directory), mode='specific')
     )
