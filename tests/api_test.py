@@ -61,6 +61,7 @@ def model_dirs(tmp_path_factory) -> tuple[str, str]:
   )
 
 
+@pytest.mark.slow
 def test_two_models_in_one_process(model_dirs, tmp_path):
   """Each generates the same text as when it is loaded alone."""
   want = []
@@ -95,6 +96,7 @@ except FileNotFoundError as error:
   )
 
 
+@pytest.mark.slow
 def test_engine_that_the_user_chose_stays(model_dirs, tmp_path):
   """With T5X `load` fails; the environment variable is unchanged."""
   (tmp_path / 't5x').mkdir()

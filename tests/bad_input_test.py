@@ -81,6 +81,7 @@ def line_of(error) -> str:
   return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('binding', 'line'),
   [
@@ -156,6 +157,7 @@ def test_model_dir_must_be_writable(gin_file, tmp_path):
   assert (tmp_path / 'file').read_text() == 'mine'
 
 
+@pytest.mark.slow
 def test_another_architecture_leaves_the_checkpoint_alone(gin_file, model_dir):
   assert train(gin_file, model_dir) == 0
 

@@ -143,6 +143,7 @@ def in_c(tmp_path_factory):
   runs.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('seed', 'kill'), [(0, True), (1, False)])
 def test_fault_in_python_costs_nothing(in_python, seed, kill):
   in_python.check(seed, kill, faults=1)

@@ -264,6 +264,7 @@ def build(name, *bindings):
   return gin_macros.value('MODEL')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 def test_parameters_are_as_many_as_published(name):
   model = build(name, 'VOCABULARY = None', 'VOCAB_SIZE = 32128')
@@ -285,6 +286,7 @@ def test_parameters_are_as_many_as_published(name):
     assert count == pytest.approx(parameters.PUBLISHED[size], rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [n for n in MODELS if n.endswith('_tiny.gin')])
 def test_tiny_model_takes_a_step(name):
   model = build(

@@ -34,6 +34,7 @@ def environment():
   return ours | {'JAX_PLATFORMS': 'cpu'}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='a setting of glibc')
 def test_steps_cause_few_page_faults(environment):
   taken = {

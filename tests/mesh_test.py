@@ -36,6 +36,7 @@ def on_one_device():
   return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('num_partitions', 'mesh'), [(1, (8, 1)), (2, (4, 2)), (8, (1, 8))]
 )
@@ -45,6 +46,7 @@ def test_mesh_trains_as_one_device(on_one_device, num_partitions, mesh):
   np.testing.assert_allclose(losses(partitioner), on_one_device, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_mesh_trains_in_microbatches_as_one_device():
   partitioner = partitioning.PjitPartitioner(num_partitions=2)
   np.testing.assert_allclose(

@@ -15,6 +15,9 @@ import resume_test
 import fnet_t5x
 from fnet_t5x import gin_check
 
+# All of them need a model that a command has trained.
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 MODEL_FILES = (
   'gin/models/fnet_t5_tiny.gin',

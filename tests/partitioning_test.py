@@ -162,6 +162,7 @@ def compile_encoder(model, partitioner, batch):
   return partitioner.compile(partitioned, shapes, *[tokens] * 3).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [False, True])
 @pytest.mark.parametrize(('name', 'mesh'), MESHES)
 def test_collectives_of_the_encoder(name, mesh, scan):
@@ -208,6 +209,7 @@ def losses(partitioner):
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'mesh'),
   [each for each in MESHES if each[0] not in ('data', 'model_1d')],

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from fnet_t5x.benchmarks import collectives
 
 SMALL = [
@@ -14,6 +16,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_prints_the_table_and_writes_json(tmp_path, capsys):
   path = tmp_path / 'collectives.json'
   collectives.main(['--layouts', 'data', *SMALL, '--json', str(path)])

@@ -48,6 +48,7 @@ def test_prints_the_table_and_writes_json(without_t5x, tmp_path, capsys, what):
   assert content['rows'][0]['speedup'] == 1
 
 
+@pytest.mark.slow
 def test_a_training_call_runs_its_steps():
   call = engines.train_call('runtime', 'our hybrid', 'tiny', LENGTHS, steps=2)
   before = jax.tree.map(np.array, call())

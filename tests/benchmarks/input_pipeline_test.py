@@ -51,6 +51,7 @@ def _bound(corpus, monkeypatch):
   gin.clear_config()
 
 
+@pytest.mark.slow
 def test_prints_the_table_and_writes_json(tmp_path, capsys):
   path = tmp_path / 'pipeline.json'
   names = ['span_corruption', 'causal_lm', 'masked_lm_nsp']

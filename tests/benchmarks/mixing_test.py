@@ -9,6 +9,7 @@ import pytest
 from fnet_t5x.benchmarks import mixing
 
 
+@pytest.mark.slow
 def test_prints_the_table_and_writes_json(tmp_path, capsys):
   path = tmp_path / 'mixing.json'
   sizes = ['--lengths', '8', '12', '--embed', '16', '--tokens', '24']
@@ -38,6 +39,7 @@ def test_prints_the_table_and_writes_json(tmp_path, capsys):
     assert (row['speedup'] is None) == row['case'].endswith('once per batch')
 
 
+@pytest.mark.slow
 def test_quick_lists_the_lengths_it_skips(capsys):
   assert mixing.parse(['--quick']).lengths == (128, 512)
   assert mixing.parse([]).lengths == (128, 256, 512, 1024, 2048, 4096)

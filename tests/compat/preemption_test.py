@@ -129,6 +129,7 @@ STOPPED = {signal.SIGTERM: ('SIGTERM', 143), signal.SIGINT: ('Ctrl-C', 130)}
 
 
 # With several processes, only SIGTERM is handled.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('processes', 'number'),
   [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM)],

@@ -58,6 +58,7 @@ def test_vmap_over_activations(mode):
   assert_close(y, np.stack([expected_mix(row, mode) for row in x]))
 
 
+@pytest.mark.slow
 def test_vmap_over_plans():
   masks = jnp.asarray(np.stack([MASK, np.ones_like(MASK)]))
   x = normal(2, BATCH, LENGTH, EMBED)

@@ -73,6 +73,7 @@ def outputs_and_gradients(function, arguments, mask, real):
 
 # bfloat16 has 8 bits: attention by masks rounds logits and weights to them,
 # attention by lengths only the output. Values and gradients are of order one.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('dtype', 'tolerance'), [(jnp.float32, 2e-6), (jnp.bfloat16, 6e-2)]
 )
@@ -228,6 +229,7 @@ def test_programs_for_cuda_call_cudnn(scan_layers):
   assert 'tensor<2x2x6x10x' not in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('h100')
 @pytest.mark.parametrize(
   'choices',
@@ -242,6 +244,7 @@ def test_programs_for_cuda_without_cudnn(choices):
   assert 'cudnn' not in text and 'tensor<2x2x6x10x' in text
 
 
+@pytest.mark.slow
 def test_decoding_with_a_cache_uses_xla_even_if_cudnn_is_requested():
   x = jnp.ones((1, 4, 6))
   layer = MultiHeadDotProductAttention(2, 8, implementation='cudnn')

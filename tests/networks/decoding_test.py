@@ -73,6 +73,7 @@ def generate(module, params, batch, prompt_lengths, prompt_width):
   return logits, cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('prompt_lengths', 'prompt_width'),
   [

@@ -27,6 +27,7 @@ def assert_close(got, want, tolerance=2e-5):
   np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'choices'),
   [(name, {}) for name in MIXINGS]
@@ -41,6 +42,7 @@ def test_invariant_to_padding(build, random_tokens, name, choices):
     assert_close(encode(padded)[:, :7], want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['hybrid', 'linear'])
 def test_nearly_invariant_to_padding_in_bfloat16(build, random_tokens, name):
   encode = encoder(*build(name, dtype=jnp.bfloat16))
@@ -50,6 +52,7 @@ def test_nearly_invariant_to_padding_in_bfloat16(build, random_tokens, name):
   assert_close(encode(jnp.pad(tokens, ((0, 0), (0, 5))))[:, :7], want, 6e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'choices'),
   [(name, {}) for name in MIXINGS]

@@ -142,6 +142,7 @@ def test_every_parameter_has_axes():
   assert jax.tree.leaves(axes) == jax.tree.leaves(ranks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MIXINGS)
 def test_every_mixing_learns(build, random_tokens, name):
   module, params = build(name)

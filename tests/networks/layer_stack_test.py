@@ -78,6 +78,7 @@ def assert_close(got, want, rtol=1e-5):
     assert error <= rtol * np.abs(x).max() + 1e-9, (name, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('mixing', 'packed', 'remat'),
   [(MIXING, False, 'minimal'), (ALL_MIXING, True, 'none')],
@@ -99,6 +100,7 @@ def test_scanned_losses_and_gradients(mixing, packed, remat):
   assert_close(gradients, want_gradients)
 
 
+@pytest.mark.slow
 def test_shared_biases_are_copied_and_their_gradients_added():
   params = initialise(t5_network())['params']
   want, gradients = loss_and_gradients(t5_network(), params)
@@ -118,6 +120,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('policy', ['minimal', 'full'])
 def test_remat_leaves_gradients_unchanged(policy):
   params = initialise(hybrid(**SMALL))['params']
@@ -145,6 +148,7 @@ def saved_bytes(scan, policy):
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(residuals))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [False, True])
 def test_policies_save_less(scan):
   saved = {p: saved_bytes(scan, p) for p in layer_stack.RematPolicy.__args__}
@@ -190,6 +194,7 @@ def generate(module, params, steps=4):
   return jnp.concatenate(found, axis=1), cache['cache']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('per_layer', [False, True])
 def test_scanned_decoding(per_layer):
   plain = hybrid(relpos_bias_per_layer=per_layer)
@@ -242,6 +247,7 @@ def test_scanned_parameters_are_t5x_s():
   assert got == GOLDEN['parameters']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dropout_rate', [0.0, 0.1])
 def test_scanned_losses_and_gradients_are_t5x_s(dropout_rate):
   params = scalable_variables()['params']

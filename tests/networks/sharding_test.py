@@ -47,6 +47,7 @@ def compile_encoder(module, params, tokens, shape, *segments):
 
 
 # T5X enters its mesh this way.
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:.with mesh:DeprecationWarning')
 @pytest.mark.parametrize('packed', [False, True])
 @pytest.mark.parametrize('name', ['hybrid', 'linear'])

@@ -27,6 +27,7 @@ def network(name, dropout_rate=0.0):
   return module, init(jax.random.key(GOLDEN['init_seed']), *ones)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_parameters_are_t5x_s(name):
   variables = network(name)[1]
@@ -43,6 +44,7 @@ def test_parameters_are_t5x_s(name):
   assert got == GOLDEN['networks'][name]['parameters']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'batch_name', 'dropout_rate'),
   [

@@ -17,6 +17,7 @@ SIZES = ('small', 'base', 'large', 'xl', 'xxl')
 SOURCES = ('c4', 'pile')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('source', SOURCES)
 @pytest.mark.parametrize('size', SIZES)
 def test_the_plan_is_of_the_run(size, source):

@@ -11,6 +11,7 @@ from fnet_t5x.planning import matched, parameters
 SIZES = list(parameters.PUBLISHED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', matched.FAMILIES)
 @pytest.mark.parametrize('size', SIZES)
 def test_files_are_what_the_command_computes(size, family):

@@ -57,6 +57,7 @@ def test_help_is_quick_and_names_every_flag():
     assert name in found.stdout
 
 
+@pytest.mark.slow
 def test_plans_stand_side_by_side(tmp_path):
   path = tmp_path / 'plan.json'
   found = plan(

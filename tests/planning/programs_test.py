@@ -21,6 +21,7 @@ def on_first_device(tree) -> int:
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('partitions', [1, 2])
 def test_state_is_as_large_as_planned(partitions):
   with gin_run.configured(
@@ -36,6 +37,7 @@ def test_state_is_as_large_as_planned(partitions):
     )
 
 
+@pytest.mark.slow
 def test_programs_take_the_state_and_the_batch():
   with gin_run.configured(FILES, (*SMALL, 'NUM_PARTITIONS = 2')) as run:
     programs.place(run, EIGHT)

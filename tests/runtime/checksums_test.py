@@ -119,6 +119,7 @@ def resume(initializer, folder):
   return state, iterator.position, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'damage',
   [delete, cut, empty, flip, replace_by_folder],

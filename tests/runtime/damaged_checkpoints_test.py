@@ -80,6 +80,7 @@ def replaced(path: pathlib.Path) -> None:
   path.mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'damage',
   [pathlib.Path.unlink, lambda path: path.write_bytes(b''), cut, replaced],

@@ -27,6 +27,7 @@ def assert_equal(actual, expected):
     np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_position_is_restored_within_a_shuffle(tmp_path):
   before = iterator()
   for _ in range(3):

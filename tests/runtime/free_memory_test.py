@@ -181,6 +181,7 @@ def test_warning_names_the_first_value_that_fits(needed, rows, parts, advice):
     assert found.endswith(f'Try --gin.{advice}')
 
 
+@pytest.mark.slow
 def test_microbatches_do_reduce_memory():
   """The compiler's own count for the advised microbatches is less."""
   model = small_runs.make_model(emb_dim=64, mlp_dim=256)

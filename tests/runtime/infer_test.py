@@ -107,6 +107,7 @@ def read(path):
     return [json.loads(line) for line in f]
 
 
+@pytest.mark.slow
 def test_evaluation_weighs_every_token_once(
   model, checkpoint, examples, log_likelihoods, tmp_path, capfd
 ):
@@ -125,6 +126,7 @@ def test_evaluation_weighs_every_token_once(
   assert f'validation loss {loss:.4f}  acc ' in capfd.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', ['predict', 'score', 'predict_with_aux'])
 def test_inference_writes_every_example_in_order(
   model, params, checkpoint, examples, log_likelihoods, tmp_path, mode
@@ -157,6 +159,7 @@ def test_inference_writes_every_example_in_order(
     )
 
 
+@pytest.mark.slow
 def test_inference_resumes_after_the_last_complete_chunk(
   bigram, tmp_path, monkeypatch
 ):

@@ -214,6 +214,7 @@ def in_chunks(hidden, kernel, targets, weights, columns=2, **options):
 
 
 # Seven columns: chunks of 2 with padding, of 1, and a single chunk.
+@pytest.mark.slow
 @pytest.mark.parametrize('columns', [1, 2, 7])
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
 @pytest.mark.parametrize('z_loss', [0.0, 0.05])

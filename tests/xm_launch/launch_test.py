@@ -114,6 +114,7 @@ def test_the_stock_baseline_launches_without_local_t5x(module):
   assert 'configures train, not evaluate' in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('module', LAUNCHERS)
 def test_the_stock_baseline_is_checked_with_local_t5x(module, tmp_path):
   folder = tmp_path / 't5x/examples/t5/t5_1_1'
@@ -217,6 +218,7 @@ def test_tags_are_unique_to_contents(packed):
   assert launch.image_tag(same, packed) in tags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'arguments, message',
   [

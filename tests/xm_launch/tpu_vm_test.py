@@ -83,6 +83,7 @@ def wait_for(condition):
   raise AssertionError('it did not happen')
 
 
+@pytest.mark.slow
 def test_a_preempted_run_is_started_again_and_finished(cloud, tmp_path):
   """The complete command: preempted in its first run, done in its second."""
   cloud.train(

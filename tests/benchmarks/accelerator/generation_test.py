@@ -23,6 +23,7 @@ def made(request):
   return module, quick_values.variables(module, ones, ones, ones)
 
 
+@pytest.mark.slow
 def test_tokens_are_the_most_probable_ones(made):
   module, params = made
   prefix = jax.random.randint(jax.random.key(0), (ROWS, PREFIX), 3, 512)
