@@ -91,7 +91,8 @@ class Trainer(trainer_lib.Trainer):
     error = trainer_lib.PreemptionError(
       f'stopped by {by} at step {self._next_step}'
     )
-    error.exit_code = self._received.exit_code if self._received else PREEMPTED
+    if self._received:
+      error.exit_code = self._received.exit_code
     return error
 
   def _is_preempted(self) -> bool:

@@ -113,7 +113,7 @@ def plan_ways(shape: Shape, setting: Setting) -> dict[str, Callable[..., Any]]:
 
 
 def _matrices_plan(plan_of, all_features, mask):
-  """Matrices over both axes; of what they yield, backends choose otherwise."""
+  """Returns a plan of matrices over both axes, whatever the backend prefers."""
   plan = plan_of(mask, method='matmul')
   return dataclasses.replace(plan, all_features=all_features)
 

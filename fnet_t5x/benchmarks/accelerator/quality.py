@@ -133,7 +133,7 @@ def run(bench: Bench) -> None:
 
     def compile_one(network=network):
       made = make_programs(network, bench.setting, sizes, corpus, data)
-      # Devices load programs when they first run: not within the clock either.
+      # Devices load programs on their first run; the clock leaves that out.
       costs[network.name] = warm_up(made, sizes, data)
       programs[network.name] = made
       return {'compile_seconds': made.step.compile_seconds}
@@ -153,7 +153,7 @@ def run(bench: Bench) -> None:
 
 
 class Costs(NamedTuple):
-  """Seconds that one call of each of a network's programs takes, warm."""
+  """Seconds per warm call of each of a network's programs."""
 
   start: float
   step: float
@@ -183,22 +183,22 @@ def warm_up(
 def share_time(
   costs: Sequence[Costs], sizes: Sizes, remaining: float
 ) -> tuple[int, float]:
-  """Returns how many seeds are trained, and for how many seconds each.
+  """Returns the number of seeds, and the training time of each run.
 
   Args:
-    costs: of each network.
+    costs: costs of each network.
     sizes: what is trained.
-    remaining: seconds that the section still has, evaluations included.
+    remaining: seconds left in the section, for training and evaluation.
 
   Returns:
-    Seeds, 0 where no time is left, and seconds of training per run, the same
-    for every network.
+    The number of seeds, 0 if no time is left; and the seconds of training per
+    run, the same for every network.
   """
   usable = 0.95 * remaining
 
   def seconds_of(seeds):
     seconds = usable / max(len(costs) * seeds, 1)
-    # Fewer evaluations are due in a shorter run: the first guess is the most.
+    # An upper bound: evaluations leave less time, and so fewer evaluations.
     apart = sum(
       cost.start
       + cost.step
@@ -215,7 +215,7 @@ def share_time(
 
 
 def _evaluations(steps, sizes):
-  """Returns the most evaluations of a run of so many steps."""
+  """Returns the maximum number of evaluations in a run of so many steps."""
   doublings = math.log2(max(steps / sizes.steps_apart, 0.5))
   return len(FRACTIONS) + max(int(doublings) + 1, 0)
 
