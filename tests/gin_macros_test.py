@@ -11,13 +11,6 @@ def number(value=1):
   return value
 
 
-@pytest.fixture(autouse=True)
-def _clean_gin():
-  gin.clear_config()
-  yield
-  gin.clear_config()
-
-
 def test_references_are_resolved():
   gin.parse_config(
     'A = @gin_macros_test.number()\nB = [%A, 3]\ngin_macros_test.number.value=2'

@@ -1,16 +1,8 @@
 """Gin parsing; for invalid files see `bad_input_test`."""
 
 import gin
-import pytest
 
 from fnet_t5x.runtime import gin_utils
-
-
-@pytest.fixture(autouse=True)
-def _clean_gin():
-  gin.clear_config()
-  yield
-  gin.clear_config()
 
 
 def test_home_is_expanded_in_macros(tmp_path, monkeypatch):

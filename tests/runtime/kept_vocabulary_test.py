@@ -18,13 +18,6 @@ VOCABULARY = @vocabularies.default_vocabulary()
 """
 
 
-@pytest.fixture(autouse=True)
-def _clean_gin():
-  gin.clear_config()
-  yield
-  gin.clear_config()
-
-
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
   """Returns two SentencePiece model files of the same size."""

@@ -14,13 +14,6 @@ from fnet_t5x.runtime import checkpoints, model_directory, text_generation
 from fnet_t5x.runtime import train as train_lib
 
 
-@pytest.fixture(autouse=True)
-def _clean_gin():
-  gin.clear_config()
-  yield
-  gin.clear_config()
-
-
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   """Returns the folder of a run of one step, with checkpoints 0 and 1."""

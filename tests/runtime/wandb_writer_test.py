@@ -23,13 +23,6 @@ VALUES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _clean_gin():
-  gin.clear_config()
-  yield
-  gin.clear_config()
-
-
 @pytest.fixture
 def _wandb(monkeypatch):
   """Resets wandb's state before and after a test."""

