@@ -11,13 +11,12 @@ import io
 import os
 import pathlib
 import re
-import tokenize
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from gin import config_parser
 
-from fnet_t5x import gin_binding, macro_circles
+from fnet_t5x import gin_binding, gin_syntax, macro_cycles
 from fnet_t5x.gin_root import gin_root
 
 # By command, the function to configure and a gin file that configures it.
@@ -153,24 +152,11 @@ class Contents:
     Raises:
       FileNotFoundError, ValueError: as `read`.
     """
-    try:
+    with gin_syntax.one_line_errors(name):
       for statement in config_parser.ConfigParser(
         io.StringIO(text), self._delegate
       ):
         self._take(statement, name, included_by)
-    except SyntaxError as error:
-      line = ' '.join((error.text or '').split())
-      raise ValueError(
-        f'{name}, line {error.lineno}: not gin: {line!r}; correct that line'
-      ) from error
-    except tokenize.TokenError as error:
-      raise ValueError(
-        f'{name}: a bracket or quotes are not closed; correct it'
-      ) from error
-    except (RecursionError, MemoryError) as error:
-      raise ValueError(
-        f'{name}: brackets or includes nested too deeply; correct it'
-      ) from error
 
   def bind(self, binding: str) -> None:
     """Parses a binding `NAME = VALUE` of the command line.
@@ -189,9 +175,9 @@ class Contents:
     if not self.unseen:
       check_set(self.used - set(self.macros))
 
-  def check_circles(self) -> None:
+  def check_cycles(self) -> None:
     """Raises ValueError if a macro refers to itself."""
-    macro_circles.check(self._refers)
+    macro_cycles.check(self._refers)
 
   def _bind(self, statement: config_parser.BindingStatement, by: str) -> None:
     if statement.arg_name:
@@ -237,27 +223,25 @@ def read(
     contents.read(name)
   for binding in bindings:
     contents.bind(binding)
-  contents.check_circles()
+  contents.check_cycles()
   return contents
 
 
 def macros_of(text: str) -> dict[str, Any]:
-  """Returns the macros that a gin text sets, by name.
+  """Returns the macros that a run's saved `config.gin` sets, by name.
 
-  Opens no included files, since the text may be an untrusted `config.gin`.
+  Opens no included files, since it is not trusted.
 
   Raises:
     ValueError: if it is not gin.
   """
-  try:
+  with gin_syntax.one_line_errors('config.gin'):
     return {
       statement.selector: statement.value
       for statement in config_parser.ConfigParser(io.StringIO(text), _Macros())
       if isinstance(statement, config_parser.BindingStatement)
       and not statement.arg_name
     }
-  except (SyntaxError, tokenize.TokenError, RecursionError) as error:
-    raise ValueError(f'not gin: {error}') from error
 
 
 def check(
@@ -297,7 +281,7 @@ def check(
   for binding in bindings:
     contents.bind(binding)
   contents.check_macros()
-  contents.check_circles()
+  contents.check_cycles()
   return contents
 
 

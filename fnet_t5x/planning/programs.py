@@ -16,7 +16,7 @@ from fnet_t5x.planning import collectives, hlo
 from fnet_t5x.planning.gin_run import Run
 from fnet_t5x.planning.topology import Topology
 from fnet_t5x.planning.topology import devices as devices_of
-from fnet_t5x.runtime import decoding, partitioning, train_state
+from fnet_t5x.runtime import partitioning, train_state
 
 # Messages of the TPU compiler for a program that does not fit, and whether the
 # figure includes the program's arguments.
@@ -234,29 +234,14 @@ def prefill_and_step(
     return jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
 
   def prefill(params, encoder_tokens, decoder_tokens):
-    encoded = model.module.apply(
-      {'params': params},
-      encoder_tokens,
-      enable_dropout=False,
-      method=model.module.encode,
-    )
-    cache, _ = model._compute_kv_cache(
-      params,
-      encoded_inputs=encoded,
-      encoder_input_tokens=encoder_tokens,
-      decoder_input_tokens=decoder_tokens,
-      prefill_decoder_prompt=model._prefills(),
-      prompt_with_targets=False,
+    encoded = model.encode(params, encoder_tokens)
+    cache, _ = model.start_decoding(
+      params, encoded, decoder_tokens, prompted=False
     )
     return encoded, cache
 
-  def step(params, encoded, encoder_tokens, token, cache):
-    state = decoding.DecodingState(
-      cur_index=None, sequences=None, cur_token=token, cache=cache
-    )
-    logits, cache = model._compute_logits_from_slice(
-      state, params, encoded, encoder_tokens, max_decode_length=targets
-    )
+  def step(params, encoded, token, cache):
+    logits, cache = model.decode_step(params, encoded, cache, token, targets)
     return jnp.argmax(logits, axis=-1), cache
 
   with target_backend(backend):
@@ -310,11 +295,11 @@ def prefill_and_step(
       lambda: (
         jitted(
           step,
-          (layout, at_encoded, rows, rows, at_cache),
+          (layout, at_encoded, rows, at_cache),
           (rows, at_cache),
-          donated=(4,),
+          donated=(3,),
         )
-        .lower(state.params, encoded, tokens(inputs), tokens(1), cache)
+        .lower(state.params, encoded, tokens(1), cache)
         .compile()
       ),
     )

@@ -290,8 +290,7 @@ def _macros(path: pathlib.Path) -> tuple[dict[str, str], str | None]:
     with path.open('rb') as f:
       text = f.read(_MAX_CONFIG_BYTES).decode()
     values = gin_check.macros_of(text)
-  # MemoryError: Python's parser on deeply nested brackets.
-  except (OSError, ValueError, MemoryError):
+  except (OSError, ValueError):
     return {}, f'{path.name} is not valid gin: its macros are unknown'
   return {
     printable(name): shortened(printable(repr(value)), _MAX_VALUE)

@@ -98,25 +98,6 @@ def cache_map(
   return flax.core.freeze(mapped) if frozen else mapped
 
 
-def set_positions(cache: Cache, positions: Int[Array, ' batch']) -> Cache:
-  """Sets the position counter of a decoder with position embeddings.
-
-  Its embedder counts positions in the cache, under T5X's name, and a prefill,
-  being one call, advances the counter by one only. A cache without a counter is
-  returned unchanged.
-
-  Args:
-    cache: of the network.
-    positions: of the next tokens to feed.
-  """
-  decoder = cache.get('decoder', {})
-  embedder = decoder.get('position_embedder', {})
-  if 'position_embedder_index' not in embedder:
-    return cache
-  embedder = {**embedder, 'position_embedder_index': positions}
-  return {**cache, 'decoder': {**decoder, 'position_embedder': embedder}}
-
-
 def add_beam_dim(x: Array, beam_size: int, offset: int = 0) -> Array:
   """[batch, ...] -> [batch, beam, ...], all beams equal."""
   shape = list(x.shape)

@@ -6,7 +6,6 @@ import inspect
 import logging as python_logging
 import os
 import re
-import tokenize
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 from clu import metric_writers
 
-from fnet_t5x import gin_binding, gin_check
+from fnet_t5x import gin_binding, gin_check, gin_syntax
 from fnet_t5x.runtime import model_directory
 
 
@@ -137,6 +136,13 @@ def _code() -> str:
 def _parse_file(
   name: str, search_paths: Sequence[str], skip_unknown: bool | Sequence[str]
 ) -> None:
+  with gin_syntax.one_line_errors(name):
+    _parse_gin(name, search_paths, skip_unknown)
+
+
+def _parse_gin(
+  name: str, search_paths: Sequence[str], skip_unknown: bool | Sequence[str]
+) -> None:
   try:
     with _gin_log_off():
       gin.parse_config_file(name, skip_unknown=skip_unknown)
@@ -147,20 +153,6 @@ def _parse_file(
     raise FileNotFoundError(
       f'{_where(error, name)}: includes {include[1]!r}, which is in none of '
       f'{", ".join(search_paths)}; correct the name, or add --gin_search_paths'
-    ) from error
-  except SyntaxError as error:
-    line = ' '.join((error.text or '').split())
-    raise ValueError(
-      f'{error.filename or name}, line {error.lineno}: not gin: {line!r} '
-      f'({_first_line(error.msg)}); correct that line'
-    ) from error
-  except tokenize.TokenError as error:
-    raise ValueError(
-      f'{name}: a bracket or quotes are not closed; correct it'
-    ) from error
-  except RecursionError as error:
-    raise ValueError(
-      f'{name}: brackets or includes nested too deeply; correct it'
     ) from error
   except AttributeError as error:
     selector = re.search(

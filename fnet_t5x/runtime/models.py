@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
@@ -16,7 +15,8 @@ from clu import metrics as clu_metrics
 from jaxtyping import Array, Float, Int, PyTree
 
 from fnet_t5x import number_ranges
-from fnet_t5x.runtime import beam_search, decoding, losses
+from fnet_t5x.networks import decoding as network_decoding
+from fnet_t5x.runtime import decoding, losses
 from fnet_t5x.runtime.metrics import (
   MetricsMap,
   compute_base_metrics,
@@ -378,104 +378,64 @@ class EncoderDecoderModel(BaseTransformerModel):
       **options,
     )
 
-  def _compute_logits_from_slice(
-    self,
-    decoding_state: decoding.DecodingState,
-    params: PyTree,
-    encoded_inputs: Float[Array, 'rows length embed'],
-    raw_inputs: Int[Array, 'rows length'],
-    max_decode_length: int,
-  ) -> tuple[Float[Array, 'rows vocab'], PyTree]:
-    """Runs one decoding step; a row is a beam (or sample) of an example.
+  def encode(
+    self, params: PyTree, encoder_input_tokens: Int[Array, 'rows length']
+  ) -> network_decoding.EncodedInputs:
+    """Encodes the inputs for decoding; 0 is padding."""
+    return network_decoding.encode(self.module, params, encoder_input_tokens)
 
-    Args:
-      decoding_state: the current tokens [rows, 1] and the cache.
-      params: parameters of the network.
-      encoded_inputs: the encoder's output for each row.
-      raw_inputs: the encoder's input, for its padding mask.
-      max_decode_length: the cache's length.
-
-    Returns:
-      Logits of the next token, and the updated cache.
-    """
-    tokens = decoding_state.cur_token
-    logits, variables = self.module.apply(
-      {'params': params, 'cache': decoding_state.cache},
-      encoded_inputs,
-      raw_inputs,
-      tokens,
-      tokens,
-      enable_dropout=False,
-      decode=True,
-      max_decode_length=max_decode_length,
-      mutable=['cache'],
-      method=self.module.decode,
-    )
-    return jnp.squeeze(logits, axis=1), variables['cache']
-
-  def _compute_kv_cache(
+  def start_decoding(
     self,
     params: PyTree,
-    encoded_inputs: Float[Array, 'batch length embed'],
-    encoder_input_tokens: Int[Array, 'batch length'],
-    decoder_input_tokens: Int[Array, 'batch target_length'],
-    prefill_decoder_prompt: bool = False,
-    prompt_with_targets: bool = True,
-  ) -> tuple[PyTree, Int[Array, ' batch'] | None]:
-    """Creates the decoder's cache, optionally prefilled with the prompts.
-
-    The prefill also projects the encoder's output, once for all steps.
-    Therefore it runs without prompts too, over a single position, which is then
-    decoded again.
+    encoded: network_decoding.EncodedInputs,
+    prompts: Int[Array, 'rows target_length'],
+    *,
+    prompted: bool = True,
+  ) -> tuple[PyTree, Int[Array, ' rows'] | None]:
+    """Returns the decoder's cache, prefilled if the network supports it.
 
     Args:
       params: parameters of the network.
-      encoded_inputs: the encoder's output.
-      encoder_input_tokens: the encoder's input, for its padding mask.
-      decoder_input_tokens: a 0, the prompt, then zeros.
-      prefill_decoder_prompt: whether to run the prompts through the decoder.
-      prompt_with_targets: whether there are any prompts.
+      encoded: the inputs.
+      prompts: a 0, the prompt, then zeros; as long as the cache.
+      prompted: whether there are any prompts.
 
     Returns:
       The cache, and the index of each row's last prompt token (0: no prompt),
       which is the next to feed; None for the index without prefill.
     """
-    _, variables = self.module.apply(
-      {'params': params},
-      encoder_input_tokens=jnp.ones_like(encoder_input_tokens),
-      decoder_input_tokens=jnp.ones_like(decoder_input_tokens),
-      decoder_target_tokens=jnp.ones_like(decoder_input_tokens),
-      mutable=['cache'],
-      decode=True,
-      enable_dropout=False,
+    module = self.module
+    if not network_decoding.supports_prefill(module):
+      length = prompts.shape[1]
+      return network_decoding.empty_cache(module, params, encoded, length), None
+    return network_decoding.start(
+      module, params, encoded, prompts, prompted=prompted
     )
-    if not prefill_decoder_prompt:
-      return variables['cache'], None
 
-    prompts = decoder_input_tokens
-    if not prompt_with_targets:
-      prompts = prompts[:, :1]
-    prompt_lengths = jnp.sum(prompts != 0, axis=1)
-    _, variables = self.module.apply(
-      {'params': params, 'cache': variables['cache']},
-      encoded=encoded_inputs,
-      encoder_input_tokens=encoder_input_tokens,
-      decoder_input_tokens=prompts,
-      decoder_target_tokens=jnp.ones_like(prompts),
-      mutable=['cache'],
-      enable_dropout=False,
-      prefill=True,
-      prefill_lengths=prompt_lengths,
-      method=self.module.decode,
-    )
-    cache = beam_search.set_positions(variables['cache'], prompt_lengths)
-    return cache, prompt_lengths
+  def decode_step(
+    self,
+    params: PyTree,
+    encoded: network_decoding.EncodedInputs,
+    cache: PyTree,
+    tokens: Int[Array, 'rows 1'],
+    max_decode_length: int,
+  ) -> tuple[Float[Array, 'rows vocab'], PyTree]:
+    """Returns the logits that follow one token per row, and the new cache.
 
-  def _prefills(self) -> bool:
-    """Whether both the decoding function and the network support prefill."""
-    return (
-      'initial_index' in inspect.signature(self.decode_fn).parameters
-      and 'prefill' in inspect.signature(self.module.decode).parameters
+    Args:
+      params: parameters of the network.
+      encoded: the inputs; a row is a sample or a beam.
+      cache: of `start_decoding`, or of the step before.
+      tokens: the tokens chosen last; 0 begins a text.
+      max_decode_length: the cache's length; T5X's network needs it.
+    """
+    return network_decoding.step(
+      self.module,
+      params,
+      encoded,
+      cache,
+      tokens,
+      max_decode_length=max_decode_length,
     )
 
   def predict_batch_with_aux(
@@ -532,30 +492,25 @@ class EncoderDecoderModel(BaseTransformerModel):
     else:
       prompts = jnp.zeros_like(prompts)
 
-    encoded = self.module.apply(
-      {'params': params},
-      encoder_tokens,
-      enable_dropout=False,
-      method=self.module.encode,
-    )
-    cache, initial_index = self._compute_kv_cache(
-      params,
-      encoded_inputs=encoded,
-      encoder_input_tokens=encoder_tokens,
-      decoder_input_tokens=prompts,
-      prefill_decoder_prompt=self._prefills(),
-      prompt_with_targets=prompt_with_targets,
-    )
-    if initial_index is not None:
-      decoder_params['initial_index'] = initial_index
+    encoded = self.encode(params, encoder_tokens)
+    if 'initial_index' in inspect.signature(self.decode_fn).parameters:
+      cache, positions = self.start_decoding(
+        params, encoded, prompts, prompted=prompt_with_targets
+      )
+      if positions is not None:
+        decoder_params['initial_index'] = positions
+    else:
+      # The function feeds prompts token by token.
+      cache = network_decoding.empty_cache(
+        self.module, params, encoded, prompts.shape[1]
+      )
+    rows = encoded.repeat(num_decodes)
 
-    tokens_to_logits = functools.partial(
-      self._compute_logits_from_slice,
-      params=params,
-      encoded_inputs=decoding.flat_batch_beam_expand(encoded, num_decodes),
-      raw_inputs=decoding.flat_batch_beam_expand(encoder_tokens, num_decodes),
-      max_decode_length=prompts.shape[1],
-    )
+    def tokens_to_logits(state: decoding.DecodingState):
+      return self.decode_step(
+        params, rows, state.cache, state.cur_token, prompts.shape[1]
+      )
+
     scanned = getattr(self.module, 'scan_layers', False)
     decodes, scores = self._decode_fn(
       inputs=prompts,

@@ -54,12 +54,12 @@ class TokenGenerator:
       FloatingPointError: logits are NaN or infinite.
     """
     rows = keys.shape[0]
-    inputs, encoded, cache = self._start(self._params, inputs, rows)
+    encoded, cache = self._start(self._params, inputs, rows)
     token = jnp.zeros((rows, 1), jnp.int32)
     sequences = jnp.zeros((rows, self._length), jnp.int32)
     ended = np.zeros(rows, bool)
     for position in range(max_tokens):
-      logits, cache = self._step(self._params, inputs, encoded, cache, token)
+      logits, cache = self._step(self._params, encoded, cache, token)
       token, sequences, finite = _choose(
         logits,
         sequences,
@@ -114,38 +114,22 @@ class TokenGenerator:
     return jax.jit(self._encode, static_argnums=2)
 
   def _encode(self, params, inputs, rows):
-    """Returns inputs, encoder output and cache, each with `rows` rows."""
-    model = self._model
-    encoded = model.module.apply(
-      {'params': params},
-      inputs,
-      enable_dropout=False,
-      method=model.module.encode,
+    """Returns encoded inputs and cache, each with `rows` rows."""
+    encoded = self._model.encode(params, inputs).repeat(rows)
+    prompts = jnp.zeros((rows, self._length), jnp.int32)
+    cache, _ = self._model.start_decoding(
+      params, encoded, prompts, prompted=False
     )
-    inputs = decoding.flat_batch_beam_expand(inputs, rows)
-    encoded = decoding.flat_batch_beam_expand(encoded, rows)
-    cache, _ = model._compute_kv_cache(
-      params,
-      encoded_inputs=encoded,
-      encoder_input_tokens=inputs,
-      decoder_input_tokens=jnp.zeros((rows, self._length), jnp.int32),
-      prefill_decoder_prompt=True,
-      prompt_with_targets=False,
-    )
-    return inputs, encoded, cache
+    return encoded, cache
 
   @functools.cached_property
   def _step(self):
     """Jitted decoding step: from a token to logits and the new cache."""
 
-    @functools.partial(jax.jit, donate_argnums=(3,))
-    def step(params, inputs, encoded, cache, token):
-      # The cache has its own index; the other fields are not used.
-      state = decoding.DecodingState(
-        cur_index=None, sequences=None, cur_token=token, cache=cache
-      )
-      return self._model._compute_logits_from_slice(
-        state, params, encoded, inputs, self._length
+    @functools.partial(jax.jit, donate_argnums=(2,))
+    def step(params, encoded, cache, token):
+      return self._model.decode_step(
+        params, encoded, cache, token, self._length
       )
 
     return step
@@ -159,13 +143,12 @@ class TokenGenerator:
       jax.jit, static_argnames=('max_tokens', 'num_beams', 'ngram_size')
     )
     def search(params, inputs, may_begin, *, max_tokens, num_beams, ngram_size):
-      inputs, encoded, cache = self._encode(params, inputs, 1)
-      raw_inputs = decoding.flat_batch_beam_expand(inputs, num_beams)
-      encoded = decoding.flat_batch_beam_expand(encoded, num_beams)
+      encoded, cache = self._encode(params, inputs, 1)
+      beams = encoded.repeat(num_beams)
 
       def tokens_to_logits(state):
-        logits, cache = model._compute_logits_from_slice(
-          state, params, encoded, raw_inputs, self._length
+        logits, cache = model.decode_step(
+          params, beams, state.cache, state.cur_token, self._length
         )
         allowed = _allowed(
           logits.shape[-1],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fnet_t5x.layers.embedding import Embed
+from fnet_t5x.networks import decoding
 
 LENGTH = 6
 
@@ -101,6 +102,57 @@ def test_decoding_is_independent_of_the_batch(build, random_tokens):
   alone = [tokens[1:2] for tokens in batch]
   got, _ = generate(module, params, alone, (0,), 2)
   np.testing.assert_allclose(got[0], together[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('prompt_lengths', [None, (3, 0, 1)])
+def test_started_decoding_equals_teacher_forcing(
+  build, random_tokens, prompt_lengths
+):
+  """Two samples per example, with and without prompts."""
+  module, params = build('hybrid')
+  inputs, shifted, _ = batch = batch_of(random_tokens)
+  want = apply_jitted(module)({'params': params}, *batch)
+  lengths = jnp.asarray(prompt_lengths or (0, 0, 0))
+  # Row 0 begins with a 0, and its first `length` tokens follow.
+  ids = jnp.arange(LENGTH)
+  prompts = jnp.where(ids <= lengths[:, None], shifted, 0)
+
+  @jax.jit
+  def start(params):
+    encoded = decoding.encode(module, params, inputs).repeat(2)
+    cache, positions = decoding.start(
+      module,
+      params,
+      encoded,
+      jnp.repeat(prompts, 2, axis=0),
+      prompted=prompt_lengths is not None,
+    )
+    return encoded, cache, positions
+
+  step = jax.jit(functools.partial(decoding.step, module))
+  encoded, cache, positions = start(params)
+  np.testing.assert_array_equal(positions, np.repeat(lengths, 2))
+  rows = np.arange(3)
+  for offset in range(LENGTH - max(lengths)):
+    at = np.asarray(lengths) + offset
+    tokens = jnp.repeat(shifted[rows, at], 2)[:, None]
+    got, cache = step(params, encoded, cache, tokens)
+    np.testing.assert_allclose(
+      got, np.repeat(want[rows, at], 2, axis=0), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_an_empty_cache_is_filled_by_steps(build, random_tokens):
+  module, params = build('hybrid')
+  inputs, shifted, _ = batch = batch_of(random_tokens)
+  want = apply_jitted(module)({'params': params}, *batch)
+  encoded = decoding.encode(module, params, inputs)
+  cache = decoding.empty_cache(module, params, encoded, LENGTH)
+  step = jax.jit(functools.partial(decoding.step, module))
+  for position in range(3):
+    tokens = shifted[:, position : position + 1]
+    got, cache = step(params, encoded, cache, tokens)
+    np.testing.assert_allclose(got, want[:, position], rtol=1e-4, atol=1e-4)
 
 
 def test_cache_layout(build, random_tokens):

@@ -15,6 +15,7 @@ from fnet_t5x.benchmarks.accelerator.programs import (
   compile_program,
   time_calls,
 )
+from fnet_t5x.networks import decoding
 
 if TYPE_CHECKING:
   import flax.linen as nn
@@ -96,7 +97,9 @@ def time_generation(
     module.config.vocab_size,
   )
   encoding = compile_program(
-    lambda params, prefix: encode(module, params, prefix), params, prefix
+    lambda params, prefix: decoding.encode(module, params, prefix).outputs,
+    params,
+    prefix,
   )
   first, whole = (
     compile_program(
@@ -127,15 +130,6 @@ def time_generation(
   }
 
 
-def encode(
-  module: nn.Module, params: PyTree, prefix: Int[Array, 'batch length']
-) -> Array:
-  """Returns the encoder's output, without dropout."""
-  return module.apply(
-    {'params': params}, prefix, enable_dropout=False, method=module.encode
-  )
-
-
 def generate(
   module: nn.Module,
   params: PyTree,
@@ -157,69 +151,30 @@ def generate(
     cache_length: length of the caches, `tokens` if None. Each step reads whole
       caches.
   """
-  rows = prefix.shape[0]
-  encoded = encode(module, params, prefix)
-  cache = start_cache(module, params, encoded, prefix, cache_length or tokens)
+  encoded, cache = start(module, params, prefix, cache_length or tokens)
 
   def step(carry, _):
     cache, token = carry
-    logits, variables = module.apply(
-      {'params': params, 'cache': cache},
-      encoded,
-      prefix,
-      token,
-      token,
-      enable_dropout=False,
-      decode=True,
-      mutable=['cache'],
-      method=module.decode,
-    )
-    token = jnp.argmax(logits[:, -1:], axis=-1).astype(jnp.int32)
-    return (variables['cache'], token), token[:, 0]
+    logits, cache = decoding.step(module, params, encoded, cache, token)
+    token = jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32)
+    return (cache, token), token[:, 0]
 
-  first = jnp.zeros((rows, 1), jnp.int32)
+  first = jnp.zeros((prefix.shape[0], 1), jnp.int32)
   _, found = jax.lax.scan(step, (cache, first), length=tokens)
   return found.T
 
 
-def start_cache(
+def start(
   module: nn.Module,
   params: PyTree,
-  encoded: Array,
   prefix: Int[Array, 'batch length'],
   tokens: int,
-) -> PyTree:
-  """Returns caches with the encoder's output projected, and no tokens."""
-  from fnet_t5x.runtime import beam_search
-
-  rows = prefix.shape[0]
-  targets = jnp.ones((rows, tokens), jnp.int32)
-  _, variables = module.apply(
-    {'params': params},
-    encoded,
-    jnp.ones_like(prefix),
-    targets,
-    targets,
-    enable_dropout=False,
-    decode=True,
-    mutable=['cache'],
-    method=module.decode,
-  )
-  start = jnp.zeros((rows, 1), jnp.int32)
-  none = jnp.zeros((rows,), jnp.int32)
-  _, variables = module.apply(
-    {'params': params, 'cache': variables['cache']},
-    encoded,
-    prefix,
-    start,
-    jnp.ones_like(start),
-    enable_dropout=False,
-    prefill=True,
-    prefill_lengths=none,
-    mutable=['cache'],
-    method=module.decode,
-  )
-  return beam_search.set_positions(variables['cache'], none)
+) -> tuple[decoding.EncodedInputs, PyTree]:
+  """Returns the encoded prefix, and caches for a number of tokens."""
+  encoded = decoding.encode(module, params, prefix)
+  prompts = jnp.zeros((prefix.shape[0], tokens), jnp.int32)
+  cache, _ = decoding.start(module, params, encoded, prompts, prompted=False)
+  return encoded, cache
 
 
 def cache_bytes(
@@ -236,11 +191,9 @@ def cache_bytes(
   """
   inputs = jax.ShapeDtypeStruct((rows, prefix), jnp.int32)
 
-  def start(params, inputs):
-    encoded = encode(module, params, inputs)
-    return start_cache(module, params, encoded, inputs, tokens)
-
-  shapes = jax.eval_shape(start, params, inputs)
+  _, shapes = jax.eval_shape(
+    lambda params, inputs: start(module, params, inputs, tokens), params, inputs
+  )
   found = {'self_cache_bytes': 0, 'cross_cache_bytes': 0}
   for path, shape in jax.tree_util.tree_leaves_with_path(shapes):
     # T5X's name for cross-attention.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fnet_t5x import gin_check, macro_circles
+from fnet_t5x import gin_check, macro_cycles
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from fnet_t5x import gin_check, macro_circles
 )
 def test_cycles_are_named(references, message):
   with pytest.raises(ValueError) as error:
-    macro_circles.check(references)
+    macro_cycles.check(references)
   assert message in str(error.value)
 
 
@@ -36,12 +36,12 @@ def test_cycles_are_named(references, message):
   ],
 )
 def test_macros_without_cycles_pass(references):
-  macro_circles.check(references)
+  macro_cycles.check(references)
 
 
 @pytest.mark.slow
 def test_thousands_of_macros_in_a_row_pass():
-  macro_circles.check(
+  macro_cycles.check(
     {f'A{i}': [f'A{i + 1}'] for i in range(2000)} | {'A2000': []}
   )
 
