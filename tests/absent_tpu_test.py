@@ -1,13 +1,12 @@
 """`libtpu` on machines without a TPU: hidden from JAX, unlike other plugins."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import absent_tpu
 
 # A stand-in for the library that reports when JAX imports it.
@@ -31,10 +30,10 @@ print(jax.devices()[0].platform)
 def environment(tmp_path):
   (tmp_path / 'libtpu').mkdir()
   (tmp_path / 'libtpu/__init__.py').write_text(_LIBRARY)
-  root = pathlib.Path(fnet_t5x.__file__).parents[1]
+
   hidden = ('JAX_', 'TPU_', 'MALLOC_', 'GLIBC_TUNABLES')
   kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
-  return {**kept, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(root)])}
+  return {**kept, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])}
 
 
 def devices(environment, way):

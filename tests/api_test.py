@@ -1,18 +1,16 @@
 """`fnet_t5x.load` in a separate process, as in a program or a notebook."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
 import generation_runs
 import gin
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x.runtime import text_generation
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 PROMPTS = ['abc', 'fed cb']
 
 # Two models of different shapes and lengths, each used before and after the

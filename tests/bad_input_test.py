@@ -10,13 +10,12 @@ import gin
 import gin_commands
 import pytest
 import small_runs
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import command_line
 from fnet_t5x.runtime import gin_utils, text_generation
 from fnet_t5x.runtime import train as train_lib
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 _QUICKSTART = ['--gin_file=gin/experiments/quickstart.gin']
 # A complete run on the synthetic task, small enough for a test.
 RUN = """

@@ -1,16 +1,12 @@
 """Command lines of runs: errors before any heavy import, and --list_macros."""
 
 import os
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
-
-import fnet_t5x
-
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+from checkout import ROOT
 
 
 def train(folder, *arguments, engine):

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x.runtime import reporting
 
 _HELPERS = pathlib.Path(faults.__file__).parent
@@ -25,10 +25,9 @@ class Runs:
   """Starter of runs, each in its own process."""
 
   def __init__(self, library: pathlib.Path | None):
-    root = pathlib.Path(fnet_t5x.__file__).parents[1]
     environment = {
       **os.environ,
-      'PYTHONPATH': os.pathsep.join([str(_HELPERS), str(root)]),
+      'PYTHONPATH': os.pathsep.join([str(_HELPERS), str(ROOT)]),
       'XLA_FLAGS': '--xla_backend_optimization_level=0',
     }
     if library:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 import pty
 import re
 import select
@@ -15,13 +14,12 @@ import generation_runs
 import gin
 import pytest
 from absl import flags
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import generate
 from fnet_t5x.runtime import text_generation
 from fnet_t5x.runtime.generation_options import GenerationOptions
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 COMMAND = [sys.executable, '-m', 'fnet_t5x.generate']
 
 

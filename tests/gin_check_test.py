@@ -1,14 +1,12 @@
 """Static gin checks: errors are found before a pod starts."""
 
 import importlib.util
-import pathlib
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import gin_check
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 RUN_FILES = {
   'train': ['gin/runs/pretrain.gin'],
   'eval': ['gin/runs/eval.gin'],

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import gin_macros, saved_config
 from fnet_t5x.planning import parameters
 from fnet_t5x.runtime import eval as eval_lib
@@ -20,7 +20,6 @@ from fnet_t5x.runtime import gin_utils, partitioning, trainer, utils
 from fnet_t5x.runtime import infer as infer_lib
 from fnet_t5x.runtime import train as train_lib
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'gin').rglob('*.gin'))
 MODELS = [name for name in FILES if name.startswith('gin/models/')]
 SIZES = [pathlib.Path(n).stem for n in FILES if n.startswith('gin/sizes/')]

@@ -2,17 +2,15 @@
 
 import importlib.util
 import os
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import __main__ as console
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FOLDERS = {
   'benchmarks': (
     *('checkpoints', 'collectives', 'engines', 'host_memory'),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import random
 import re
 import shutil
@@ -11,14 +10,13 @@ import sys
 
 import pytest
 import resume_test
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import gin_check
 
 # All of them need a model that a command has trained.
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 MODEL_FILES = (
   'gin/models/fnet_t5_tiny.gin',
   'gin/objectives/prefix_lm.gin',

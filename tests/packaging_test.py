@@ -7,10 +7,7 @@ import sys
 import zipfile
 
 import pytest
-
-import fnet_t5x
-
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+from checkout import ROOT
 
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,6 @@
 """The gin files of gin/partitioning/: rules, collectives and equal losses."""
 
 import functools
-import pathlib
 
 import gin
 import jax
@@ -9,17 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
+from checkout import ROOT
 from flax.linen.partitioning import get_axis_names, logical_to_mesh_axes
 from flax.traverse_util import flatten_dict
 
-import fnet_t5x
 from fnet_t5x import gin_macros
 from fnet_t5x import partitioning as fnet_partitioning
 from fnet_t5x.planning.collectives import find_collectives
 from fnet_t5x.runtime import adafactor, partitioning, utils
 from fnet_t5x.runtime import metrics as metrics_lib
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FILES = sorted(path.stem for path in (ROOT / 'gin/partitioning').glob('*.gin'))
 # 'data' and 'model_1d' with all meshes are in mesh_test.py.
 MESHES = [

@@ -1,16 +1,12 @@
 """Signals to the quickstart and its training process."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 
 import pytest
-
-import fnet_t5x
-
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+from checkout import ROOT
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,12 @@
 
 import ast
 import doctest
-import pathlib
 import re
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
-
-DOCUMENT = pathlib.Path(fnet_t5x.__file__).parents[1] / 'docs/reading.md'
+DOCUMENT = ROOT / 'docs/reading.md'
 LINKS = re.findall(r'\[`(\w+)\.(\w+)`\]\((\S+?)\)', DOCUMENT.read_text())
 
 

@@ -19,12 +19,11 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import __main__ as commands
 from fnet_t5x import gin_check
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('**/*.md'))]
 _PROGRAMS = (
   'bash',

@@ -2,15 +2,12 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
-
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 PNG = b'\x89PNG\r\n\x1a\n'
 
 

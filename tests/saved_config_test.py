@@ -1,14 +1,12 @@
 """Untrusted saved configurations: what is allowed, kept and dropped."""
 
-import pathlib
 import re
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import saved_config
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FILES = sorted((ROOT / 'gin').rglob('*.gin'))
 START = 'from __gin__ import dynamic_registration\n'
 MODELS = START + 'from fnet_t5x.compat import models\n'

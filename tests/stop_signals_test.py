@@ -1,18 +1,16 @@
 """Ctrl-C and SIGTERM stop after the step or at once, without a traceback."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import stop_signals
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 # The hash stands for a compilation or a step: C code that takes a minute, for
 # which Python's own signal handlers wait.
 COMMAND = """

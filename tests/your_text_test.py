@@ -2,17 +2,14 @@
 
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
 import seqio
+from checkout import ROOT
 
-import fnet_t5x
-
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 # The README's run, with fewer layers, steps and texts.
 SMALL = [
   '--gin.EMBED_DIM=16',

@@ -6,7 +6,6 @@ after many steps, and donates the previous one.
 """
 
 import os
-import pathlib
 import re
 import signal
 import socket
@@ -15,10 +14,8 @@ import sys
 import time
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
-
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 T5X_TRAINER = """
 import threading
 import jax

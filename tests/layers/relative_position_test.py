@@ -1,19 +1,19 @@
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkout import GOLDEN_DIR
 
 from fnet_t5x.layers.relative_position import (
   RelativePositionBiases,
   relative_position_bucket,
 )
 
-GOLDEN = json.loads(
-  (pathlib.Path(__file__).parents[1] / 'golden/t5_network.json').read_text()
-)['relative_position_buckets']
+GOLDEN = json.loads((GOLDEN_DIR / 't5_network.json').read_text())[
+  'relative_position_buckets'
+]
 OFFSETS = np.arange(*GOLDEN['offsets'])
 
 

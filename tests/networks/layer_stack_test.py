@@ -2,21 +2,19 @@
 
 import functools
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scanned_networks
+from checkout import GOLDEN_DIR
 from flax.traverse_util import flatten_dict, unflatten_dict
 from scanned_networks import hybrid, initialise, scanned_params
 
 from fnet_t5x.networks import layer_stack, t5
 
-GOLDEN = json.loads(
-  (pathlib.Path(__file__).parents[1] / 'golden/scalable_t5.json').read_text()
-)
+GOLDEN = json.loads((GOLDEN_DIR / 'scalable_t5.json').read_text())
 SIZES = {
   name: value
   for name, value in scanned_networks.SIZES.items()

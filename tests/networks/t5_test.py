@@ -2,19 +2,17 @@
 
 import functools
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkout import GOLDEN_DIR
 from flax.traverse_util import flatten_dict
 
 from fnet_t5x.networks import t5
 
-GOLDEN = json.loads(
-  (pathlib.Path(__file__).parents[1] / 'golden/t5_network.json').read_text()
-)
+GOLDEN = json.loads((GOLDEN_DIR / 't5_network.json').read_text())
 NAMES = list(GOLDEN['networks'])
 
 

@@ -1,20 +1,18 @@
 import json
-import pathlib
 
 import flax.core
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkout import GOLDEN_DIR
 from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
 from jax.sharding import PartitionSpec
 
 from fnet_t5x.runtime import adafactor, train_state
 
-GOLDEN = json.loads(
-  (pathlib.Path(__file__).parents[1] / 'golden/optimizer.json').read_text()
-)
+GOLDEN = json.loads((GOLDEN_DIR / 'optimizer.json').read_text())
 # The paper's constants, and a learning rate for every step.
 EPSILON1, EPSILON2, LEARNING_RATE = 1e-30, 1e-3, 0.1
 

@@ -2,15 +2,14 @@
 
 import errno
 import os
-import pathlib
 import re
 import signal
 import subprocess
 import sys
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x.runtime import directory_lock
 
 # Another process: prints that it holds the lock, or the error, then waits.
@@ -29,7 +28,7 @@ except ValueError as error:
 def hold(folder) -> subprocess.Popen:
   return subprocess.Popen(
     [sys.executable, '-c', HOLDER, str(folder)],
-    cwd=pathlib.Path(fnet_t5x.__file__).parents[1],
+    cwd=ROOT,
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,

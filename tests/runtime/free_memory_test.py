@@ -1,7 +1,6 @@
 """Memory of a step, and memory available under limits of the host."""
 
 import os
-import pathlib
 import resource
 import subprocess
 import sys
@@ -11,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 import small_runs
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x.runtime import free_memory
 
 GB = 10**9
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 # Prints the memory available under a limit, before and after taking 500 MB.
 UNDER_A_LIMIT = """
 import mmap, resource, sys

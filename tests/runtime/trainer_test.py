@@ -5,7 +5,6 @@ their docstrings.
 """
 
 import math
-import pathlib
 import types
 
 import clu.values
@@ -18,9 +17,9 @@ import planned_runs
 import pytest
 import small_runs
 from absl import logging
+from checkout import ROOT
 from flax import traverse_util
 
-import fnet_t5x
 from fnet_t5x.compat import train as compat_train
 from fnet_t5x.planning import gin_run, plan, topology
 from fnet_t5x.runtime import (
@@ -31,8 +30,6 @@ from fnet_t5x.runtime import (
   trainer,
 )
 from fnet_t5x.runtime import metrics as metrics_lib
-
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 
 
 @pytest.fixture(scope='module')

@@ -1,17 +1,15 @@
 import json
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkout import GOLDEN_DIR
 
 from fnet_t5x.runtime import utils
 
-GOLDEN = json.loads(
-  (pathlib.Path(__file__).parents[1] / 'golden/optimizer.json').read_text()
-)
+GOLDEN = json.loads((GOLDEN_DIR / 'optimizer.json').read_text())
 STEPS = [0, 1, 9, 10, 11, 25, 399, 400, 401, 5000]
 
 

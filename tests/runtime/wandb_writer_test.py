@@ -3,16 +3,14 @@
 import importlib
 import importlib.util
 import json
-import pathlib
 
 import gin
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x.compat import engine
 from fnet_t5x.runtime import console, reporting, wandb_writer
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 VALUES = {
   'loss': 2.5,
   'accuracy': 0.25,

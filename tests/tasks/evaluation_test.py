@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import pathlib
 
 import gin
 import gin_commands
@@ -14,8 +13,8 @@ import pytest
 import seqio
 import small_runs
 import tfds_folders
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x import gin_macros
 from fnet_t5x.runtime import (
   checkpoints,
@@ -30,7 +29,6 @@ from fnet_t5x.tasks import (
   tfds_source,
 )
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 HELD_OUT = 'fnet_evaluation_test_held_out'
 MIXTURE = 'fnet_evaluation_test'
 LENGTHS = {'inputs': 24, 'targets': 8}

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import pathlib
 
 import gin
 import numpy as np
@@ -10,13 +9,12 @@ import pytest
 import seqio
 import tensorflow as tf
 import token_documents
+from checkout import ROOT
 from clu.data import dataset_iterator
 
-import fnet_t5x
 from fnet_t5x import gin_macros
 from fnet_t5x.tasks import objective_table
 
-_ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 _OBJECTIVES = objective_table.OBJECTIVES
 # Not every parameterization of UL2's.
 _DIFFERENT = [k for k in _OBJECTIVES if not k.startswith(('ul2_r', 'ul2_x_64'))]
@@ -168,7 +166,7 @@ def test_mixtures_mix_at_their_rates(name, task):
   ],
 )
 def test_gin_files_have_the_table_s_lengths(name):
-  gin.add_config_file_search_path(str(_ROOT))
+  gin.add_config_file_search_path(str(ROOT))
   gin.parse_config_file(f'gin/objectives/{name}.gin')
   described = {**_OBJECTIVES, **objective_table.MIXTURES}[name]
   for macro, expected in (

@@ -4,19 +4,17 @@ import fractions
 import functools
 import json
 import math
-import pathlib
 
 import gin
 import numpy as np
 import pytest
 import seqio
 import token_documents
+from checkout import GOLDEN_DIR
 
 from fnet_t5x.tasks import catalog, objectives
 
-_GOLDEN = json.loads(
-  (pathlib.Path(__file__).parents[1] / 'golden/t5_objectives.json').read_text()
-)
+_GOLDEN = json.loads((GOLDEN_DIR / 't5_objectives.json').read_text())
 
 
 def _restored(example) -> list[int]:

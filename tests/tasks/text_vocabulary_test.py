@@ -13,8 +13,8 @@ import pytest
 import sentencepiece
 import seqio
 import tensorflow as tf
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x.runtime import gin_utils
 from fnet_t5x.tasks import (
   document_files,
@@ -25,7 +25,6 @@ from fnet_t5x.tasks import (
   vocabularies,
 )
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 OPTIONS = document_files.ReadOptions()
 # Source code has the most difficult whitespace.
 CODE = pathlib.Path(document_source.__file__).read_text(encoding='utf-8')

@@ -1,17 +1,17 @@
 """T5X's scanned network, and T5X's decoding of ours."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 import scanned_networks as networks
+from checkout import GOLDEN_DIR
 
 from fnet_t5x.runtime import decoding, models
 
 FLOATS = ('first', 'norm')
-RECORDED = pathlib.Path(__file__).parents[1] / 'golden/scalable_t5.json'
+RECORDED = GOLDEN_DIR / 'scalable_t5.json'
 
 
 def test_recording_is_t5xs(python):

@@ -2,18 +2,17 @@
 
 import dataclasses
 import json
-import pathlib
 import stat
 import subprocess
 import sys
 
 import gin
 import pytest
+from checkout import ROOT
 
 from fnet_t5x import command_line
 from fnet_t5x.xm_launch import command, image
 
-ROOT = pathlib.Path(command_line.__file__).parents[1]
 SETTINGS = command.Settings(
   run_mode='train',
   gin_files=['gin/models/fnet_t5_large.gin', 'gin/runs/pretrain.gin'],

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import pathlib
 import re
 import shutil
 import stat
@@ -12,11 +11,10 @@ import subprocess
 import sys
 
 import pytest
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x.xm_launch import command, image, launch, source, tpu_types
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 MODULE = 'fnet_t5x.xm_launch.launch'
 SETTINGS = command.Settings(
   run_mode='train',

@@ -11,11 +11,10 @@ import time
 
 import pytest
 import tpu_pods
+from checkout import ROOT
 
-import fnet_t5x
 from fnet_t5x.xm_launch import command, source, tpu_pod, tpu_vm
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 SETTINGS = command.Settings(
   run_mode='train',
   gin_files=['gin/experiments/quickstart.gin'],
