@@ -54,6 +54,7 @@ def test_statistics():
   }
 
 
+@pytest.mark.slow
 def test_a_task_is_shown(small_corpus, capsys):
   show.show('fnet_sotu_span_corruption', 2)
   out = capsys.readouterr().out

@@ -108,6 +108,7 @@ def test_second_sigterm_changes_nothing(start):
   assert command.end()[0] == 130
 
 
+@pytest.mark.slow
 def test_a_callers_handlers_are_restored():
   before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
   stopped, lines = [], []

@@ -114,6 +114,7 @@ def test_python_of_the_readme(trained):
   assert python(trained[0], '-c', code).strip()
 
 
+@pytest.mark.slow
 def test_the_model_directory_is_enough(trained):
   folder, _ = trained
   moved = folder / 'elsewhere'

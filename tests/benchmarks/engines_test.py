@@ -57,6 +57,7 @@ def test_a_training_call_runs_its_steps():
   assert all(jax.tree.leaves(changed))
 
 
+@pytest.mark.slow
 def test_generation_fills_every_position():
   call = engines.generate_call(
     'runtime', 'our hybrid', 'tiny', LENGTHS, 'greedy'

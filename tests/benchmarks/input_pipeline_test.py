@@ -109,6 +109,7 @@ def test_rates_are_those_of_the_sequences_drawn(monkeypatch):
   assert row['speedup'] is None
 
 
+@pytest.mark.slow
 def test_batches_are_those_of_training():
   setup = batch_times.setup_of(
     'fnet_text_prefix_lm', 'prefix_lm', lengths=(32, 48)

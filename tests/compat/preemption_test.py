@@ -153,6 +153,7 @@ def test_all_stop_after_the_same_step(start, processes, number):
   assert int(match[1]) > 3
 
 
+@pytest.mark.slow
 def test_finished_run_restores_the_signal_handler(start):
   (process,) = start(1, total=1000)
   assert process.stdout.readline() == 'training\n'

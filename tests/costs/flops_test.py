@@ -73,6 +73,7 @@ def test_t5_executes_the_formula():
 
 # The FFT is over features only: packed rows use matrices over tokens.
 # Matrices over both axes compute half of the features on CPU.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('method', 'backend'), [('matmul', 'tpu'), ('matmul', 'cpu'), ('fft', 'cpu')]
 )

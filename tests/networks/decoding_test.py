@@ -95,6 +95,7 @@ def test_steps_equal_teacher_forcing(
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_decoding_is_independent_of_the_batch(build, random_tokens):
   module, params = build('hybrid')
   batch = batch_of(random_tokens)
@@ -115,7 +116,7 @@ def test_started_decoding_equals_teacher_forcing(
   lengths = jnp.asarray(prompt_lengths or (0, 0, 0))
   # Row 0 begins with a 0, and its first `length` tokens follow.
   ids = jnp.arange(LENGTH)
-  prompts = jnp.where(ids <= lengths[:, None], shifted, 0)
+  prompts = jnp.where(ids[None] <= lengths[:, None], shifted, 0)
 
   @jax.jit
   def start(params):

@@ -69,6 +69,7 @@ def test_invariant_to_packing(build, random_tokens, name, choices):
     assert_close(got[:, 5:9], encode(other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['hybrid', 'linear'])
 def test_invariant_to_other_rows(build, random_tokens, name):
   encode = encoder(*build(name))

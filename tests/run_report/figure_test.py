@@ -77,6 +77,7 @@ def boxes(shown):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('count', [1, 2, 12])
 @pytest.mark.parametrize('name', ['s', 'a_folder/of_a_long_name_in_a_folder'])
 def test_panels_and_legend_do_not_overlap(count, name):

@@ -20,6 +20,7 @@ RECORDED = json.loads(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', golden.CASES)
 def test_decodes_equal_those_of_t5x(case):
   tokens, scores = golden.run(decoding, case)

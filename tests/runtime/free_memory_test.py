@@ -210,6 +210,7 @@ def test_out_of_memory_is_one_line():
     _ = 1 / 0
 
 
+@pytest.mark.slow
 def test_peak_grows_with_allocations():
   before = free_memory.peak_bytes()
   size = before + 300 * 10**6

@@ -272,6 +272,7 @@ def test_bad_input_is_one_line(
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', ['predict', 'score', 'predict_with_aux'])
 def test_nan_parameters_are_one_line(model, params, tmp_path, mode):
   broken = fresh_state(model).replace_params(

@@ -174,6 +174,7 @@ def _of_another_type(folder):
   path.write_text(path.read_text().replace('<f4', '<f8'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [

@@ -97,6 +97,7 @@ def test_greedy_decoding_takes_the_best_of_its_own_logits(setting):
   assert not ended.all(axis=1).any()
 
 
+@pytest.mark.slow
 def test_log_prob_of_a_decode_is_its_score(setting):
   model, params, batch = setting
   options = {'rescale_log_probs': False, 'topk': 0}
@@ -129,6 +130,7 @@ def test_log_prob_of_a_decode_is_its_score(setting):
   assert compared >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('num_decodes', 'prompt_with_targets'), [(1, False), (3, True)]
 )
@@ -181,6 +183,7 @@ def test_dropout_needs_a_key_and_evaluation_has_none(setting):
   assert first != jax.jit(model.eval_fn)(params, batch)[0]
 
 
+@pytest.mark.slow
 def test_intermediates_hold_the_scores_of_tokens(setting):
   model, params, batch = setting
   scores, intermediates = model.score_batch(

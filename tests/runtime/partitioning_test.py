@@ -117,6 +117,7 @@ def run_partitioned(optimizer_name, num_partitions, dims=(1, 1)):
   return state, losses, compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('optimizer_name', 'num_partitions', 'dims'),
   [

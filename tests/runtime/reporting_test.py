@@ -59,6 +59,7 @@ def test_each_report_is_a_line(tmp_path):
     assert list((tmp_path / collection).glob('events.out.tfevents.*'))
 
 
+@pytest.mark.slow
 def test_reports_use_little_memory(tmp_path):
   reporter = reporting.Reporter(tmp_path, 300, first_step=0)
   names = [f'metric_{i}' for i in range(12)]

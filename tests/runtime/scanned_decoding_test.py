@@ -8,6 +8,7 @@ import scanned_networks as networks
 from fnet_t5x.runtime import decoding, models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('decode', networks.DECODES)
 def test_scanned_layers_decode_alike(decode):
   plain = networks.hybrid()

@@ -62,6 +62,7 @@ def test_json_of_specs_is_tensorstore_own():
   assert len(whole) > len(own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'ask',
   [

@@ -175,6 +175,7 @@ def test_run_keeps_the_last_checkpoints(whole):
   assert saved_steps(whole) == [10, 12]
 
 
+@pytest.mark.slow
 def test_run_prints_plain_lines(tmp_path, capfd):
   # All lines fit a terminal, except paths.
   model_dir = tmp_path / ('long' * 20)
@@ -224,6 +225,7 @@ def test_stopped_run_resumes_bit_exactly(
   assert without_times(rows[0]) == without_times(rows[1])
 
 
+@pytest.mark.slow
 def test_second_run_in_a_directory_fails_without_effect(
   whole, tmp_path, monkeypatch
 ):
@@ -242,6 +244,7 @@ def test_second_run_in_a_directory_fails_without_effect(
   assert saved_steps(tmp_path) == saved_steps(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('checksums', [True, False])
 @pytest.mark.parametrize('file', ['state/_METADATA', 'state/d', 'dataset'])
 def test_damaged_checkpoint_loses_only_its_steps(
@@ -271,6 +274,7 @@ def test_damaged_checkpoint_loses_only_its_steps(
   assert without_times(rows[0]) == without_times(rows[1])
 
 
+@pytest.mark.slow
 def test_undetected_damage_leaves_the_last_good_checkpoint(tmp_path, capfd):
   """Such as flipped bits of weights, without checksums."""
   save = checkpoints.SaveCheckpointConfig(period=2, keep=2, save_dataset=True)
@@ -319,6 +323,7 @@ def test_each_restore_has_an_iterator_of_its_own(tmp_path):
   assert (tmp_path / 'damaged_checkpoint_4').is_dir()
 
 
+@pytest.mark.slow
 def test_interrupted_evaluation_is_run_on_resume(whole, tmp_path):
   assert run(tmp_path, trainer_cls=InterruptedEvaluation) == 130
   assert saved_steps(tmp_path)[-1] == 6
@@ -328,6 +333,7 @@ def test_interrupted_evaluation_is_run_on_resume(whole, tmp_path):
   assert without_times(rows[0]) == without_times(rows[1])
 
 
+@pytest.mark.slow
 def test_interrupted_predictions_are_run_on_resume(tmp_path):
   changes = {'infer_eval_dataset_cfg': small_runs.dataset_config('validation')}
   folders = [tmp_path / name for name in ('whole', 'stopped')]
@@ -356,6 +362,7 @@ def test_stopped_run_without_checkpoints_says_so(tmp_path, capfd):
   )
 
 
+@pytest.mark.slow
 def test_bits_per_byte_is_that_of_the_targets_text(whole):
   config = small_runs.dataset_config('validation', pack=True)
   batches = datasets.get_training_eval_datasets(
@@ -374,6 +381,7 @@ def test_bits_per_byte_is_that_of_the_targets_text(whole):
   assert row['bits_per_byte'] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_killed_evaluation_is_run_on_resume(whole, tmp_path):
   save = checkpoints.SaveCheckpointConfig(period=6, save_dataset=True)
   with pytest.raises(KilledError):
@@ -383,6 +391,7 @@ def test_killed_evaluation_is_run_on_resume(whole, tmp_path):
   assert without_times(rows[0]) == without_times(rows[1])
 
 
+@pytest.mark.slow
 def test_finished_run_does_not_train_again(whole, capfd):
   before = (whole / 'metrics.jsonl').read_text()
   assert run(whole) == 0
@@ -392,6 +401,7 @@ def test_finished_run_does_not_train_again(whole, capfd):
     run(whole, total_steps=3)
 
 
+@pytest.mark.slow
 def test_run_without_checkpoints_restarts(tmp_path):
   changes = {
     'total_steps': 2,
@@ -406,6 +416,7 @@ def test_run_without_checkpoints_restarts(tmp_path):
   assert without_times(second) == without_times(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('poisoned_update', 'stopped_at', 'what'),
   [
@@ -449,6 +460,7 @@ def test_indivisible_batch_size_is_refused(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('part', ['', 'state.orbax'])
 def test_full_disk_at_a_new_folder_ends_the_run(
   whole, tmp_path, monkeypatch, capfd, part

@@ -79,6 +79,7 @@ def whole(model, state, batch):
   return gradients(model, state, batch, small_runs.one_device(), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('num_microbatches', 'num_partitions'), [(4, None), (2, 2)]
 )
@@ -210,6 +211,7 @@ WIDE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('scan', 'remat', 'num_microbatches'),
   [(False, 'none', None), (True, 'none', 4), (True, 'full', None)],
@@ -385,6 +387,7 @@ def run(model_dir, **changes) -> int:
   return train.train(**small_runs.train_arguments(model_dir, **changes))
 
 
+@pytest.mark.slow
 def test_action_stops_and_saves_a_run(tmp_path, capfd):
   stop = trainer.EarlyStoppingAction(
     (small_runs.TASK, 'loss'), mode='min', patience=2
@@ -421,6 +424,7 @@ def test_action_stops_and_saves_a_run(tmp_path, capfd):
   assert list(scores) == [2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('metric', ['loss', 'grad_norm'])
 def test_action_stops_at_a_nan_loss(metric, tmp_path, capfd, warnings):
   """Without the action, the run ends with an error: see train_test.py."""

@@ -42,6 +42,7 @@ def test_chunks_are_of_bounded_size(compression):
   assert sum(sizes) == 50_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('zeros', [1, 511, 65_536, _CHUNK, 3 * _CHUNK])
 @pytest.mark.parametrize('before_edge', [-1, 0, 1, 7])
 def test_zeros_may_follow_any_gzip_member(before_edge, zeros):
@@ -126,6 +127,7 @@ print(memory('VmHWM') - idle)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 @pytest.mark.parametrize('compression', ['gz', 'zst'])
 @pytest.mark.parametrize('content', [b'a', b'\n', b' \n', b'{"a": 1}\n'])

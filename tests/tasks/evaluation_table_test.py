@@ -34,6 +34,7 @@ for module in ('rouge_score', 'sacrebleu', 'nltk'):
 """
 
 
+@pytest.mark.slow
 def test_import_reads_downloads_and_trains_nothing(tmp_path):
   process = subprocess.run(
     [sys.executable, '-c', _PROGRAM],

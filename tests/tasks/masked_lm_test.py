@@ -39,6 +39,7 @@ def test_targets_are_the_text_between_cls_and_sep():
     assert len(e['inputs']) == len(e['targets']) == len(e['loss_weights'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('size', 'expected'), [(1, 1), (2, 1), (9, 1), (12, 2), (62, 9), (510, 76)]
 )

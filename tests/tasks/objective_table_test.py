@@ -59,6 +59,7 @@ def task():
     seqio.TaskRegistry.remove(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _OBJECTIVES)
 def test_examples_fit_the_features(name, task):
   objective = _OBJECTIVES[name]
@@ -87,6 +88,7 @@ def test_examples_fit_the_features(name, task):
     assert eos == np.count_nonzero(_SIZES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _DIFFERENT)
 def test_a_saved_iterator_repeats_the_batches(name, task, tmp_path):
   objective = _OBJECTIVES[name]
@@ -125,6 +127,7 @@ def test_names_are_distinct():
   assert not set(_OBJECTIVES) & set(objective_table.MIXTURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', objective_table.MIXTURES)
 def test_mixtures_mix_at_their_rates(name, task):
   mixture = objective_table.MIXTURES[name]

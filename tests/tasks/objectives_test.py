@@ -98,6 +98,7 @@ def test_span_corruption_keeps_every_token(merge):
   )
 
 
+@pytest.mark.slow
 def test_prefix_lm_keeps_every_token():
   documents = token_documents.random_documents([400, 1, 33, 0, 256, 2, 77])
   examples = token_documents.examples(

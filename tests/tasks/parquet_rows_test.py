@@ -188,6 +188,7 @@ def test_column_meta_may_hold_the_text(tmp_path):
   assert [d.text for d in found] == [b'a', b'b']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('as_dictionary', [False, True])
 def test_memory_does_not_grow_with_rows_that_repeat_a_value(
   tmp_path, as_dictionary

@@ -184,6 +184,7 @@ def _build(tmp_path, *bindings):
   )
 
 
+@pytest.mark.slow
 def test_bad_document_stops_the_builder_in_one_line(tmp_path):
   result = _build(tmp_path)
   assert result.returncode == 1
@@ -191,6 +192,7 @@ def test_bad_document_stops_the_builder_in_one_line(tmp_path):
   assert not list(tmp_path.glob('tfds/fnet_pile/1.0.0'))
 
 
+@pytest.mark.slow
 def test_builder_skips_bad_documents_if_told_to(tmp_path):
   result = _build(tmp_path, '--gin.SKIP_BAD_DOCUMENTS=True')
   assert result.returncode == 0

@@ -40,6 +40,7 @@ def _taken(iterator, count: int) -> list:
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _TASKS)
 @pytest.mark.parametrize('split', corpus.SPLITS)
 def test_examples_of_the_shipped_corpus(name, split):
@@ -108,6 +109,7 @@ def test_nothing_is_cached_in_memory():
   assert catalog.get('fnet_sotu_prefix_lm').num_input_examples('train') is None
 
 
+@pytest.mark.slow
 def test_a_saved_iterator_resumes_in_another_process(small_corpus, tmp_path):
   expected = {}
   for name in _TASKS:

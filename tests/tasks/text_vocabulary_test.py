@@ -175,6 +175,7 @@ def test_too_few_pieces_is_an_error(tmp_path):
   assert _train(path, pieces=39, byte_fallback=False).is_file()
 
 
+@pytest.mark.slow
 def test_same_bytes_in_other_processes_orders_and_names(tmp_path):
   texts = [f'{i}\n{CODE[i * 900 : i * 900 + 1500]}' for i in range(8)]
   for folder, order in (('a', range(8)), ('b', reversed(range(8)))):
@@ -381,6 +382,7 @@ def _command(folder, *arguments, tensorflow=True):
   )
 
 
+@pytest.mark.slow
 def test_command_writes_a_model_and_prints_a_summary(tmp_path):
   _write(tmp_path / 'text', 'a.txt', CODE)
   arguments = ('--text_files=text/*.txt', '--output=a.model', '--pieces=600')

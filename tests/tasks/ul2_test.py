@@ -43,6 +43,7 @@ def _restored(example) -> list[int]:
   return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('mode', 'span_length', 'density'), _SPANS)
 def test_span_denoisers(mode, span_length, density):
   documents = token_documents.random_documents([3000, 1500, 900])

@@ -8,6 +8,7 @@ import pytest
 from fnet_t5x.tasks import catalog, corpus, unigram
 
 
+@pytest.mark.slow
 def test_unigram_loss_equals_plain_counting(small_corpus):
   name, lengths = 'fnet_sotu_prefix_lm', {'inputs': 40, 'targets': 40}
   task = catalog.get(name)

@@ -82,6 +82,7 @@ def test_cache_key_follows_corpus_and_parameters(small_corpus, monkeypatch):
   assert len(paths) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_share_the_cache(small_corpus):
   program = (
     'from fnet_t5x.tasks import vocabularies;'

@@ -92,6 +92,7 @@ def flags_of(module):
   return [f for f in FLAGS if 'bucket=' not in f or module.endswith('launch')]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec('t5x') is not None, reason='T5X is there'
 )

@@ -248,6 +248,7 @@ def test_only_missing_capacity_is_waited_for(cloud, watch, text, patient):
       watch.step()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_has_time_to_save(cloud, watch):
   cloud.train(
     'import signal\n'
