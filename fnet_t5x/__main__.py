@@ -20,6 +20,7 @@ COMMANDS = {
   'infer': ('infer', 'writes predictions or scores of a task as JSON lines'),
   'generate': ('generate', 'continues texts'),
   'report': ('report', 'plots runs: loss, learning rate, speed'),
+  'sweep': ('sweep', 'trains several cases and seeds, and compares them'),
   'tasks': ('tasks.catalog', 'lists the tasks'),
   'show': ('show', 'shows examples of a task'),
   'vocabulary': ('tasks.text_vocabulary', 'trains a vocabulary on texts'),

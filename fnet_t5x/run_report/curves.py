@@ -191,6 +191,23 @@ def run_of_rows(name: str, rows: Iterable[dict[str, Any]]) -> Run:
   return run
 
 
+def curve_of(
+  rows: Sequence[dict[str, Any]], collection: str, metric: str
+) -> Curve:
+  """Returns a metric's curve from the rows of one collection."""
+  by_step = {
+    row['step']: row for row in rows if row['collection'] == collection
+  }
+  training = {
+    row['step']: row for row in rows if row['collection'] == run_metrics.TRAIN
+  }
+  clock = _Clock([training[step] for step in sorted(training)])
+  found, _ = _curve(
+    [by_step[step] for step in sorted(by_step)], metric, clock.at
+  )
+  return found
+
+
 class _Clock:
   """Training time up to a step, summed over the training rows.
 

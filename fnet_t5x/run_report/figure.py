@@ -29,7 +29,8 @@ _DASHES = ('solid', (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 _MARKERS = 'osD^vP'
 _MISSING = "report needs matplotlib: pip install 'fnet_t5x[report]'"
 _GREY = '#555555'
-_WIDTH, _HEIGHT, _DPI = 12.0, 8.0, 120
+_WIDTH, _HEIGHT = 12.0, 8.0
+DPI = 120
 # Legend: characters per row of the figure, and per line sample.
 _LEGEND_CHARACTERS, _SAMPLE_CHARACTERS = 150, 7
 
@@ -58,9 +59,14 @@ class Style(NamedTuple):
   dashes: Any
 
 
+def has_matplotlib() -> bool:
+  """Whether matplotlib is installed."""
+  return importlib.util.find_spec('matplotlib') is not None
+
+
 def check_matplotlib() -> None:
   """Raises ImportError if matplotlib is not installed."""
-  if importlib.util.find_spec('matplotlib') is None:
+  if not has_matplotlib():
     raise ImportError(_MISSING)
 
 
@@ -79,9 +85,9 @@ def draw(runs: Sequence[curves.Run]) -> bytes:
     ImportError: matplotlib is not installed.
   """
   check_matplotlib()
-  with _settings():
+  with settings():
     buffer = io.BytesIO()
-    make(runs).savefig(buffer, format='png', dpi=_DPI)
+    make(runs).savefig(buffer, format='png', dpi=DPI)
     return buffer.getvalue()
 
 
@@ -96,18 +102,18 @@ def make(runs: Sequence[curves.Run]) -> Any:
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  with _settings():
+  with settings():
     columns = _legend_columns([run.name for run in runs])
     rows = -(-len(runs) // columns)
     size = (_WIDTH, _HEIGHT + 0.22 * rows)
-    figure = Figure(size, dpi=_DPI, layout='constrained')
+    figure = Figure(size, dpi=DPI, layout='constrained')
     FigureCanvasAgg(figure)
     _fill(figure, runs, columns)
     return figure
 
 
 @contextlib.contextmanager
-def _settings() -> Iterator[None]:
+def settings() -> Iterator[None]:
   """Applies our matplotlib settings, ignoring the user's own."""
   import matplotlib
 
@@ -145,12 +151,12 @@ def _fill(figure, runs, columns) -> None:
   for axis, name in ((rates, 'learning_rate'), (speeds, 'speed')):
     for run, style in zip(runs, chosen, strict=True):
       curve = getattr(run, name)
-      _line(axis, curve.steps, curve.values, style, linewidth=1.4)
+      line(axis, curve.steps, curve.values, style, linewidth=1.4)
   nats = 'nats per target token'
-  _finish(by_steps, 'Loss by step', 'step', nats)
-  _finish(by_time, 'Loss by training time', f'training time, {unit}', nats)
-  _finish(rates, 'Learning rate', 'step', '')
-  _finish(speeds, 'Speed', 'step', 'target tokens/s')
+  finish(by_steps, 'Loss by step', 'step', nats)
+  finish(by_time, 'Loss by training time', f'training time, {unit}', nats)
+  finish(rates, 'Learning rate', 'step', '')
+  finish(speeds, 'Speed', 'step', 'target tokens/s')
   for axis in (by_steps, by_time):
     _scale_losses(axis, runs)
   tops = [max(c.values) for run in runs if (c := run.learning_rate).values]
@@ -199,11 +205,11 @@ def _fill(figure, runs, columns) -> None:
 
 
 def _losses(axis, run, style: Style, x_of: Callable, tasks) -> None:
-  _line(
+  line(
     axis, x_of(run.training), run.training.values, style, linewidth=1, alpha=0.5
   )
   for task, curve in run.validation.items():
-    _line(
+    line(
       axis,
       x_of(curve),
       curve.values,
@@ -216,7 +222,7 @@ def _losses(axis, run, style: Style, x_of: Callable, tasks) -> None:
     )
 
 
-def _line(axis, x, y, style: Style, **options) -> None:
+def line(axis, x, y, style: Style, **options) -> None:
   if len(x) == 1:
     # A line of one point would be invisible.
     options.setdefault('marker', '.')
@@ -262,7 +268,7 @@ def _scale_losses(axis, runs: Iterable[curves.Run]) -> None:
     )
 
 
-def _finish(axis, title: str, x_label: str, y_label: str) -> None:
+def finish(axis, title: str, x_label: str, y_label: str) -> None:
   axis.set_title(title)
   axis.set_xlabel(x_label)
   axis.set_ylabel(y_label)
