@@ -371,18 +371,22 @@ def main(argv: list[str]) -> None:
     printer.print_texts(prompt, number)
 
 
+def check_mask_options(given: 'Sequence[str]') -> None:
+  """Raises ValueError if any options of text generation are given."""
+  if given:
+    raise ValueError(
+      f'--{given[0]}: this model fills in masks, and generates no text; its '
+      'options are --prompt, --prompt_file and --top_k'
+    )
+
+
 def _fill_masks(filler: 'MaskFiller', prompts: list[str] | None) -> None:
   """Prints candidates for the masks of the prompts.
 
   Raises:
     ValueError: a flag is one of text generation, or a prompt has no mask.
   """
-  for name in _OF_TEXTS:
-    if flags.FLAGS[name].present:
-      raise ValueError(
-        f'--{name}: this model fills in masks, and generates no text; its '
-        'options are --prompt, --prompt_file and --top_k'
-      )
+  check_mask_options([n for n in _OF_TEXTS if flags.FLAGS[n].present])
   top_k = flags.FLAGS.top_k
   sys.stdout.reconfigure(errors='replace')
   if prompts is None:
