@@ -164,7 +164,7 @@ def test_pretraining_converts_as_the_task_needs(objective):
     masked_lm: feature_converters.MaskedLMFeatureConverter,
     next_sentence: feature_converters.NextSentenceFeatureConverter,
   }[objective]
-  examples = [dict.fromkeys(objective.features(None), [1, 0, 1])]
+  examples = [{key: [1, 0, 1] for key in objective.features(None)}]
   lengths = dict.fromkeys(examples[0], 4)
   converters = [
     kind(pack=False)

@@ -60,7 +60,7 @@ def test_tokens(text, tokens):
 
 def test_candidates_are_the_likeliest_tokens_with_text():
   candidates = filler().fill_masks('xy [MASK] z[MASK]', top_k=3)
-  assert [[c.text for c in found][0] for found in candidates] == ['y', 'z']
+  assert [found[0].text for found in candidates] == ['y', 'z']
   scores = np.zeros(BYTES.vocab_size + 4)
   scores[ids('y')[0]] = 2.0
   best = np.exp(2.0) / np.exp(scores).sum()
@@ -113,5 +113,5 @@ def test_line_of_candidates():
 
 def test_options_of_text_generation_are_refused():
   generate.check_mask_options([])
-  with pytest.raises(ValueError, match='--num_beams.* --top_k'):
+  with pytest.raises(ValueError, match=r'--num_beams.* --top_k'):
     generate.check_mask_options(['num_beams', 'seed'])
