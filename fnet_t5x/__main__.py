@@ -34,6 +34,7 @@ _FOLDERS = {
   'convert': ('scan',),
   'benchmark': (
     'mixing',
+    'encoders',
     'engines',
     'input_pipeline',
     'collectives',
