@@ -35,6 +35,7 @@ _FOLDERS = {
   'convert': ('scan',),
   'benchmark': (
     'mixing',
+    'encoders',
     'engines',
     'input_pipeline',
     'collectives',

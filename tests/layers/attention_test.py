@@ -77,6 +77,37 @@ def test_dropout_is_shared_by_queries_and_keeps_the_mean():
   assert float(out.std()) > 0.1
 
 
+def test_dropout_may_differ_between_queries():
+  query, key = jnp.zeros((1, 40, 1, 2)), jnp.zeros((1, 50, 1, 2))
+  got = dot_product_attention(
+    query,
+    key,
+    jnp.eye(50)[None, :, None],
+    dropout_rng=jax.random.key(0),
+    dropout_rate=0.5,
+    broadcast_dropout=False,
+  )
+  kept = np.asarray(got[0, :, 0]) > 0
+  assert (kept[0] != kept[1]).any()
+  assert abs(kept.mean() - 0.5) < 0.05
+
+
+def test_divided_queries_are_those_of_a_smaller_initial_kernel():
+  x = RANDOM.normal(size=(1, 3, EMBED)).astype(np.float32)
+  sizes = {'num_heads': HEADS, 'head_dim': KV}
+  t5, bert = (
+    MultiHeadDotProductAttention(**sizes, divide_query=divide)
+    for divide in (False, True)
+  )
+  want, variables = t5.init_with_output(
+    jax.random.key(0), x, x, deterministic=True
+  )
+  params = dict(variables['params'])
+  params['query'] = {'kernel': params['query']['kernel'] * KV**0.5}
+  got = bert.apply({'params': params}, x, x, deterministic=True)
+  np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
 def test_float32_logits_separate_close_large_logits():
   # Logits 256 and 256.75; bfloat16 has steps of 2 there.
   query = jnp.array([16.0, 1.0], jnp.bfloat16).reshape(1, 1, 1, 2)
