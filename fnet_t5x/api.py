@@ -5,18 +5,27 @@ import sys
 import typing
 
 if typing.TYPE_CHECKING:
+  from fnet_t5x.runtime.mask_filling import MaskFiller
   from fnet_t5x.runtime.text_generation import TextGenerator
 
 _ENGINE = 'FNET_T5X_ENGINE'
 
 
-def load(model_dir: str, checkpoint_step: int | None = None) -> 'TextGenerator':
-  """Loads the model of a training run for text generation.
+def load(
+  model_dir: str, checkpoint_step: int | None = None
+) -> 'TextGenerator | MaskFiller':
+  """Loads the model of a training run for text generation, or to fill in masks.
 
       generator = fnet_t5x.load('runs/quickstart')
       generator.generate('My fellow citizens,', num_samples=3, seed=1)
       for piece in generator.stream('My fellow citizens,', temperature=0):
         print(piece, end='')
+
+  A masked language model fills in masks instead:
+
+      filler = fnet_t5x.load('runs/fnet')
+      for candidate in filler.fill_masks('My fellow [MASK],', top_k=3)[0]:
+        print(candidate.text, candidate.probability)
 
   Several models can be loaded one after another. Loading clears this process's
   gin configuration.
@@ -29,7 +38,7 @@ def load(model_dir: str, checkpoint_step: int | None = None) -> 'TextGenerator':
     FileNotFoundError: if `model_dir` is not the folder of a training run, or
       has no such checkpoint.
     ValueError: if its configuration may run untrusted code or does not match
-      the checkpoint, or if the engine is T5X.
+      the checkpoint, if the model does neither, or if the engine is T5X.
   """
   from fnet_t5x import absent_tpu
   from fnet_t5x.runtime import model_directory
@@ -45,11 +54,20 @@ def load(model_dir: str, checkpoint_step: int | None = None) -> 'TextGenerator':
     command_line.import_tensorflow()
   import gin
 
-  from fnet_t5x.runtime import text_generation
+  from fnet_t5x import encoder_models
+  from fnet_t5x.runtime import loaded_model, mask_filling, text_generation
 
   gin.clear_config()
   try:
-    return text_generation.TextGenerator(model_dir, checkpoint_step)
+    loaded = loaded_model.load(model_dir, checkpoint_step)
+    if isinstance(loaded.model, encoder_models.EncoderOnlyModel):
+      return mask_filling.MaskFiller(loaded)
+    if isinstance(loaded.model, encoder_models.ClassificationModel):
+      raise ValueError(
+        f'{model_dir}: the model classifies texts and generates none; evaluate '
+        'it with fnet_t5x.eval, or write its classes with fnet_t5x.infer'
+      )
+    return text_generation.TextGenerator(loaded)
   finally:
     gin.clear_config()
 

@@ -131,7 +131,7 @@ class NextSentenceFeatureConverter(MaskedLMFeatureConverter):
     if pack:
       raise ValueError(
         'examples with next-sentence labels cannot be packed, since there is'
-        ' one label per row: set pack to False'
+        ' one label per row: set pack to False (PACK = False)'
       )
     super().__init__(pack=False, **kwargs)
 
@@ -139,6 +139,53 @@ class NextSentenceFeatureConverter(MaskedLMFeatureConverter):
     if key == 'type_ids':
       return 'encoder_type_ids'
     return _MODEL_FEATURES.get(key, key)
+
+
+class PretrainingFeatureConverter(seqio.FeatureConverter):
+  """Converter for encoder-only models, for masked LM with or without pairs.
+
+  Chooses `NextSentenceFeatureConverter` if `task_feature_lengths` has the
+  next-sentence label, and `MaskedLMFeatureConverter` otherwise, as
+  `seqio.DecoderFeatureConverter` chooses by these lengths.
+  """
+
+  TASK_FEATURES: _Specs = MaskedLMFeatureConverter.TASK_FEATURES
+  # Those of pairs are there only if the task has pairs.
+  MODEL_FEATURES: _Specs = NextSentenceFeatureConverter.MODEL_FEATURES
+  PACKING_FEATURE_DTYPES: Mapping[str, tf.dtypes.DType] = (
+    MaskedLMFeatureConverter.PACKING_FEATURE_DTYPES
+  )
+
+  def __init__(self, pack: bool = False, **kwargs):
+    """Takes the arguments of `seqio.FeatureConverter`."""
+    self._arguments = {'pack': pack, **kwargs}
+    super().__init__(**self._arguments)
+
+  def __call__(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    """Converts a dataset; the chosen converter checks it."""
+    return self._chosen(task_feature_lengths)(ds, task_feature_lengths)
+
+  def _chosen(
+    self, task_feature_lengths: Mapping[str, int]
+  ) -> seqio.FeatureConverter:
+    pairs = _LABELS in task_feature_lengths
+    kind = NextSentenceFeatureConverter if pairs else MaskedLMFeatureConverter
+    return kind(**self._arguments)
+
+  def _convert_features(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    return self(ds, task_feature_lengths)
+
+  def get_model_feature_lengths(
+    self, task_feature_lengths: Mapping[str, int]
+  ) -> dict[str, int]:
+    """Returns the length of each model feature of the chosen converter."""
+    return self._chosen(task_feature_lengths).get_model_feature_lengths(
+      task_feature_lengths
+    )
 
 
 class ClassificationFeatureConverter(seqio.FeatureConverter):

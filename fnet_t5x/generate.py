@@ -10,6 +10,13 @@ The prompt is --prompt, or each line of --prompt_file or of standard input. A
 terminal prompts for input (Ctrl-C stops a text, Ctrl-D quits). If there are
 several texts, each follows a line with the beginning of its prompt. The same
 command prints the same texts.
+
+A masked language model fills in masks instead. For each [MASK] of the prompt,
+one line has the --top_k (5) likeliest tokens and their probabilities; +ed is a
+token that continues the word before the mask.
+
+  python -m fnet_t5x.generate --model_dir=runs/fnet \
+    --prompt="My fellow [MASK], ..."
 """
 
 import contextlib
@@ -18,7 +25,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
@@ -30,9 +37,22 @@ from fnet_t5x.runtime.generation_options import (
 )
 
 if typing.TYPE_CHECKING:
+  from fnet_t5x.runtime.mask_filling import Candidate, MaskFiller
   from fnet_t5x.runtime.text_generation import TextGenerator
 
 _LABEL_WIDTH = 60
+# Options of sampling and search, which filling in masks has not.
+_OF_TEXTS = (
+  'max_tokens',
+  'no_repeat_ngram_size',
+  'num_beams',
+  'num_samples',
+  'seed',
+  'temperature',
+  'top_p',
+  'truncate_prompt',
+)
+_CANDIDATES = 5
 
 
 def define_flags() -> None:
@@ -250,6 +270,48 @@ class Printer:
     )
 
 
+class MaskPrinter:
+  """Printer of candidates for masks, one line per mask."""
+
+  def __init__(self, filler: 'MaskFiller', top_k: int | None, labelled: bool):
+    """Creates a printer.
+
+    Args:
+      filler: the model.
+      top_k: candidates per mask; None for 5.
+      labelled: whether to label the lines by the number of their prompt.
+    """
+    self._filler = filler
+    self._top_k = _CANDIDATES if top_k is None else top_k
+    self._labelled = labelled
+
+  def print_texts(self, prompt: str, number: int) -> None:
+    """Prints the candidates for the masks of one prompt."""
+    masks = self._filler.fill_masks(prompt, self._top_k)
+    if self._labelled:
+      _write('\n' if number > 1 else '')
+      _write(f'[{number}] {beginning(prompt)}\n')
+    for mask, candidates in enumerate(masks, start=1):
+      name = f'mask {mask}: ' if len(masks) > 1 else ''
+      _write(f'{name}{candidate_line(candidates)}\n')
+
+
+def candidate_line(candidates: 'Sequence[Candidate]') -> str:
+  """Returns the candidates for a mask as one line."""
+  return ', '.join(
+    f'{_shown(candidate.text)} {candidate.probability:.3f}'
+    for candidate in candidates
+  )
+
+
+def _shown(text: str) -> str:
+  """Returns a token's text: the word it begins, or '+' and its letters."""
+  if text[:1].isalnum():
+    return f'+{text}'
+  word = text.strip()
+  return word or repr(text)
+
+
 def beginning(prompt: str) -> str:
   """Returns the first words of a prompt, on one line."""
   words = ' '.join(prompt.split())
@@ -290,6 +352,9 @@ def main(argv: list[str]) -> None:
   from fnet_t5x import api
 
   generator = api.load(given.model_dir, given.checkpoint_step)
+  if hasattr(generator, 'fill_masks'):
+    _fill_masks(generator, prompts)
+    return
   longest = generator.max_tokens(None)
   if chosen.max_tokens and chosen.max_tokens > longest:
     _note(
@@ -306,7 +371,40 @@ def main(argv: list[str]) -> None:
     printer.print_texts(prompt, number)
 
 
-def _run_interactively(printer: Printer) -> None:
+def check_mask_options(given: 'Sequence[str]') -> None:
+  """Raises ValueError if any options of text generation are given."""
+  if given:
+    raise ValueError(
+      f'--{given[0]}: this model fills in masks, and generates no text; its '
+      'options are --prompt, --prompt_file and --top_k'
+    )
+
+
+def _fill_masks(filler: 'MaskFiller', prompts: list[str] | None) -> None:
+  """Prints candidates for the masks of the prompts.
+
+  Raises:
+    ValueError: a flag is one of text generation, or a prompt has no mask.
+  """
+  check_mask_options([n for n in _OF_TEXTS if flags.FLAGS[n].present])
+  top_k = flags.FLAGS.top_k
+  sys.stdout.reconfigure(errors='replace')
+  if prompts is None:
+    _run_interactively(MaskPrinter(filler, top_k, labelled=False))
+    return
+  for number, prompt in enumerate(prompts, start=1):
+    try:
+      filler.tokens(prompt)
+    except ValueError as error:
+      if len(prompts) == 1:
+        raise
+      raise ValueError(f'prompt {number}: {error}') from error
+  printer = MaskPrinter(filler, top_k, labelled=len(prompts) > 1)
+  for number, prompt in enumerate(prompts, start=1):
+    printer.print_texts(prompt, number)
+
+
+def _run_interactively(printer: Printer | MaskPrinter) -> None:
   """Continues typed prompts; Ctrl-C or an error ends one text only."""
   for prompt in typed_prompts():
     try:

@@ -16,7 +16,7 @@ from typing import Any
 
 from gin import config_parser
 
-from fnet_t5x import gin_binding, gin_syntax, macro_cycles
+from fnet_t5x import gin_binding, gin_syntax, macro_cycles, model_tasks
 from fnet_t5x.gin_root import gin_root
 
 # By command, the function to configure and a gin file that configures it.
@@ -269,8 +269,8 @@ def check(
     FileNotFoundError: if a file, or one that it includes, is in none of the
       search paths.
     ValueError: if a file or binding is not gin, a binding sets a macro that is
-      in no file, a macro is used and has no value or refers to itself, or the
-      files configure another command.
+      in no file, a macro is used and has no value or refers to itself, the
+      files configure another command, or the model does not take the objective.
   """
   contents = Contents(search_paths, elsewhere=elsewhere)
   for name, text in texts:
@@ -282,6 +282,12 @@ def check(
     contents.bind(binding)
   contents.check_macros()
   contents.check_cycles()
+  model_tasks.check_macros(
+    *(
+      contents.macros[name].value if name in contents.macros else None
+      for name in ('MODEL', 'OBJECTIVE', 'MIXTURE_OR_TASK_NAME')
+    )
+  )
   return contents
 
 

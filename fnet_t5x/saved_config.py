@@ -35,6 +35,9 @@ _MODEL_NAMES = {
   ),
   # The learning rate schedule of an optax optimizer.
   'fnet_t5x.compat.utils': ('create_learning_rate_scheduler',),
+  'fnet_t5x.encoder_models': ('ClassificationModel', 'EncoderOnlyModel'),
+  'fnet_t5x.learning_rates': ('linear_decay_factor',),
+  'fnet_t5x.networks.fnet': ('FNet', 'FNetConfig'),
   'fnet_t5x.networks.fnet_t5': (
     'FNetT5Config',
     'Transformer',
@@ -73,7 +76,11 @@ _MODEL_NAMES = {
     'from_file',
   ),
 }
-_MODEL_CLASS = 'fnet_t5x.compat.models.EncoderDecoderModel'
+_MODEL_CLASSES = (
+  'fnet_t5x.compat.models.EncoderDecoderModel',
+  'fnet_t5x.encoder_models.ClassificationModel',
+  'fnet_t5x.encoder_models.EncoderOnlyModel',
+)
 _MODEL = {f'{m}.{name}' for m, names in _MODEL_NAMES.items() for name in names}
 # Configuration of the run that saved the file: dropped, and not imported.
 _RUN_MODULES = (
@@ -267,7 +274,7 @@ def _is_kept(selector: str, symbols: Mapping[str, str], at: str) -> bool:
   name = f'{symbols[root]}.{rest}'
   # Also methods of models, which T5X's gin files bind.
   owner, _, method = name.rpartition('.')
-  if name in _MODEL or (owner == _MODEL_CLASS and method[0] != '_'):
+  if name in _MODEL or (owner in _MODEL_CLASSES and method[0] != '_'):
     return True
   if _is_in(name, _trusted()):
     return True

@@ -147,6 +147,27 @@ def check_proportions(
     )
 
 
+def check_predictions(
+  text_tokens: int, noise_density: float, max_predictions: int | None
+) -> None:
+  """Checks that a model takes all predicted tokens of the longest text.
+
+  Args:
+    text_tokens: maximum number of tokens of a text, without [CLS] and [SEP].
+    noise_density: share of the text that is predicted.
+    max_predictions: how many the model takes; None for any number.
+
+  Raises:
+    ValueError: a text may have more.
+  """
+  most = max(round(text_tokens * noise_density), 1)
+  if max_predictions is not None and most > max_predictions:
+    raise ValueError(
+      f'MAX_PREDICTIONS is {max_predictions}, but texts of {text_tokens} tokens'
+      f' have {most} to predict (NOISE_DENSITY): raise it to {most}'
+    )
+
+
 @gin.configurable
 def masked_lm(
   dataset: tf.data.Dataset,
@@ -155,6 +176,7 @@ def masked_lm(
   noise_density: float = 0.15,
   mask_token_proportion: float = 0.8,
   random_token_proportion: float = 0.1,
+  max_predictions: int | None = None,
   mask_id: int | None = None,
   cls_id: int | None = None,
   sep_id: int | None = None,
@@ -171,13 +193,16 @@ def masked_lm(
     mask_token_proportion: share of the predicted tokens that become [MASK].
     random_token_proportion: share that become a random token; the rest is
       unchanged.
+    max_predictions: maximum number of predicted tokens of an example, which the
+      model takes (MAX_PREDICTIONS); None for no check.
     mask_id: id of [MASK]; by default the first sentinel.
     cls_id: id of [CLS]; by default the second sentinel.
     sep_id: id of [SEP]; by default the third sentinel.
 
   Raises:
-    ValueError: lengths differ or are too short, shares are out of range, or the
-      vocabulary has too few sentinels.
+    ValueError: lengths differ or are too short, shares are out of range,
+      examples may have more than `max_predictions`, or the vocabulary has too
+      few sentinels.
   """
   length = check_aligned_lengths(
     sequence_length, ['inputs', 'targets', 'loss_weights'], 3
@@ -185,6 +210,7 @@ def masked_lm(
   check_proportions(
     'masked_lm', noise_density, mask_token_proportion, random_token_proportion
   )
+  check_predictions(length - 2, noise_density, max_predictions)
   vocabulary = output_features['targets'].vocabulary
   marks = sentinels.mark_ids(
     vocabulary,

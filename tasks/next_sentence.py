@@ -1,18 +1,23 @@
 """Masked language modeling with next-sentence prediction, as in BERT and FNet.
 
-[CLS] A [SEP] B [SEP]: for half of the examples B follows A in the document, for
-the other half it is from another document (Devlin et al. 2019, arXiv
-1810.04805, section 3.1). Labels are BERT's: 0 if B follows A, 1 if not.
+[CLS] A [SEP] B [SEP]: for half of the examples B follows A in the document. For
+the other half B is from another document (BERT; Devlin et al. 2019, arXiv
+1810.04805, section 3.1), or A and B are swapped (FNet's code, although the
+paper says next sentence; google-research, f_net/input_pipeline.py). Labels are
+BERT's: 0 if B follows A, 1 if not.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import gin
 import seqio
 import tensorflow as tf
 
+from fnet_t5x.choices import check_choice
 from fnet_t5x.tasks import masked_lm, sentences, sentinels
 
+SecondText = Literal['other_document', 'swapped']
 _ALIGNED = ('inputs', 'targets', 'loss_weights', 'type_ids')
 
 
@@ -97,20 +102,23 @@ def pair_texts(
   max_tokens: int,
   random_next_probability: float,
   seed: tf.Tensor,
+  second_text: SecondText = 'other_document',
 ) -> dict[str, tf.Tensor | tf.RaggedTensor]:
   """Splits the text of some documents into pairs (A, B).
 
   Documents are split into pieces, and each piece in two. Pieces are matched
   with pieces of other documents, and half of the matched pairs swap their
-  second parts. So both labels have the same distribution of lengths, and every
-  token is used once.
+  second parts; or half of the pieces swap their own two parts. So both labels
+  have the same distribution of lengths, and every token is used once.
 
   Args:
     documents: int32 [documents, (tokens)], each of at least 2 tokens.
     table: bool [vocab_size], true for pieces that end a sentence.
     max_tokens: maximum number of tokens in a pair that is not swapped.
-    random_next_probability: share of the matched pairs that swap.
+    random_next_probability: share of the matched pairs, or pieces, that swap.
     seed: int [2].
+    second_text: what B is if it does not continue A: part of another document,
+      or the text before A.
 
   Returns:
     'a' and 'b', int32 [pairs, (tokens)], and 'label', int32 [pairs, 1]. A
@@ -143,16 +151,28 @@ def pair_texts(
     < random_next_probability,
     False,
   )
-  swaps &= document != tf.gather(document, partner)
+  if second_text == 'swapped':
+    fraction = tf.random.stateless_uniform([pieces], seed=seeds[1])
+    swaps = (
+      tf.random.stateless_uniform([pieces], seed=seeds[2])
+      < random_next_probability
+    )
+  else:
+    swaps &= document != tf.gather(document, partner)
   ends = sentences.sentence_ends(tokens, table)
   first = _cuts(tokens, ends, start, length, fraction, max_tokens)
   parts = tf.RaggedTensor.from_row_lengths(
     tokens, tf.reshape(tf.stack([first, length - first], 1), [-1])
   )
   row = tf.range(pieces)
+  a, b = 2 * row, 2 * row + 1
+  if second_text == 'swapped':
+    a, b = tf.where(swaps, b, a), tf.where(swaps, a, b)
+  else:
+    b = tf.where(swaps, 2 * partner + 1, b)
   return {
-    'a': tf.gather(parts, 2 * row),
-    'b': tf.gather(parts, 2 * tf.where(swaps, partner, row) + 1),
+    'a': tf.gather(parts, a),
+    'b': tf.gather(parts, b),
     'label': tf.cast(swaps, tf.int32)[:, None],
   }
 
@@ -166,6 +186,8 @@ def masked_lm_nsp(
   mask_token_proportion: float = 0.8,
   random_token_proportion: float = 0.1,
   random_next_probability: float = 0.5,
+  second_text: SecondText = 'other_document',
+  max_predictions: int | None = None,
   batch_size: int = 128,
   mask_id: int | None = None,
   cls_id: int | None = None,
@@ -186,8 +208,11 @@ def masked_lm_nsp(
     mask_token_proportion: share of the predicted tokens that become [MASK].
     random_token_proportion: share that become a random token; the rest is
       unchanged.
-    random_next_probability: share of the pairs whose B is from another
-      document.
+    random_next_probability: share of the pairs whose B does not continue A.
+    second_text: what B is then: 'other_document' as in BERT, or 'swapped', the
+      text before A, as in FNet: sentence order.
+    max_predictions: maximum number of predicted tokens of an example, which the
+      model takes (MAX_PREDICTIONS); None for no check.
     batch_size: number of documents that are paired with each other. All pairs
       of a document that is alone in its batch are true continuations.
     mask_id: id of [MASK]; by default the first sentinel.
@@ -195,9 +220,11 @@ def masked_lm_nsp(
     sep_id: id of [SEP]; by default the third sentinel.
 
   Raises:
-    ValueError: lengths differ or are too short, shares are out of range, or the
-      vocabulary has too few sentinels.
+    ValueError: lengths differ or are too short, shares or `second_text` are not
+      allowed, examples may have more than `max_predictions`, or the vocabulary
+      has too few sentinels.
   """
+  check_choice('second_text', second_text, SecondText)
   max_tokens = masked_lm.check_aligned_lengths(sequence_length, _ALIGNED, 6) - 3
   if sequence_length.get('next_sentence_labels') != 1:
     raise ValueError(
@@ -211,6 +238,7 @@ def masked_lm_nsp(
     mask_token_proportion,
     random_token_proportion,
   )
+  masked_lm.check_predictions(max_tokens, noise_density, max_predictions)
   vocabulary = output_features['targets'].vocabulary
   marks = sentinels.mark_ids(
     vocabulary,
@@ -223,7 +251,7 @@ def masked_lm_nsp(
   @seqio.map_over_dataset(num_seeds=1)
   def pair(documents, seed):
     return pair_texts(
-      documents, table, max_tokens, random_next_probability, seed
+      documents, table, max_tokens, random_next_probability, seed, second_text
     )
 
   @seqio.map_over_dataset(num_seeds=1)

@@ -156,3 +156,31 @@ def test_different_lengths_are_an_error():
   lengths = {'inputs': 8, 'targets': 8, 'loss_weights': 9}
   with pytest.raises(ValueError, match=r"'loss_weights': 9.* same length"):
     _converted(converter, _EXAMPLES, lengths)
+
+
+@pytest.mark.parametrize('objective', [masked_lm, next_sentence])
+def test_pretraining_converts_as_the_task_needs(objective):
+  chosen = {
+    masked_lm: feature_converters.MaskedLMFeatureConverter,
+    next_sentence: feature_converters.NextSentenceFeatureConverter,
+  }[objective]
+  examples = [{key: [1, 0, 1] for key in objective.features(None)}]
+  lengths = dict.fromkeys(examples[0], 4)
+  converters = [
+    kind(pack=False)
+    for kind in (chosen, feature_converters.PretrainingFeatureConverter)
+  ]
+  one, other = (_converted(c, examples, lengths) for c in converters)
+  assert one == other
+  one, other = (c.get_model_feature_lengths(lengths) for c in converters)
+  assert one == other
+
+
+def test_pretraining_packs_tokens_and_refuses_to_pack_pairs():
+  converter = feature_converters.PretrainingFeatureConverter(pack=True)
+  lengths = dict.fromkeys(_EXAMPLES[0], 9)
+  rows = _converted(converter, _EXAMPLES, lengths)
+  assert rows[0]['encoder_segment_ids'] == [1, 1, 1, 1, 1, 2, 2, 2, 0]
+  lengths |= {'type_ids': 9, 'next_sentence_labels': 1}
+  with pytest.raises(ValueError, match='PACK = False'):
+    converter.get_model_feature_lengths(lengths)

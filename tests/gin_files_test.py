@@ -28,6 +28,12 @@ PUBLISHED_PARAMETERS = {
   f'gin/models/t5_{size}.gin': count
   for size, count in parameters.PUBLISHED.items()
 }
+# Of FNet's, with the published vocabulary of 32,000 (2105.03824; computed from
+# the published checkpoints).
+PUBLISHED_ENCODERS = {
+  'gin/models/fnet_base.gin': 83_486_722,
+  'gin/models/fnet_large.gin': 238_031_106,
+}
 # Macros that a command line may set, by run file.
 SETTABLE = {
   'gin/runs/pretrain.gin': 'MIXTURE_OR_TASK_NAME TASK_FEATURE_LENGTHS '
@@ -207,6 +213,47 @@ def bindings_of(*files):
   )
 
 
+@pytest.mark.parametrize('order', [(0, 1), (1, 0)])
+def test_encoder_is_pretrained_as_published(order):
+  files = ('gin/models/fnet_base.gin', 'gin/runs/pretrain_encoder.gin')
+  bound = bindings_of(*(files[i] for i in order))
+  for name, value in {
+    'ADAM_BETA1': '0.9',
+    'ADAM_BETA2': '0.999',
+    'ADAM_EPSILON': '1e-06',
+    'BATCH_SIZE': '256',
+    'DROPOUT_RATE': '0.1',
+    'LEARNING_RATE': '0.0001',
+    'MAX_PREDICTIONS': '80',
+    'OPTIMIZER': '@optimizers.adamw()',
+    'PACK': 'False',
+    'WARMUP_STEPS': '10000',
+    'WEIGHT_DECAY': '0.01',
+  }.items():
+    assert bound[name] == value, name
+  assert bound['utils.create_learning_rate_scheduler.factors'] == (
+    "'linear_decay'"
+  )
+
+
+@pytest.mark.parametrize('name', ['masked_lm', 'masked_lm_nsp'])
+def test_what_a_run_of_an_encoder_saves_is_read_again(name):
+  gin_utils.parse_gin_flags(
+    [str(ROOT)],
+    [
+      'gin/models/fnet_tiny.gin',
+      f'gin/objectives/{name}.gin',
+      'gin/runs/pretrain_encoder.gin',
+    ],
+    ["MODEL_DIR = 'x'", 'TRAIN_STEPS = 20000', 'VOCABULARY = None'],
+    finalize_config=False,
+  )
+  text = saved_config.read(gin.config_str(), 'config.gin').text
+  gin.clear_config()
+  gin.parse_config(text)
+  assert gin_macros.value('MODEL').module.config.num_layers == 2
+
+
 @pytest.mark.parametrize('size', SIZES)
 def test_t5_and_the_hybrid_differ_in_the_network_alone(size):
   t5 = bindings_of(f'gin/models/t5_{size}.gin')
@@ -286,6 +333,28 @@ def test_parameters_are_as_many_as_published(name):
     assert count == pytest.approx(parameters.PUBLISHED[size], rel=0.005)
 
 
+@pytest.mark.parametrize('name', PUBLISHED_ENCODERS)
+def test_parameters_of_encoders_are_as_many_as_published(name):
+  model = build(name, 'VOCABULARY = None', 'VOCAB_SIZE = 32000')
+  variables = jax.eval_shape(
+    lambda: model.get_initial_variables(
+      jax.random.PRNGKey(0), {'encoder_input_tokens': (1, 8)}
+    )
+  )
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves(variables['params']))
+  assert count == PUBLISHED_ENCODERS[name]
+
+
+@pytest.mark.parametrize('mixing', ['attention', 'linear', 'random', 'none'])
+def test_other_encoders_are_one_macro_away(mixing):
+  model = build(
+    'gin/models/fnet_tiny.gin',
+    'VOCABULARY = None',
+    f'NON_ATTENTION_MIXING = {mixing!r}',
+  )
+  assert model.module.config.mixings == (mixing, mixing)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [n for n in MODELS if n.endswith('_tiny.gin')])
 def test_tiny_model_takes_a_step(name):
@@ -302,6 +371,10 @@ def test_tiny_model_takes_a_step(name):
     'decoder_input_tokens': jnp.pad(tokens[:, :-1], ((0, 0), (1, 0))),
     'decoder_target_tokens': tokens,
     'decoder_loss_weights': jnp.ones_like(tokens),
+    'encoder_target_tokens': tokens,
+    'encoder_loss_weights': jnp.ones_like(tokens),
+    'encoder_type_ids': jnp.zeros_like(tokens),
+    'next_sentence_labels': tokens[:, :1] % 2,
   }
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   initializer = utils.TrainStateInitializer(
@@ -324,8 +397,9 @@ def test_tiny_model_takes_a_step(name):
     learning_rate_fn=lambda step: 0.01,
     num_microbatches=None,
   )
-  metrics, taken = run.train(iter([batch]), 1)
-  assert taken == 1
+  # AdamW's rate is 0 in the first step of its warm-up.
+  metrics, taken = run.train(iter([batch, batch]), 2)
+  assert taken == 2
   # Untrained, the loss is about log(256) nats per token.
   assert 4 < float(metrics['loss'].compute()) < 9
   changed = jax.tree.map(

@@ -1,4 +1,4 @@
-"""Multi-head attention (Vaswani et al. 2017, 1706.03762), T5's variety."""
+"""Multi-head attention (Vaswani et al. 2017, 1706.03762), T5's and BERT's."""
 
 import functools
 
@@ -31,11 +31,12 @@ def dot_product_attention(
   dtype: jnp.dtype = jnp.float32,
   float32_logits: bool = False,
   length_last: bool = False,
+  broadcast_dropout: bool = True,
 ) -> Float[Array, 'batch q_length heads kv']:
   """Computes `softmax(q k^T + bias) v` for each head.
 
   Logits are not divided by `sqrt(kv)`: T5 folds the scale into the query
-  initializer.
+  initializer, BERT's queries are divided before.
 
   Args:
     query: queries.
@@ -43,12 +44,13 @@ def dot_product_attention(
     value: values.
     bias: added to the logits: masks, relative position biases.
     dropout_rng: PRNG key of the attention dropout.
-    dropout_rate: fraction of (head, key) pairs to drop, the same for all
-      queries of a row.
+    dropout_rate: fraction of (head, key) pairs to drop.
     deterministic: whether to skip dropout.
     dtype: of the attention weights and the output.
     float32_logits: whether to compute logits and softmax in float32.
     length_last: whether keys and values are [batch, heads, kv, kv_length].
+    broadcast_dropout: whether all queries of a row drop the same pairs, as in
+      T5; otherwise each drops its own, as in BERT.
 
   Returns:
     The attention output.
@@ -63,9 +65,10 @@ def dot_product_attention(
   weights = jax.nn.softmax(logits).astype(dtype)
   if dropout_rate > 0.0 and not deterministic:
     keep_rate = 1.0 - dropout_rate
-    batch, heads, _, kv_length = weights.shape
+    batch, heads, queries, kv_length = weights.shape
+    queries = 1 if broadcast_dropout else queries
     keep = jax.random.bernoulli(
-      dropout_rng, keep_rate, (batch, heads, 1, kv_length)
+      dropout_rng, keep_rate, (batch, heads, queries, kv_length)
     )
     weights = weights * (keep.astype(dtype) / jnp.asarray(keep_rate, dtype))
   return jnp.einsum(f'bhqk,{axes}->bqhd', weights, value)
@@ -86,6 +89,11 @@ class MultiHeadDotProductAttention(nn.Module):
     joined_kv: whether kernels store heads and kv as one axis, `joined_kv`.
     implementation: 'xla', 'cudnn', or 'auto'; see `fused_attention`. Calls that
       create, fill or read a cache always use XLA.
+    use_bias: whether projections have biases, as in BERT.
+    bias_init: initializer of the projections' biases.
+    divide_query: whether queries are divided by sqrt(kv), as in BERT; otherwise
+      their initial kernel is, as in T5.
+    broadcast_dropout: see `dot_product_attention`.
   """
 
   num_heads: int
@@ -99,6 +107,10 @@ class MultiHeadDotProductAttention(nn.Module):
   cross_attention: bool = False
   joined_kv: bool = True
   implementation: fused_attention.AttentionImplementation = 'auto'
+  use_bias: bool = False
+  bias_init: Initializer = nn.initializers.zeros
+  divide_query: bool = False
+  broadcast_dropout: bool = True
 
   @nn.compact
   def __call__(
@@ -146,12 +158,13 @@ class MultiHeadDotProductAttention(nn.Module):
       features=(self.num_heads, self.head_dim),
       kernel_axes=('embed', *heads),
       dtype=self.dtype,
+      use_bias=self.use_bias,
+      bias_init=self.bias_init,
     )
+    root = jnp.sqrt(self.head_dim).astype(self.dtype)
 
     def query_init(*args):
-      return self.kernel_init(*args) / jnp.sqrt(self.head_dim).astype(
-        self.dtype
-      )
+      return self.kernel_init(*args) / root
 
     def project(name, inputs, kernel_init=self.kernel_init):
       x = projection(kernel_init=kernel_init, name=name)(inputs)
@@ -160,7 +173,10 @@ class MultiHeadDotProductAttention(nn.Module):
     lengths = mask
     if isinstance(mask, LengthMask):
       mask = mask.array
-    query = project('query', inputs_q, query_init)
+    if self.divide_query:
+      query = project('query', inputs_q) / root
+    else:
+      query = project('query', inputs_q, query_init)
     cached = None
     if self.cross_attention and decode:
       cached = cache.load_cross_attention(self)
@@ -205,6 +221,7 @@ class MultiHeadDotProductAttention(nn.Module):
         dtype=self.dtype,
         float32_logits=self.float32_logits,
         length_last=cached is not None,
+        broadcast_dropout=self.broadcast_dropout,
       )
     x = x.reshape(*inputs_q.shape[:2], self.num_heads, self.head_dim)
     return DenseGeneral(
@@ -213,5 +230,7 @@ class MultiHeadDotProductAttention(nn.Module):
       kernel_init=self.kernel_init,
       kernel_axes=(*heads, 'embed'),
       dtype=self.dtype,
+      use_bias=self.use_bias,
+      bias_init=self.bias_init,
       name='out',
     )(x)

@@ -1,4 +1,4 @@
-"""A bias-free linear map over one or several axes."""
+"""A linear map over one or several axes."""
 
 import math
 from collections.abc import Sequence
@@ -29,6 +29,8 @@ class DenseGeneral(nn.Module):
     dtype: of the computation.
     kernel_init: initializer of the kernel as a matrix.
     kernel_axes: logical names of the stored kernel's axes.
+    use_bias: whether to add a bias, stored like the kernel's produced axes.
+    bias_init: initializer of the bias.
   """
 
   features: int | Sequence[int]
@@ -38,10 +40,12 @@ class DenseGeneral(nn.Module):
     1.0, 'fan_in', 'truncated_normal'
   )
   kernel_axes: tuple[str, ...] = ()
+  use_bias: bool = False
+  bias_init: Initializer = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, inputs: Float[Array, '...']) -> Float[Array, '...']:
-    """Applies the kernel; uncontracted axes come first in the output."""
+    """Applies the map; uncontracted axes come first in the output."""
     features = as_tuple(self.features)
     contracted = tuple(axis % inputs.ndim for axis in as_tuple(self.axis))
     sizes = tuple(inputs.shape[axis] for axis in contracted)
@@ -56,4 +60,16 @@ class DenseGeneral(nn.Module):
     )
     kernel = kernel.astype(self.dtype).reshape(sizes + features)
     dimensions = ((contracted, tuple(range(len(sizes)))), ((), ()))
-    return jax.lax.dot_general(inputs.astype(self.dtype), kernel, dimensions)
+    x = jax.lax.dot_general(inputs.astype(self.dtype), kernel, dimensions)
+    if not self.use_bias:
+      return x
+    produced = len(features) if len(self.kernel_axes) > 2 else 1
+    bias = param_with_axes(
+      'bias',
+      self.bias_init,
+      stored[-produced:],
+      jnp.float32,
+      axes=self.kernel_axes[-produced:],
+    )
+    bias = bias.astype(self.dtype).reshape(features)
+    return x + jnp.broadcast_to(bias, x.shape)

@@ -26,6 +26,7 @@ class Embed(nn.Module):
     dtype: of the output.
     attend_dtype: of `attend`; `dtype` by default.
     embedding_init: initializer of the table.
+    axes: logical names of the table's axes.
     one_hot: whether to look ids up by a contraction with one-hot vectors, which
       costs `2 * vocab * embed` FLOPs per token in each pass. The values are the
       same. None, T5X's behaviour: only if the current rules shard the
@@ -41,6 +42,7 @@ class Embed(nn.Module):
   embedding_init: Initializer = nn.initializers.variance_scaling(
     1.0, 'fan_in', 'normal', out_axis=0
   )
+  axes: tuple[str, str] = TABLE_AXES
   one_hot: bool | None = None
 
   def setup(self):
@@ -49,7 +51,7 @@ class Embed(nn.Module):
       self.embedding_init,
       (self.num_embeddings, self.features),
       jnp.float32,
-      axes=TABLE_AXES,
+      axes=self.axes,
     )
 
   def __call__(self, inputs: Int[Array, '...']) -> Float[Array, '... embed']:
@@ -64,7 +66,7 @@ class Embed(nn.Module):
       raise ValueError(
         f'Embed: token ids must be integers, not {inputs.dtype}; cast them'
       )
-    one_hot = _is_vocab_split() if self.one_hot is None else self.one_hot
+    one_hot = _is_split(self.axes) if self.one_hot is None else self.one_hot
     if one_hot:
       one_hot = jax.nn.one_hot(inputs, self.num_embeddings, dtype=self.dtype)
       return jnp.dot(one_hot, self.embedding.astype(self.dtype))
@@ -81,9 +83,9 @@ class Embed(nn.Module):
     return jnp.dot(query, self.embedding.astype(dtype).T)
 
 
-def _is_vocab_split() -> bool:
-  """Whether the current rules and mesh shard tables by vocabulary."""
-  axes = logical_to_mesh_axes(TABLE_AXES)[0]
+def _is_split(table_axes: tuple[str, str]) -> bool:
+  """Whether the current rules and mesh shard a table's ids."""
+  axes = logical_to_mesh_axes(table_axes)[0]
   axes = (axes,) if axes is None or isinstance(axes, str) else axes
   return any(data_parallel.is_sharded(axis) for axis in axes)
 
@@ -96,6 +98,9 @@ class LearnedPositions(nn.Module):
     features: size of each vector.
     dtype: of the output.
     embedding_init: initializer of the table.
+    row_axis: whether the table is stored as [1, max_length, features], as in
+      FNet's checkpoints.
+    limit: name of the setting behind `max_length`, for the error.
   """
 
   max_length: int
@@ -104,6 +109,8 @@ class LearnedPositions(nn.Module):
   # The scale of token embeddings: Adafactor's updates are relative to a
   # parameter's RMS, so that a table with small entries would hardly learn.
   embedding_init: Initializer = nn.initializers.normal(stddev=1.0)
+  row_axis: bool = False
+  limit: str = 'max_encoder_length'
 
   @nn.compact
   def __call__(
@@ -118,17 +125,17 @@ class LearnedPositions(nn.Module):
     if length > self.max_length:
       raise ValueError(
         f'encoder inputs of {length} tokens: learned positions are limited to '
-        f'max_encoder_length={self.max_length}; shorten the feature length '
-        'or raise max_encoder_length'
+        f'{self.limit}={self.max_length}; shorten the feature length or raise '
+        f'{self.limit}'
       )
+    shape, axes = (self.max_length, self.features), ('abspos_buckets', 'embed')
+    if self.row_axis:
+      shape, axes = (1, *shape), ('stack', *axes)
     embedding = param_with_axes(
-      'embedding',
-      self.embedding_init,
-      (self.max_length, self.features),
-      jnp.float32,
-      axes=('abspos_buckets', 'embed'),
+      'embedding', self.embedding_init, shape, jnp.float32, axes=axes
     )
-    return jnp.take(embedding.astype(self.dtype), positions, 0, mode='clip')
+    table = embedding.astype(self.dtype).reshape(shape[-2:])
+    return jnp.take(table, positions, 0, mode='clip')
 
 
 def sinusoidal_positions(

@@ -9,6 +9,39 @@ from jaxtyping import Array, Float, Int
 from fnet_t5x.layers.dense import DenseGeneral
 
 
+def mix_tokens(
+  kernel: Float[Array, 'max_length max_length'],
+  x: Float[Array, 'batch length embed'],
+  segment_ids: Int[Array, 'batch length'],
+  positions: Int[Array, 'batch length'] | None = None,
+) -> Float[Array, 'batch length embed']:
+  """Returns `y_n = sum over m of kernel[p_n, p_m] x_m`.
+
+  The sum runs over the tokens of n's own segment, and p is the position within
+  it.
+
+  Args:
+    kernel: weights, at least as long as the rows.
+    x: activations.
+    segment_ids: 0 on padding, elsewhere one id per segment.
+    positions: of each token in its segment. None if every row is one segment
+      that starts at position 0; one matrix then serves the whole batch.
+
+  Returns:
+    The mixed activations, 0 on padding.
+  """
+  length = x.shape[1]
+  if positions is None:
+    real = (segment_ids > 0).astype(x.dtype)[:, :, None]
+    x = x * jnp.broadcast_to(real, x.shape)
+    x = jnp.einsum('nm,bmd->bnd', kernel[:length, :length], x)
+    return x * jnp.broadcast_to(real, x.shape)
+  same = segment_ids[:, :, None] == segment_ids[:, None, :]
+  same = jnp.where(segment_ids[:, :, None] > 0, same, False)
+  kernel = kernel[positions[:, :, None], positions[:, None, :]]
+  return jnp.einsum('bnm,bmd->bnd', jnp.where(same, kernel, 0), x)
+
+
 class LinearMixing(nn.Module):
   """Mixing `y_n = sum over m of W[p_n, p_m] (V x_m)`, with learned W and V.
 
@@ -70,14 +103,5 @@ class LinearMixing(nn.Module):
       jnp.float32,
       axes=('length', 'abspos_buckets'),
     ).astype(self.dtype)
-    real = (segment_ids > 0).astype(self.dtype)[:, :, None]
-    if positions is None:
-      x = x * jnp.broadcast_to(real, x.shape)
-      x = jnp.einsum('nm,bmd->bnd', kernel[:length, :length], x)
-      x = x * jnp.broadcast_to(real, x.shape)
-    else:
-      same = segment_ids[:, :, None] == segment_ids[:, None, :]
-      same = jnp.where(segment_ids[:, :, None] > 0, same, False)
-      kernel = kernel[positions[:, :, None], positions[:, None, :]]
-      x = jnp.einsum('bnm,bmd->bnd', jnp.where(same, kernel, 0), x)
+    x = mix_tokens(kernel, x, segment_ids, positions)
     return with_sharding_constraint(x, ('batch', 'encoder_length', 'embed'))

@@ -25,6 +25,8 @@ from fnet_t5x.layers.normalization import LayerNorm
 from fnet_t5x.networks import layer_stack, t5, t5_config, t5_encoder
 
 Mixing = Literal['fourier', 'attention', 'linear', 'none']
+# The paper's, of which `fnet.py` has all.
+PublishedMixing = Literal[Mixing, 'random']
 Layout = Literal['top', 'bottom', 'middle', 'mixed']
 Positions = Literal['none', 'learned', 'sinusoidal']
 
@@ -34,18 +36,22 @@ Activations = t5_config.Activations
 
 def mixing_layout(
   num_encoder_layers: int,
-  mixing: Mixing = 'fourier',
+  mixing: PublishedMixing = 'fourier',
   num_attention_layers: int = 2,
   layout: Layout = 'top',
-) -> tuple[Mixing, ...]:
+) -> tuple[PublishedMixing, ...]:
   """Returns the mixing of each layer of a hybrid (2105.03824, section 4.4).
 
   For six layers, two with attention (A) and the others with `mixing` (f):
 
       bottom  A A f f f f
       middle  f f A A f f
-      mixed   f f A f f A
+      mixed   A f f A f f
       top     f f f f A A
+
+  'mixed' is the published code's: layer i attends if it is a multiple of
+  `num_encoder_layers // num_attention_layers`. Unless that division is exact,
+  more layers may attend than were asked for.
 
   Args:
     num_encoder_layers: depth of the encoder.
@@ -59,7 +65,7 @@ def mixing_layout(
   Raises:
     ValueError: for an unknown name, or more attention layers than layers.
   """
-  check_choice('mixing', mixing, Mixing)
+  check_choice('mixing', mixing, PublishedMixing)
   check_choice('layout', layout, Layout)
   layers, attending = num_encoder_layers, num_attention_layers
   if not 0 <= attending <= layers:
@@ -69,11 +75,11 @@ def mixing_layout(
     )
   first = {
     'bottom': 0,
-    'middle': (layers - attending) // 2,
+    'middle': (layers - attending + 1) // 2,  # as published, if odd
     'top': layers - attending,
   }
   if layout == 'mixed':
-    chosen = {layers * (i + 1) // attending - 1 for i in range(attending)}
+    chosen = set(range(0, layers, layers // attending) if attending else ())
   else:
     chosen = set(range(first[layout], first[layout] + attending))
   return tuple('attention' if i in chosen else mixing for i in range(layers))

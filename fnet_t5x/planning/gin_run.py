@@ -112,8 +112,8 @@ def train(
   Gin files refer to it as `__main__.train`.
 
   Raises:
-    ValueError: no feature lengths, or a batch size that is not a positive
-      integer.
+    ValueError: no feature lengths, a batch size that is not a positive integer,
+      or a model without a decoder.
   """
   del unused
   lengths, batch_size = (
@@ -130,11 +130,18 @@ def train(
       f'BATCH_SIZE is {batch_size!r}; it must be a number of examples'
     )
   converter = model.FEATURE_CONVERTER_CLS(pack=train_dataset_cfg.pack)
+  lengths = converter.get_model_feature_lengths(lengths)
+  if 'decoder_target_tokens' not in lengths:
+    raise ValueError(
+      'plans are of encoder-decoder models, and MODEL is a '
+      f'{type(model).__name__}: train it, and see the memory that the run '
+      'reports when it has compiled'
+    )
   return Run(
     model=model,
     partitioner=partitioner,
     trainer_cls=trainer_cls,
-    lengths=converter.get_model_feature_lengths(lengths),
+    lengths=lengths,
     batch_size=batch_size,
     total_steps=total_steps,
   )

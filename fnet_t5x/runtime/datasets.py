@@ -13,9 +13,11 @@ import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
+from fnet_t5x import model_tasks
 from fnet_t5x.runtime import models
 
 Batch = Mapping[str, np.ndarray]
+_TEXTS = ('inputs', 'targets')
 
 
 @dataclasses.dataclass
@@ -222,11 +224,18 @@ def get_training_eval_datasets(
 def get_vocabulary(
   cfg: DatasetConfig,
 ) -> tuple[seqio.Vocabulary, seqio.Vocabulary]:
-  """Returns the vocabularies of inputs and targets."""
+  """Returns the vocabularies of inputs and targets.
+
+  Of a task with only one of the two, it is the vocabulary of both.
+  """
   features = get_mixture_or_task(cfg).output_features
-  targets = features['targets'].vocabulary
-  inputs = features['inputs'].vocabulary if 'inputs' in features else targets
-  return inputs, targets
+  found = [features[n].vocabulary for n in _TEXTS if n in features]
+  if not found:
+    raise ValueError(
+      f'{cfg.mixture_or_task_name} has neither inputs nor targets, but '
+      f'{", ".join(features)}'
+    )
+  return found[0], found[-1]
 
 
 def verify_matching_vocabs(
@@ -235,8 +244,14 @@ def verify_matching_vocabs(
   """Checks that the task and the model have the same vocabularies.
 
   Raises:
-    ValueError: they differ, or the network has fewer ids than the vocabulary.
+    ValueError: the model does not take the task's features, the vocabularies
+      differ, or the network has fewer ids than the vocabulary.
   """
+  model_tasks.check_features(
+    model,
+    str(cfg.mixture_or_task_name),
+    get_mixture_or_task(cfg).output_features,
+  )
   ours = (model.input_vocabulary, model.output_vocabulary)
   for feature, task_vocabulary, vocabulary in zip(
     ('inputs', 'targets'), get_vocabulary(cfg), ours, strict=True

@@ -301,7 +301,8 @@ class TargetText:
     Args:
       name: the task, whose batches are the same in every evaluation.
       batches: with `decoder_target_tokens` [batch, length] and, if only some
-        tokens count, `decoder_loss_weights` of the same shape.
+        tokens count, `decoder_loss_weights` of the same shape. Of others, such
+        as masked LM's, bits per byte are unknown.
     """
     if name in self._counts:
       yield from batches
@@ -312,6 +313,10 @@ class TargetText:
     known = self._bytes is not None
     for batch in batches:
       yield batch
+      # Without, it is not the text that is predicted, but parts or labels.
+      known = known and 'decoder_target_tokens' in batch
+      if not known:
+        continue
       targets = np.asarray(batch['decoder_target_tokens'])
       weights = np.asarray(batch.get('decoder_loss_weights', targets != 0))
       counts = weights != 0

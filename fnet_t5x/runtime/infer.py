@@ -167,7 +167,11 @@ def _lines(
     if mode == 'score':
       row['score'] = output
     else:
-      row['prediction'] = _text(output, features['targets'].vocabulary)
+      # Classes and numbers of a model that generates no text.
+      is_text = 'targets' in features
+      row['prediction'] = (
+        _text(output, features['targets'].vocabulary) if is_text else output
+      )
     if auxiliary:
       row['aux'] = {name: values[index] for name, values in auxiliary.items()}
     yield json.dumps(row) + '\n'

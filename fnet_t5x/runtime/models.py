@@ -38,6 +38,9 @@ class BaseModel(abc.ABC):
   """Model interface of the trainer, the evaluator and the inference loop."""
 
   FEATURE_CONVERTER_CLS: Callable[..., seqio.FeatureConverter]
+  # What a run suggests at its end.
+  USE = 'continue a text with it, or evaluate it:'
+  EXAMPLE_PROMPT: str | None = '...'
 
   def __init__(self, optimizer_def):
     self.optimizer_def = optimizer_def

@@ -23,6 +23,8 @@ from fnet_t5x.runtime import checkpoints, console, free_memory, wandb_writer
 
 METRICS_FILE = run_metrics.FILE
 TRAIN = run_metrics.TRAIN
+# The first that a model has is printed.
+_VALIDATION_LOSSES = ('cross_ent_per_target_token', 'mean_squared_error')
 T = TypeVar('T')
 
 
@@ -158,7 +160,7 @@ class Reporter:
     fields = {
       'step': self._at(step),
       'loss': f'loss {loss_text(values["loss"])}',
-      'accuracy': f'acc {values["accuracy"]:.3f}',
+      'accuracy': _accuracy(values),
       'learning rate': f'lr {values["learning_rate/current"]:.1e}',
       'tokens': f'{_rate(values["timing/target_tokens_per_second"])} tok/s',
       'arithmetic': arithmetic,
@@ -240,15 +242,22 @@ def evaluation_fields(values: Mapping[str, float]) -> list[str]:
 
   Args:
     values: T5X's metrics by name, and `bits_per_byte` if it is known. The loss
-      is in nats per target token.
+      is in nats per target token, or the squared error of a regression.
   """
-  fields = [
-    f'validation loss {loss_text(values["cross_ent_per_target_token"])}',
-    f'acc {values["accuracy"]:.3f}',
-  ]
+  loss = next(values[name] for name in _VALIDATION_LOSSES if name in values)
+  fields = [f'validation loss {loss_text(loss)}', _accuracy(values)]
+  if 'pair_accuracy' in values:
+    fields.append(f'pairs: loss {loss_text(values["pair_loss"])}')
+    fields.append(f'acc {values["pair_accuracy"]:.3f}')
+  fields = [field for field in fields if field]
   if 'bits_per_byte' in values:
     fields.append(f'{values["bits_per_byte"]:.3f} bits/byte')
   return fields
+
+
+def _accuracy(values: Mapping[str, float]) -> str:
+  # A regression has none.
+  return f'acc {values["accuracy"]:.3f}' if 'accuracy' in values else ''
 
 
 def listed(values: Mapping[str, float]) -> list[str]:
@@ -360,19 +369,19 @@ def results(
   return lines
 
 
-def commands(model_dir: str, prompt: str = '...') -> list[str]:
+def commands(model_dir: str, prompt: str | None = '...') -> list[str]:
   """Returns commands that use the model of a run, ready to paste.
 
   Args:
     model_dir: the run's folder.
-    prompt: text to continue; it must not contain quotes.
+    prompt: text to continue; it must not contain quotes. None for a model that
+      takes none.
   """
   folder = shlex.quote(model_dir)
   module = f'  {interpreter()} -m fnet_t5x'
-  return [
-    f'{module}.generate --model_dir={folder} --prompt="{prompt}"',
-    f'{module}.eval --model_dir={folder}',
-  ]
+  generate = f'{module}.generate --model_dir={folder} --prompt="{prompt}"'
+  evaluate = f'{module}.eval --model_dir={folder}'
+  return [evaluate] if prompt is None else [generate, evaluate]
 
 
 def commands_are_wanted() -> bool:
@@ -417,9 +426,10 @@ def _losses(rows: Iterable[Mapping]) -> list[str]:
 
 def _is_readable(row: Mapping) -> bool:
   """Returns whether a row has the shown metrics; foreign rows may not."""
-  shown = [row.get(n) for n in ('cross_ent_per_target_token', 'accuracy')]
-  if 'bits_per_byte' in row:
-    shown.append(row['bits_per_byte'])
+  losses = [row[name] for name in _VALIDATION_LOSSES if name in row]
+  shown = losses[:1] or [None]
+  others = ('accuracy', 'bits_per_byte', 'pair_loss', 'pair_accuracy')
+  shown += [row[name] for name in others if name in row]
   are_numbers = all(isinstance(value, (int, float)) for value in shown)
   # NaN is written as null.
   return are_numbers and None not in row.values()

@@ -20,10 +20,8 @@ from jaxtyping import Array, Bool, Int
 
 from fnet_t5x.runtime import (
   checkpoints,
-  model_directory,
+  loaded_model,
   models,
-  partitioning,
-  utils,
 )
 from fnet_t5x.runtime.generation_options import GenerationOptions
 from fnet_t5x.runtime.token_generation import TokenGenerator
@@ -141,11 +139,16 @@ class TextGenerator:
       tokens (`targets`), including EOS.
   """
 
-  def __init__(self, model_dir: str, checkpoint_step: int | None = None):
+  def __init__(
+    self,
+    model_dir: str | loaded_model.LoadedModel,
+    checkpoint_step: int | None = None,
+  ):
     """Loads a checkpoint, with the configuration saved in its folder.
 
     Args:
-      model_dir: the folder of a training run, or a checkpoint in it.
+      model_dir: the folder of a training run, or a checkpoint in it; or what
+        `loaded_model.load` has loaded from it.
       checkpoint_step: the checkpoint's step; None for the last one.
 
     Raises:
@@ -154,36 +157,18 @@ class TextGenerator:
       ValueError: the configuration is not a run's, or would run untrusted
         code.
     """
-    directory = model_directory.locate(model_dir, checkpoint_step)
-    configured = model_directory.configure(directory)
-    self._directory = directory
-    self._model: models.EncoderDecoderModel = configured.model
-    self.task_name: str = configured.task_name
-    self.feature_lengths: Mapping[str, int] = configured.feature_lengths
-    # One device: with one prompt at a time there is no batch to shard.
-    partitioner = partitioning.PjitPartitioner(num_partitions=1)
-    partitioner.mesh = jax.sharding.Mesh(
-      np.asarray(jax.devices()[:1]).reshape(1, 1), partitioning.MESH_AXES
-    )
-    initializer = utils.TrainStateInitializer(
-      None,
-      self._model.get_initial_variables,
-      {
-        'encoder_input_tokens': (1, self.feature_lengths['inputs']),
-        'decoder_input_tokens': (1, self.feature_lengths['targets']),
-      },
-      partitioner,
-    )
-    state = initializer.from_checkpoint(
-      checkpoints.RestoreCheckpointConfig(
-        path=directory.checkpoint, mode='specific'
-      )
-    )
-    self.step = int(state.step)
+    if not isinstance(model_dir, loaded_model.LoadedModel):
+      model_dir = loaded_model.load(model_dir, checkpoint_step)
+    loaded = model_dir
+    self._directory = loaded.directory
+    self._model: models.EncoderDecoderModel = loaded.model
+    self.task_name: str = loaded.task_name
+    self.feature_lengths: Mapping[str, int] = loaded.feature_lengths
+    self.step = loaded.step
     self._vocabulary = self._model.output_vocabulary
     self._first_tokens = FirstTokens(self._vocabulary)
     self._tokens = TokenGenerator(
-      self._model, state.params, self.feature_lengths['targets']
+      self._model, loaded.params, self.feature_lengths['targets']
     )
 
   def generate(

@@ -244,7 +244,7 @@ def train(
       run.run_missed_evaluation(run_eval_before_training)
       if first_step == total_steps:
         console.print_line(f'already at step {total_steps}: nothing to train')
-        _print_commands(model_dir)
+        _print_commands(model, model_dir)
         return 0
       run.save()
       # After saving: the saved data position must not count this batch.
@@ -269,7 +269,7 @@ def train(
     )
     for line in lines:
       console.print_line(line)
-    _print_commands(model_dir)
+    _print_commands(model, model_dir)
     return 0
 
 
@@ -300,10 +300,10 @@ def _compile(
     )
 
 
-def _print_commands(model_dir: str) -> None:
+def _print_commands(model: models.BaseModel, model_dir: str) -> None:
   if reporting.commands_are_wanted():
-    console.print_line('continue a text with it, or evaluate it:')
-    for line in reporting.commands(model_dir):
+    console.print_line(model.USE)
+    for line in reporting.commands(model_dir, model.EXAMPLE_PROMPT):
       console.print_line(line)
 
 

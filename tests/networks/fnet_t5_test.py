@@ -16,7 +16,7 @@ MIXINGS = ['fourier', 'hybrid', 'linear', 'none']
   [
     ('bottom', 'AAffff'),
     ('middle', 'ffAAff'),
-    ('mixed', 'ffAffA'),
+    ('mixed', 'AffAff'),
     ('top', 'ffffAA'),
   ],
 )
@@ -30,10 +30,27 @@ def test_layouts(layout, want):
 @pytest.mark.parametrize('layers', [1, 2, 5, 12])
 def test_layouts_have_the_requested_attention_layers(layers, layout):
   for attending in range(layers + 1):
+    if layout == 'mixed' and attending and layers % attending:
+      continue
     got = fnet_t5.mixing_layout(layers, 'none', attending, layout)
     assert len(got) == layers
     assert got.count('attention') == attending
     assert got.count('none') == layers - attending
+
+
+@pytest.mark.parametrize(
+  ('layout', 'attending', 'want'),
+  [
+    ('mixed', 2, 'AfAfA'),  # 5 // 2 == 2
+    ('mixed', 3, 'AAAAA'),
+    ('mixed', 0, 'fffff'),
+    ('middle', 2, 'ffAAf'),  # 3 <= 2 * layer < 7
+  ],
+)
+def test_published_layouts_where_layers_do_not_divide(layout, attending, want):
+  got = fnet_t5.mixing_layout(5, 'fourier', attending, layout)
+  letters = {'attention': 'A', 'fourier': 'f'}
+  assert ''.join(letters[name] for name in got) == want
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,14 @@ def _examples(documents, length, seed=0, **parameters):
   )
 
 
-def _pairs(sizes, max_tokens, sentence=0, probability=0.5, seed=0):
+def _pairs(
+  sizes,
+  max_tokens,
+  sentence=0,
+  probability=0.5,
+  seed=0,
+  second='other_document',
+):
   """Returns (A, B, label) pairs; sentences have `sentence` tokens."""
   documents = tf.ragged.constant(
     [
@@ -44,7 +51,7 @@ def _pairs(sizes, max_tokens, sentence=0, probability=0.5, seed=0):
   if sentence:
     table[sentence - 1 :: sentence] = True
   pairs = next_sentence.pair_texts(
-    documents, table, max_tokens, probability, tf.constant([seed, 3])
+    documents, table, max_tokens, probability, tf.constant([seed, 3]), second
   )
   return list(
     zip(
@@ -224,3 +231,33 @@ def test_label_of_another_length_is_an_error():
     )
   with pytest.raises(ValueError, match='same length, at least 6'):
     _examples([[3, 4]], 5)
+
+
+def test_swapped_pairs_are_the_two_parts_in_the_other_order():
+  labels = []
+  for seed in range(10):
+    pairs = _pairs(_SIZES, 16, sentence=5, seed=seed, second='swapped')
+    tokens = token_documents.joined(a + b for a, b, _ in pairs)
+    assert sorted(tokens) == token_documents.joined(
+      range(i * _PER_DOCUMENT, i * _PER_DOCUMENT + n)
+      for i, n in enumerate(_SIZES)
+    )
+    for a, b, label in pairs:
+      first, second = (b, a) if label else (a, b)
+      whole = [*first, *second]
+      assert whole == list(range(whole[0], whole[0] + len(whole)))
+      labels.append(label)
+  assert abs(np.mean(labels) - 0.5) < 5 * (0.25 / len(labels)) ** 0.5
+
+
+@pytest.mark.parametrize(
+  ('parameters', 'named'),
+  [
+    ({'second_text': 'previous'}, "second_text='previous'.*swapped"),
+    ({'max_predictions': 4}, 'MAX_PREDICTIONS is 4.* raise it to 5'),
+  ],
+)
+def test_second_text_and_predictions_are_checked(parameters, named):
+  with pytest.raises(ValueError, match=named):
+    # 0.15 of 35 - 3 tokens is 4.8.
+    _examples([[3, 4, 5]], 35, **parameters)
