@@ -383,20 +383,23 @@ class ClassificationModel(_EncoderModel):
       output_vocabulary: the same; engines ask for it.
       optimizer_def: optimizer.
       feature_converter_cls: constructs the feature converter; by default
-        `ClassificationFeatureConverter`.
+        `ClassificationFeatureConverter`, or with one class
+        `RegressionFeatureConverter`.
 
     Raises:
       ValueError: the network has no classification head.
     """
-    self.FEATURE_CONVERTER_CLS = (
-      feature_converter_cls or feature_converters.ClassificationFeatureConverter
-    )
     self._num_classes = module.config.num_classes
     if not self._num_classes:
       raise ValueError(
         'a ClassificationModel needs a network with NUM_CLASSES: the number of '
         'classes, or 1 for regression'
       )
+    self.FEATURE_CONVERTER_CLS = feature_converter_cls or (
+      feature_converters.RegressionFeatureConverter
+      if self.is_regression
+      else feature_converters.ClassificationFeatureConverter
+    )
     super().__init__(
       module=module,
       input_vocabulary=input_vocabulary,

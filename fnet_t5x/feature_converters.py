@@ -1,5 +1,6 @@
 """Feature converters that SeqIO lacks."""
 
+import types
 from collections.abc import Mapping
 
 import seqio
@@ -7,6 +8,7 @@ import tensorflow as tf
 
 _Specs = Mapping[str, seqio.FeatureConverter.FeatureSpec]
 _SPEC = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
+_FLOAT_SPEC = seqio.FeatureConverter.FeatureSpec(dtype=tf.float32)
 _LABELS = 'next_sentence_labels'
 # By task feature.
 _MODEL_FEATURES = {
@@ -14,6 +16,14 @@ _MODEL_FEATURES = {
   'targets': 'encoder_target_tokens',
   'loss_weights': 'encoder_loss_weights',
 }
+
+
+def _check_aligned(lengths: Mapping[str, int]) -> None:
+  if len(set(lengths.values())) > 1:
+    raise ValueError(
+      f'the lengths {lengths} differ, but these features are aligned token by'
+      ' token: give them the same length in TASK_FEATURE_LENGTHS'
+    )
 
 
 class MaskedLMFeatureConverter(seqio.FeatureConverter):
@@ -86,11 +96,7 @@ class MaskedLMFeatureConverter(seqio.FeatureConverter):
       ValueError: if lengths of aligned task features differ.
     """
     aligned = {key: task_feature_lengths[key] for key in _MODEL_FEATURES}
-    if len(set(aligned.values())) > 1:
-      raise ValueError(
-        f'the lengths {aligned} differ, but these features are aligned token by'
-        ' token: give them the same length in TASK_FEATURE_LENGTHS'
-      )
+    _check_aligned(aligned)
     lengths = {
       self._model_feature(key): task_feature_lengths[key]
       for key in self.TASK_FEATURES
@@ -180,3 +186,83 @@ class PretrainingFeatureConverter(seqio.FeatureConverter):
     return self._chosen(task_feature_lengths).get_model_feature_lengths(
       task_feature_lengths
     )
+
+
+class ClassificationFeatureConverter(seqio.FeatureConverter):
+  """Converter for encoders that predict a class per example.
+
+  `inputs` and `type_ids` become `encoder_input_tokens` and `encoder_type_ids`,
+  padded with zeros; `label`, of shape [1], becomes the scalar `labels`, so that
+  a batch has shape [batch]. Task features have rank 1, since SeqIO's evaluator
+  measures their lengths.
+  """
+
+  TASK_FEATURES: _Specs = types.MappingProxyType(
+    {'inputs': _SPEC, 'type_ids': _SPEC, 'label': _SPEC}
+  )
+  MODEL_FEATURES: _Specs = types.MappingProxyType(
+    {
+      'encoder_input_tokens': _SPEC,
+      'encoder_type_ids': _SPEC,
+      'labels': seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=0),
+    }
+  )
+  PACKING_FEATURE_DTYPES = None
+
+  def __init__(self, pack: bool = False, **kwargs):
+    """Takes the arguments of `seqio.FeatureConverter`.
+
+    Raises:
+      ValueError: if `pack` is true: there is one label per row.
+    """
+    if pack:
+      raise ValueError(
+        'examples with labels cannot be packed, since there is one label per'
+        ' row: set PACK to False'
+      )
+    super().__init__(pack=False, **kwargs)
+
+  def _convert_features(
+    self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    """Pads and renames."""
+
+    def convert(example):
+      return {
+        'encoder_input_tokens': example['inputs'],
+        'encoder_type_ids': example['type_ids'],
+        'labels': example['label'][0],
+      }
+
+    ds = self._pack_or_pad(ds, task_feature_lengths)
+    return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+  def get_model_feature_lengths(
+    self, task_feature_lengths: Mapping[str, int]
+  ) -> dict[str, int]:
+    """Returns the length of each model feature.
+
+    Raises:
+      ValueError: if lengths of aligned task features differ.
+    """
+    aligned = {key: task_feature_lengths[key] for key in ('inputs', 'type_ids')}
+    _check_aligned(aligned)
+    return {
+      'encoder_input_tokens': aligned['inputs'],
+      'encoder_type_ids': aligned['type_ids'],
+      'labels': task_feature_lengths['label'],
+    }
+
+
+class RegressionFeatureConverter(ClassificationFeatureConverter):
+  """Converter for encoders that predict a float32 score per example."""
+
+  TASK_FEATURES: _Specs = types.MappingProxyType(
+    {**ClassificationFeatureConverter.TASK_FEATURES, 'label': _FLOAT_SPEC}
+  )
+  MODEL_FEATURES: _Specs = types.MappingProxyType(
+    {
+      **ClassificationFeatureConverter.MODEL_FEATURES,
+      'labels': seqio.FeatureConverter.FeatureSpec(dtype=tf.float32, rank=0),
+    }
+  )

@@ -22,6 +22,7 @@ _CONVERTERS = {
   'EncDecFeatureConverter': ENCODER_DECODER,
   'PretrainingFeatureConverter': ENCODER_ONLY,
   'ClassificationFeatureConverter': CLASSIFICATION,
+  'RegressionFeatureConverter': CLASSIFICATION,
 }
 # By OBJECTIVE.
 _OBJECTIVES = {

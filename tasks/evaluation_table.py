@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from fnet_t5x.tasks import (
   glue,
+  glue_classification,
   lambada,
   registration,
   squad,
@@ -21,6 +22,7 @@ EVALUATION_TASKS: Mapping[str, registration.Entry] = types.MappingProxyType(
     entry.name: entry
     for module in (
       glue,
+      glue_classification,
       super_glue,
       summarization,
       squad,

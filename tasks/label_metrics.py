@@ -78,6 +78,18 @@ def binary_f1(
   return {'f1': 100 * _f1_of_class(targets, predictions, 1)}
 
 
+def f1_accuracy_mean(
+  targets: Sequence[int], predictions: Sequence[int]
+) -> dict[str, float]:
+  """Returns the mean of `binary_f1` and `accuracy`, in percent.
+
+  The single number of MRPC and QQP in GLUE's and FNet's tables.
+  """
+  f1 = binary_f1(targets, predictions)['f1']
+  accurate = accuracy(targets, predictions)['accuracy']
+  return {'f1_accuracy_mean': (f1 + accurate) / 2}
+
+
 def macro_f1_of_three(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> dict[str, float]:

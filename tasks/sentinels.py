@@ -45,6 +45,26 @@ def mark_ids(
   return check_marks(vocabulary, {**ids, **first}, objective)
 
 
+def ids_of_pieces(
+  vocabulary: seqio.Vocabulary, pieces: Mapping[str, str]
+) -> dict[str, int | None]:
+  """Returns the id of each special piece; None if the vocabulary lacks it.
+
+  Args:
+    vocabulary: a SentencePiece vocabulary, or any other, which has none.
+    pieces: piece ('[CLS]') by parameter name.
+  """
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return dict.fromkeys(pieces)
+  model = vocabulary.tokenizer
+  found = {}
+  for key, piece in pieces.items():
+    index = model.PieceToId(piece)
+    # An unknown piece has the id of <unk>.
+    found[key] = index if model.IdToPiece(index) == piece else None
+  return found
+
+
 def check_marks(
   vocabulary: seqio.Vocabulary, ids: Mapping[str, int], objective: str
 ) -> dict[str, int]:

@@ -14,6 +14,7 @@ from fnet_t5x.runtime import eval as eval_lib
 from fnet_t5x.runtime import gin_utils, reporting
 from fnet_t5x.runtime import infer as infer_lib
 from fnet_t5x.runtime import train as train_lib
+from fnet_t5x.tasks import catalog  # noqa: F401 (registers configurables)
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 LENGTHS = {
@@ -108,6 +109,7 @@ def test_train_resume_fill_evaluate_and_infer(small_corpus, tmp_path, capsys):
     chances = [candidate.probability for candidate in found]
     assert chances == sorted(chances, reverse=True)
     assert 0 < sum(chances) < 1
+  capsys.readouterr()
   generate.MaskPrinter(filler, 2, labelled=False).print_texts('a [MASK]', 1)
   assert capsys.readouterr().out.count(', ') == 1
 

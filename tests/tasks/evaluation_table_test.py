@@ -20,7 +20,7 @@ def test_every_task_is_registered_with_its_features():
     assert set(entry.feature_lengths) == set(task.output_features)
     if isinstance(task, seqio.Task):
       assert entry.source == f'TFDS {task.source.tfds_dataset.name}'
-      assert task.metric_fns or name == 'fnet_super_glue_wsc_train'
+      assert task.metric_objs or name == 'fnet_super_glue_wsc_train'
       assert task.supports_caching
 
 
