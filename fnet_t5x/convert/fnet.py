@@ -14,12 +14,9 @@ in the published vocabulary, and 0 here. Optimizer state is dropped.
 writes a Hugging Face folder, with the published ids.
 """
 
-import contextlib
-import os
 import pathlib
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from fnet_t5x import absent_tpu, argument_parser, command_line
 
@@ -69,25 +66,6 @@ def main(argv: Sequence[str]) -> None:
     fnet_conversion.from_published(
       arguments.source, arguments.out, arguments.vocabulary, arguments.step
     )
-
-
-@contextlib.contextmanager
-def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a temporary folder, which becomes `out` if the block succeeds.
-
-  Raises:
-    FileExistsError: `out` exists and is not an empty folder.
-  """
-  out = pathlib.Path(os.path.abspath(out))
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise FileExistsError(f'{out} exists; name a new folder')
-  temporary = out.parent / f'.{out.name}.{os.getpid()}.partial'
-  temporary.mkdir(parents=True)
-  try:
-    yield temporary
-    temporary.rename(out)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 if __name__ == '__main__':

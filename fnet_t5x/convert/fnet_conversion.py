@@ -11,9 +11,9 @@ from fnet_t5x.convert import (
   checkpoint_leaves,
   fnet_shapes,
   fnet_sources,
+  new_folder,
   padding_id,
 )
-from fnet_t5x.convert.fnet import new_folder
 from fnet_t5x.networks import fnet
 from fnet_t5x.runtime import checkpoints, console, model_directory
 
@@ -54,7 +54,7 @@ def from_published(
   pieces = _exchanged(vocabulary or found.pieces, config, published=True)
   leaves = {_TARGET + n: x for n, x in _exchange(found.used).items()}
   leaves['state/step'] = np.asarray(step, np.int32)
-  with new_folder(out) as folder:
+  with new_folder.create(out) as folder:
     checkpoint_leaves.write(epath.Path(folder), step, leaves)
     if pieces:
       (folder / model_directory.VOCABULARY_FILE).write_bytes(pieces)
@@ -111,7 +111,7 @@ def to_hugging_face(
   if vocabulary is None and beside.exists():
     vocabulary = beside
   pieces = _exchanged(vocabulary, config, published=False)
-  with new_folder(out) as folder:
+  with new_folder.create(out) as folder:
     fnet_sources.write_hugging_face(folder, _exchange(used), config)
     if pieces:
       (folder / fnet_sources.PIECES).write_bytes(pieces)

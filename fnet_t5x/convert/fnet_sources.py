@@ -139,15 +139,15 @@ def _read_hugging_face(folder: pathlib.Path) -> Source:
   if not weights.exists():
     if (folder / _PICKLED).exists():
       raise ValueError(
-        f'{folder / _PICKLED} is a pickle, which may run code and is not read: '
-        f'where you trust it, FNetForPreTraining.from_pretrained({str(folder)!r}'
-        ').save_pretrained(...) of transformers saves it as safetensors'
+        f'{folder / _PICKLED} is a pickle, which may run code, and is not '
+        'read: if you trust it, save it as safetensors, by transformers: '
+        'FNetForPreTraining.from_pretrained(FOLDER).save_pretrained(NEW)'
       )
     raise FileNotFoundError(f'{folder} has no {WEIGHTS}')
   config = _read_config(folder / CONFIG)
   safetensors = _safetensors()
   try:
-    with safetensors.safe_open(weights, 'numpy') as file:
+    with safetensors.safe_open(str(weights), 'numpy') as file:
       tensors, buffers = {}, []
       for name in file.keys():  # noqa: SIM118, it is no mapping
         if fnet_names.is_buffer(name):
@@ -177,7 +177,7 @@ def _read_hugging_face(folder: pathlib.Path) -> Source:
       ),
       *(
         f'{weights}: {name} is unknown'
-        for name in tensors.keys() - {theirs for theirs, _, _ in table.values()}
+        for name in sorted(tensors.keys() - {x[0] for x in table.values()})
       ),
     ]
   )
@@ -206,7 +206,8 @@ def _read_config(path: pathlib.Path) -> Mapping[str, Any]:
   for name, values in _SAME.items():
     if config.get(name, values[0]) not in values:
       raise ValueError(
-        f'{path}: {name} is {config[name]!r}; a published FNet has {values[0]!r}'
+        f'{path}: {name} is {config[name]!r}; published FNets have '
+        f'{values[0]!r}'
       )
   return config
 
@@ -257,7 +258,7 @@ def write_hugging_face(
     for ours, (theirs, _, change) in fnet_names.table(config.num_layers).items()
   }
   # Transformers refuses files without this entry.
-  safetensors.numpy.save_file(tensors, folder / WEIGHTS, {'format': 'pt'})
+  safetensors.numpy.save_file(tensors, str(folder / WEIGHTS), {'format': 'pt'})
   content = {
     'architectures': ['FNetForPreTraining'],
     'bos_token_id': 1,

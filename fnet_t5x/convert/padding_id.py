@@ -20,8 +20,8 @@ _UNKNOWN = sentencepiece_model_pb2.ModelProto.SentencePiece.UNKNOWN
 
 
 def exchange(
-  array: Float[np.ndarray, 'vocab *rest'],
-) -> Float[np.ndarray, 'vocab *rest']:
+  array: Float[np.ndarray, 'vocab ...'],
+) -> Float[np.ndarray, 'vocab ...']:
   """Returns a copy of an array by id, with rows 0 and 3 exchanged."""
   result = np.array(array)
   result[[PADDING, PUBLISHED]] = array[[PUBLISHED, PADDING]]
