@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import fnet_test
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +35,7 @@ def test_tensors_are_ours_and_ours_are_the_tensors(tmp_path, capsys):
     'cls.predictions.decoder.bias': TENSORS['cls.predictions.bias'],
   }
   path = convert(tmp_path, TENSORS | old, hidden_size=6, num_hidden_layers=2)
-  fnet_test.assert_converted(path, ARRAYS)
+  published_fnets.assert_converted(path, ARRAYS)
   said = capsys.readouterr().out
   assert 'used: 32 tensors' in said
   for name in old:
@@ -58,7 +57,7 @@ def test_half_precision_becomes_float32(tmp_path):
     name: x.astype(jnp.bfloat16).astype(np.float32)
     for name, x in ARRAYS.items()
   }
-  fnet_test.assert_converted(convert(tmp_path, half), rounded)
+  published_fnets.assert_converted(convert(tmp_path, half), rounded)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_truncated_weights(tmp_path):
   ],
 )
 def test_what_hugging_face_lacks_is_refused(arrays, message, tmp_path):
-  path = fnet_test.convert(published_fnets.msgpack(arrays), tmp_path)
+  path = published_fnets.convert(published_fnets.msgpack(arrays), tmp_path)
   with pytest.raises(ValueError, match=message):
     fnet_conversion.to_hugging_face(path, tmp_path / 'hf')
   assert not (tmp_path / 'hf').exists()
@@ -137,7 +136,7 @@ def test_logits_are_those_of_transformers(tmp_path):
       parameter.add_(0.1 * torch.randn_like(parameter))
   theirs.save_pretrained(tmp_path / 'hf')
   path = fnet_conversion.from_published(tmp_path / 'hf', tmp_path / 'ours')
-  found = fnet_test.read(path)
+  found = published_fnets.read(path)
   params = {
     name.removeprefix('target/'): x
     for name, x in found.items()

@@ -5,51 +5,22 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import padding_id_test
 import published_fnets
 import pytest
-from etils import epath
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fnet_t5x import command_line
+from fnet_t5x.convert import fnet as fnet_command
 from fnet_t5x.convert import (
-  checkpoint_leaves,
   fnet_conversion,
   fnet_shapes,
   padding_id,
 )
-from fnet_t5x.convert import fnet as fnet_command
 from fnet_t5x.networks import fnet
 
 WORD = 'encoder/embedder/word/embedding'
-BY_ID = (WORD, 'predictions_output/output_bias')
 KERNEL = 'encoder/feed_forward_1/intermediate/kernel'
-
-
-def read(path):
-  return checkpoint_leaves.read(epath.Path(path), lambda: [])
-
-
-def convert(content, folder, **choices):
-  source = folder / 'source'
-  source.write_bytes(content)
-  return fnet_conversion.from_published(source, folder / 'out', **choices)
-
-
-def assert_converted(path, arrays, step=0):
-  """Asserts a checkpoint to hold the arrays, with ids 0 and 3 exchanged."""
-  found = read(path)
-  assert found.pop('state/step') == step
-  want = dict(arrays)
-  for name in BY_ID:
-    order = [3, 1, 2, 0, *range(4, len(want[name]))]
-    want[name] = want[name][order]
-  assert found.keys() == {f'target/{name}' for name in want}
-  for name, value in want.items():
-    got = found[f'target/{name}']
-    assert got.dtype == np.float32
-    np.testing.assert_array_equal(got, value, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +33,9 @@ def test_all_leaves_are_accounted_for(
   arrays = published_fnets.leaves(('fourier',) * layers)
   assert len(arrays) == leaves
   content = published_fnets.msgpack(arrays, with_state)
-  path = convert(content, tmp_path, step=7)
+  path = published_fnets.convert(content, tmp_path, step=7)
   assert path == tmp_path / 'out/checkpoint_7'
-  assert_converted(path, arrays, step=7)
+  published_fnets.assert_converted(path, arrays, step=7)
   said = capsys.readouterr().out
   total = sum(x.size for x in arrays.values())
   assert f'used: {leaves} tensors, {total:,} parameters' in said
@@ -147,7 +118,7 @@ def test_wrong_tensors_are_one_line_and_nothing_is_written(
   arrays = published_fnets.leaves(('fourier', 'fourier'))
   change(arrays)
   with pytest.raises(ValueError, match=message) as error:
-    convert(published_fnets.msgpack(arrays), tmp_path)
+    published_fnets.convert(published_fnets.msgpack(arrays), tmp_path)
   assert '\n' not in str(error.value) and 'source' in str(error.value)
   assert [p.name for p in tmp_path.iterdir()] == ['source']
 
@@ -181,46 +152,51 @@ def test_wrong_files_are_one_line_and_nothing_is_written(
   content, message, tmp_path
 ):
   with pytest.raises(ValueError, match=message) as error:
-    convert(content, tmp_path)
+    published_fnets.convert(content, tmp_path)
   assert '\n' not in str(error.value) and 'source' in str(error.value)
   assert [p.name for p in tmp_path.iterdir()] == ['source']
 
 
 def test_a_tree_without_a_state_and_a_target(tmp_path):
   tree = serialization.msgpack_serialize(unflatten_dict(ARRAYS, sep='/'))
-  assert_converted(convert(tree, tmp_path), ARRAYS)
+  path = published_fnets.convert(tree, tmp_path)
+  published_fnets.assert_converted(path, ARRAYS)
+    published_fnets.convert(tree, tmp_path), ARRAYS
+  )
 
 
 def test_existing_folders_are_kept(tmp_path):
   (tmp_path / 'out').mkdir()
-  convert(WHOLE, tmp_path)
+  published_fnets.convert(WHOLE, tmp_path)
   before = sorted(tmp_path.rglob('*'))
   with pytest.raises(FileExistsError, match='out exists'):
-    convert(WHOLE, tmp_path, step=1)
+    published_fnets.convert(WHOLE, tmp_path, step=1)
   assert sorted(tmp_path.rglob('*')) == before
 
 
 def test_vocabulary_is_exchanged_both_ways(tmp_path):
   pytest.importorskip('safetensors')
-  pieces = padding_id_test.train()
+  pieces = published_fnets.train_pieces()
   (tmp_path / 'c4.model').write_bytes(pieces)
   arrays = published_fnets.leaves(('fourier',), v=90, d=4)
   content = published_fnets.msgpack(arrays)
-  path = convert(content, tmp_path, vocabulary=tmp_path / 'c4.model')
+  path = published_fnets.convert(
+    content, tmp_path, vocabulary=tmp_path / 'c4.model'
+  )
   ours = (path.parent / 'vocabulary.model').read_bytes()
   assert ours == padding_id.exchange_pieces(pieces, 'c4.model')
   fnet_conversion.to_hugging_face(path.parent, tmp_path / 'hf')
   theirs = (tmp_path / 'hf/spiece.model').read_bytes()
   assert padding_id.exchange_pieces(theirs, 'hf') == ours
   again = fnet_conversion.from_published(tmp_path / 'hf', tmp_path / 'again')
-  assert_converted(again, arrays)
+  published_fnets.assert_converted(again, arrays)
   assert (again.parent / 'vocabulary.model').read_bytes() == ours
 
 
 def test_a_vocabulary_of_more_pieces_is_refused(tmp_path):
-  (tmp_path / 'c4.model').write_bytes(padding_id_test.train())
-  with pytest.raises(ValueError, match='has 90 pieces, .* 11 rows'):
-    convert(WHOLE, tmp_path, vocabulary=tmp_path / 'c4.model')
+  (tmp_path / 'c4.model').write_bytes(published_fnets.train_pieces())
+  with pytest.raises(ValueError, match=r'has 90 pieces, .* 11 rows'):
+    published_fnets.convert(WHOLE, tmp_path, vocabulary=tmp_path / 'c4.model')
   assert not (tmp_path / 'out').exists()
 
 
@@ -247,5 +223,5 @@ def test_safetensors_are_asked_for_where_missing(tmp_path, monkeypatch):
 
 def test_pickles_are_not_read(tmp_path):
   (tmp_path / 'pytorch_model.bin').write_bytes(b'anything')
-  with pytest.raises(ValueError, match='is a pickle, .* save it as safetens'):
+  with pytest.raises(ValueError, match=r'is a pickle, .* save it as safetens'):
     fnet_conversion.from_published(tmp_path, tmp_path / 'out')

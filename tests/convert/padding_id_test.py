@@ -1,8 +1,7 @@
 """Exchange of ids 0 and 3, in arrays and in a real SentencePiece model."""
 
-import io
-
 import numpy as np
+import published_fnets
 import pytest
 import sentencepiece
 import tensorflow as tf
@@ -10,39 +9,14 @@ import tensorflow as tf
 from fnet_t5x.convert import padding_id
 from fnet_t5x.tasks import sentinels, vocabularies
 
-TEXTS = [
-  'my fellow citizens, the state of the union is strong and free',
-  'we must help the people of the united states, and their friends',
-]
 # The last has characters without a piece.
-ENCODED = [*TEXTS, 'free and strong citizens', 'the ☃ state é']
+ENCODED = [*published_fnets.TEXTS, 'free and strong citizens', 'the ☃ state é']
 EXCHANGED = {0: 3, 3: 0}
-
-
-def train(**options) -> bytes:
-  """Trains a BPE model with the ids of the published FNet vocabulary."""
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(TEXTS * 20),
-    model_writer=model,
-    minloglevel=2,
-    **{
-      'model_type': 'bpe',
-      'vocab_size': 90,
-      'unk_id': 0,
-      'bos_id': 1,
-      'eos_id': 2,
-      'pad_id': 3,
-      'control_symbols': ['[CLS]', '[SEP]', '[MASK]'],
-      **options,
-    },
-  )
-  return model.getvalue()
 
 
 @pytest.fixture(scope='module')
 def published():
-  return train()
+  return published_fnets.train_pieces()
 
 
 @pytest.fixture(scope='module')
@@ -108,7 +82,7 @@ def test_other_models_are_refused(published, ours, tmp_path):
   with pytest.raises(ValueError, match='x has the ids unknown 0, padding 3'):
     padding_id.exchange_pieces(published, 'x', published=False)
   with pytest.raises(ValueError, match='padding nowhere'):
-    padding_id.exchange_pieces(train(pad_id=-1), 'x')
+    padding_id.exchange_pieces(published_fnets.train_pieces(pad_id=-1), 'x')
   path = tmp_path / 'spiece.model'
   path.write_bytes(published)
   with pytest.raises(ValueError, match=r'convert\.fnet.* --vocabulary'):

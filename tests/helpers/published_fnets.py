@@ -4,11 +4,21 @@ Sources of the names: google-research/google-research `f_net`, and
 huggingface/transformers `models/fnet`.
 """
 
+import io
 import json
 
 import numpy as np
+import sentencepiece
+from etils import epath
 from flax import serialization, traverse_util
 
+from fnet_t5x.convert import checkpoint_leaves, fnet_conversion
+
+TEXTS = [
+  'my fellow citizens, the state of the union is strong and free',
+  'we must help the people of the united states, and their friends',
+]
+BY_ID = ('encoder/embedder/word/embedding', 'predictions_output/output_bias')
 WIDTHS = {'v': 11, 'e': 4, 'd': 6, 'f': 8, 'p': 10, 't': 4, 'heads': 2}
 
 
@@ -133,3 +143,51 @@ def write_hugging_face(folder, tensors, **config) -> None:
   )
   content = {'model_type': 'fnet', 'hidden_act': 'gelu_new', 'pad_token_id': 3}
   (folder / 'config.json').write_text(json.dumps(content | config))
+
+
+def train_pieces(**options) -> bytes:
+  """Trains a BPE model with the ids of the published FNet vocabulary."""
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(TEXTS * 20),
+    model_writer=model,
+    minloglevel=2,
+    **{
+      'model_type': 'bpe',
+      'vocab_size': 90,
+      'unk_id': 0,
+      'bos_id': 1,
+      'eos_id': 2,
+      'pad_id': 3,
+      'control_symbols': ['[CLS]', '[SEP]', '[MASK]'],
+      **options,
+    },
+  )
+  return model.getvalue()
+
+
+def read(path):
+  """Returns the leaves of a checkpoint."""
+  return checkpoint_leaves.read(epath.Path(path), lambda: [])
+
+
+def convert(content, folder, **choices):
+  """Converts a msgpack file, and returns the checkpoint's path."""
+  source = folder / 'source'
+  source.write_bytes(content)
+  return fnet_conversion.from_published(source, folder / 'out', **choices)
+
+
+def assert_converted(path, arrays, step=0):
+  """Asserts a checkpoint to hold the arrays, with ids 0 and 3 exchanged."""
+  found = read(path)
+  assert found.pop('state/step') == step
+  want = dict(arrays)
+  for name in BY_ID:
+    order = [3, 1, 2, 0, *range(4, len(want[name]))]
+    want[name] = want[name][order]
+  assert found.keys() == {f'target/{name}' for name in want}
+  for name, value in want.items():
+    got = found[f'target/{name}']
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, value, err_msg=name)
