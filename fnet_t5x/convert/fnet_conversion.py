@@ -163,17 +163,24 @@ def _report(
     if names:
       lines.append(f'dropped, {reason}: {len(names)} tensors')
       lines += _layers_together(dict.fromkeys(names, ''))
-  sizes = (
-    f'NUM_LAYERS = {config.num_layers}, EMB_DIM = {config.emb_dim}, '
-    f'embeddings of {config.embedding_width}, MLP_DIM = {config.mlp_dim}, '
-    f'VOCAB_SIZE = {config.vocab_size}, {config.max_length} positions, '
-    f'{config.type_vocab_size} types'
-  )
+  # Macros of gin/models/fnet_base.gin.
+  for name, value in {
+    'NUM_ENCODER_LAYERS': config.num_layers,
+    'EMBED_DIM': config.emb_dim,
+    'EMBEDDING_DIM': config.embedding_width,
+    'MLP_DIM': config.mlp_dim,
+    'NUM_HEADS': config.num_heads if 'attention' in config.mixings else None,
+    'VOCAB_SIZE': config.vocab_size,
+    'MAX_ENCODER_LENGTH': config.max_length,
+    'TYPE_VOCAB_SIZE': config.type_vocab_size,
+  }.items():
+    if value is not None:
+      lines.append(f'{name} = {value}')
   mixings = {m: config.mixings.count(m) for m in dict.fromkeys(config.mixings)}
   kinds = ', '.join(f'{count} {name}' for name, count in mixings.items())
   if 'fourier' in mixings:
     kinds += ' (or random or no mixing: tensors do not tell)'
-  lines += [sizes, f'mixing: {kinds}']
+  lines.append(f'mixing: {kinds}')
   for line in lines:
     console.print_line(line)
 

@@ -138,7 +138,7 @@ def test_logits_are_those_of_transformers(tmp_path):
   path = fnet_conversion.from_published(tmp_path / 'hf', tmp_path / 'ours')
   found = published_fnets.read(path)
   params = {
-    name.removeprefix('target/'): x
+    name.removeprefix('target/'): jnp.asarray(x)
     for name, x in found.items()
     if name.startswith('target/')
   }

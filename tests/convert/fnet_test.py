@@ -18,6 +18,7 @@ from fnet_t5x.convert import (
   padding_id,
 )
 from fnet_t5x.networks import fnet
+from fnet_t5x.runtime import checkpoints, train_state
 
 WORD = 'encoder/embedder/word/embedding'
 KERNEL = 'encoder/feed_forward_1/intermediate/kernel'
@@ -161,8 +162,27 @@ def test_a_tree_without_a_state_and_a_target(tmp_path):
   tree = serialization.msgpack_serialize(unflatten_dict(ARRAYS, sep='/'))
   path = published_fnets.convert(tree, tmp_path)
   published_fnets.assert_converted(path, ARRAYS)
-    published_fnets.convert(tree, tmp_path), ARRAYS
+
+
+def test_runs_restore_the_checkpoint(tmp_path):
+  path = published_fnets.convert(WHOLE, tmp_path)
+  network = fnet.FNet(fnet_shapes.check(ARRAYS))
+  tokens = jnp.zeros((1, 4), jnp.int32)
+  state = train_state.InferenceState.create(
+    jax.jit(network.init)(jax.random.PRNGKey(0), tokens)
   )
+  manager = checkpoints.CheckpointManager(str(path.parent))
+  restored = manager.restore(
+    0,
+    jax.eval_shape(lambda: state),
+    jax.tree.map(lambda x: x.sharding, state),
+    checkpoints.RestoreCheckpointConfig(path=str(path), mode='specific'),
+  )
+  params = flatten_dict(state.restore_state(restored).params, sep='/')
+  assert params.keys() == ARRAYS.keys()
+  np.testing.assert_array_equal(params[WORD][0], ARRAYS[WORD][3])
+  name = KERNEL.replace('_1', '_0')
+  np.testing.assert_array_equal(params[name], ARRAYS[name])
 
 
 def test_existing_folders_are_kept(tmp_path):
