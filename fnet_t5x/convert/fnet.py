@@ -24,14 +24,19 @@ from fnet_t5x import absent_tpu, argument_parser, command_line
 def parser() -> argument_parser.ArgumentParser:
   """Returns the parser of the command line."""
   result = argument_parser.ArgumentParser('fnet_t5x.convert.fnet', __doc__)
+  # Optional for argparse, which otherwise reports them before a mistyped flag.
   result.add_argument(
     'source',
+    nargs='?',
     type=pathlib.Path,
     help='msgpack file, Hugging Face folder, or with --to_hf a checkpoint_N '
     'or a folder of them',
   )
   result.add_argument(
-    'out', type=pathlib.Path, help='folder to write, new or empty'
+    'out',
+    nargs='?',
+    type=pathlib.Path,
+    help='folder to write, new or empty',
   )
   result.add_argument(
     '--step', type=int, default=0, help='step of the checkpoint to write'
@@ -51,6 +56,8 @@ def parser() -> argument_parser.ArgumentParser:
 def main(argv: Sequence[str]) -> None:
   """Converts as the command line says."""
   arguments = parser().parse_args(argv[1:])
+  if arguments.out is None:
+    parser().error('name the source and the folder to write')
   if arguments.step < 0:
     raise ValueError(f'--step={arguments.step} is negative')
   absent_tpu.hide_library()
