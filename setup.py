@@ -18,6 +18,7 @@ CACHE = ['apache-beam>=2.77,<3', 'google-crc32c>=1.7,<2']
 # Runs on Vertex AI; its Google libraries keep protobuf below 7.
 LAUNCH = ['xmanager>=0.8.5,<0.9']
 REPORT = ['matplotlib>=3.9']
+CONVERT = ['safetensors>=0.6,<0.9']
 MAPPED = {
   'fnet_t5x.gin': 'gin',
   'fnet_t5x.tasks': 'tasks',
@@ -79,6 +80,8 @@ setuptools.setup(
     # SeqIO's caching job, TFDS's pipelines.
     'cache': CACHE,
     'launch': LAUNCH,
+    # Weights of Hugging Face: fnet_t5x.convert.fnet.
+    'convert': CONVERT,
     # Pictures of runs: fnet_t5x.report.
     'report': REPORT,
     # Metrics to Weights & Biases, where a run asks for it.
@@ -97,6 +100,7 @@ setuptools.setup(
     ],
     'test': [
       *CACHE,
+      *CONVERT,
       *LAUNCH,
       *REPORT,
       'pytest>=8',

@@ -27,7 +27,6 @@ from fnet_t5x.tasks import (
 
 LABEL = 'label'
 FEATURE_LENGTHS = {'inputs': 512, 'type_ids': 512, LABEL: 1}
-_PIECES = {'cls_id': '[CLS]', 'sep_id': '[SEP]'}
 # [CLS] a [SEP] b [SEP], with a token of each text.
 _MIN_LENGTH = 5
 
@@ -133,13 +132,12 @@ def join_texts(
   if sequence_length:
     length = _check_lengths(sequence_length)
   vocabulary = output_features['inputs'].vocabulary
-  given = {'cls_id': cls_id, 'sep_id': sep_id}
-  found = sentinels.ids_of_pieces(vocabulary, _PIECES)
-  ids = {key: found[key] if given[key] is None else given[key] for key in given}
-  if None in ids.values():
-    # The first sentinel is [MASK], as in pretraining.
-    ids = sentinels.mark_ids(vocabulary, {'mask_id': None, **ids}, 'join_texts')
-  ids = sentinels.check_marks(vocabulary, ids, 'join_texts')
+  # The first sentinel is [MASK], as in pretraining.
+  ids = sentinels.mark_ids(
+    vocabulary,
+    {'mask_id': None, 'cls_id': cls_id, 'sep_id': sep_id},
+    'join_texts',
+  )
   cls, sep = [ids['cls_id']], [ids['sep_id']]
 
   def join(x):

@@ -2,7 +2,8 @@
 
 The last `extra_ids` ids of a vocabulary are T5's sentinels, counted from the
 top; they have no text. Objectives use them for their other special tokens, too
-([MASK], [CLS], mode tokens), so any vocabulary with sentinels works.
+([MASK], [CLS], mode tokens), so any vocabulary with sentinels works. A
+vocabulary that has such pieces, as FNet's has, needs none.
 """
 
 from collections.abc import Mapping
@@ -17,9 +18,10 @@ def mark_ids(
   """Assigns an id to every special token; by default the first sentinels.
 
   Args:
-    vocabulary: has the sentinels.
-    ids: id by parameter name; None is the default: for the n-th parameter, the
-      n-th sentinel from the top.
+    vocabulary: has the sentinels, or the pieces.
+    ids: id by parameter name; None is the default: for `mask_id` the piece
+      [MASK], if there is one, and so on; else, for the n-th parameter, the n-th
+      sentinel from the top.
     objective: gin name of the objective that has these parameters.
 
   Returns:
@@ -29,6 +31,10 @@ def mark_ids(
     ValueError: too few sentinels, an id outside the vocabulary, or two special
       tokens with the same id.
   """
+  ids = {
+    key: _piece_id(vocabulary, key) if value is None else value
+    for key, value in ids.items()
+  }
   first = {
     key: vocabulary.vocab_size - 1 - i
     for i, key in enumerate(ids)
@@ -45,24 +51,13 @@ def mark_ids(
   return check_marks(vocabulary, {**ids, **first}, objective)
 
 
-def ids_of_pieces(
-  vocabulary: seqio.Vocabulary, pieces: Mapping[str, str]
-) -> dict[str, int | None]:
-  """Returns the id of each special piece; None if the vocabulary lacks it.
-
-  Args:
-    vocabulary: a SentencePiece vocabulary, or any other, which has none.
-    pieces: piece ('[CLS]') by parameter name.
-  """
+def _piece_id(vocabulary: seqio.Vocabulary, key: str) -> int | None:
+  """Returns the id of the special token's own piece, such as [MASK]."""
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
-    return dict.fromkeys(pieces)
-  model = vocabulary.tokenizer
-  found = {}
-  for key, piece in pieces.items():
-    index = model.PieceToId(piece)
-    # An unknown piece has the id of <unk>.
-    found[key] = index if model.IdToPiece(index) == piece else None
-  return found
+    return None
+  piece = f'[{key.removesuffix("_id").upper()}]'
+  found = vocabulary.tokenizer.piece_to_id(piece)
+  return None if found == vocabulary.tokenizer.unk_id() else found
 
 
 def check_marks(

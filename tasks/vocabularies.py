@@ -20,6 +20,10 @@ from fnet_t5x.tasks import corpus, sentencepiece_training
 DEFAULT_VOCAB_SIZE = 8000
 DEFAULT_EXTRA_IDS = 100
 _CORPUS = 'the shipped corpus'
+# (pad, eos, unk)
+_T5 = (0, 1, 2)
+_PUBLISHED_FNET = (3, 2, 0)
+_FNET = (0, 2, 3)  # After conversion (`convert/padding_id.py`).
 
 
 def trained_model_file(vocab_size: int = DEFAULT_VOCAB_SIZE) -> pathlib.Path:
@@ -60,8 +64,8 @@ def from_file(
 
   Raises:
     FileNotFoundError: no such file.
-    ValueError: no path, not a SentencePiece model, or a model without T5's
-      special ids.
+    ValueError: no path, not a SentencePiece model, or a model with neither
+      T5's special ids nor those of a converted FNet vocabulary.
   """
   path = os.path.expanduser(sentencepiece_model_file)
   if not path:
@@ -85,7 +89,13 @@ def from_file(
     ) from e
   tokenizer = vocabulary.tokenizer
   special = (tokenizer.pad_id(), tokenizer.eos_id(), tokenizer.unk_id())
-  if special != (0, 1, 2):
+  if special == _PUBLISHED_FNET:
+    raise ValueError(
+      f'{path} has padding at 3, as published for FNet; it is 0 here: give it'
+      ' to `python -m fnet_t5x.convert.fnet` as --vocabulary, and use the'
+      ' vocabulary.model that it writes'
+    )
+  if special not in (_T5, _FNET):
     raise ValueError(
       f'{path} has (pad, eos, unk) = {special}, T5 needs (0, 1, 2): train it'
       ' with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1'

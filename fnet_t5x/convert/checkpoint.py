@@ -1,31 +1,17 @@
 """Conversion of checkpoints between scanned and unscanned layers."""
 
-import contextlib
-import math
 import os
 import re
-import shutil
-from collections.abc import Iterable
-from typing import Any
 
-import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
-from flax import traverse_util
 
-from fnet_t5x.convert import scanned_layers
+from fnet_t5x.convert import checkpoint_leaves, scanned_layers
 from fnet_t5x.runtime import (
   checkpoints,
-  checksums,
   console,
-  damaged_checkpoints,
   model_directory,
 )
 
-# Limits on the size of arrays relative to that of their files: zeros compress
-# to almost nothing, parameters hardly at all.
-_MAX_COMPRESSION = 1000
-_ALWAYS_ALLOWED_BYTES = 1 << 30
 LAYOUTS = ('scanned', 'unscanned')
 
 
@@ -61,7 +47,7 @@ def convert(
   target = epath.Path(os.path.abspath(output)) / source.name
   if target.exists():
     raise FileExistsError(f'{target} exists; choose another --output')
-  leaves = _read(source, lambda: checkpoints.steps(directory))
+  leaves = checkpoint_leaves.read(source, lambda: checkpoints.steps(directory))
   try:
     scanned = scanned_layers.is_scanned(leaves)
     to = to or LAYOUTS[scanned]
@@ -77,7 +63,9 @@ def convert(
   if result.own_biases or to == 'unscanned':
     macros['RELPOS_BIAS_PER_LAYER'] = bool(result.own_biases)
   other_files = _other_files(source.parent, target.parent, macros)
-  _write(target.parent, step, result.leaves, source / checkpoints.DATASET)
+  checkpoint_leaves.write(
+    target.parent, step, result.leaves, source / checkpoints.DATASET
+  )
   for path, content in other_files.items():
     path.write_bytes(content)
   verb = f'its {model_directory.CONFIG_FILE} sets'
@@ -126,68 +114,3 @@ def _other_files(
         f'{path} exists and belongs to another run; choose another --output'
       )
   return contents
-
-
-def _read(
-  source: epath.Path, steps: damaged_checkpoints.Steps
-) -> dict[str, np.ndarray]:
-  reading = contextlib.nullcontext()
-  if not damaged_checkpoints.check(source, steps):
-    reading = damaged_checkpoints.reading(source, steps)
-  state = source / checkpoints.STATE
-  if not state.is_dir():
-    raise ValueError(f'{source} has no Orbax {checkpoints.STATE!r}')
-  with reading, ocp.PyTreeCheckpointer() as reader:
-    tree = reader.metadata(state).item_metadata.tree
-    as_numpy = traverse_util.flatten_dict(tree, sep='/')
-    _check_size(source, state, as_numpy.values())
-    arrays = {n: ocp.RestoreArgs(restore_type=np.ndarray) for n in as_numpy}
-    restored = reader.restore(
-      state, restore_args=traverse_util.unflatten_dict(arrays, sep='/')
-    )
-  return traverse_util.flatten_dict(restored, sep='/')
-
-
-def _check_size(
-  source: epath.Path, state: epath.Path, arrays: Iterable[Any]
-) -> None:
-  """Refuses arrays that are implausibly large for the size of their files.
-
-  The expected sizes are not known here: there is no network to compare with.
-  """
-  claimed = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays)
-  stored = sum((state / name).stat().length for name in checksums.names(state))
-  if claimed > _MAX_COMPRESSION * stored + _ALWAYS_ALLOWED_BYTES:
-    raise damaged_checkpoints.DamagedError(
-      f'{source} claims arrays of {claimed:,} bytes in files of {stored:,}',
-      'restore it from a copy',
-    )
-
-
-class _State:
-  """Adapter from leaves to the state that `CheckpointManager.save` takes."""
-
-  def __init__(self, step: int, leaves: dict[str, np.ndarray]):
-    self.step = step
-    self._leaves = leaves
-
-  def state_dict(self) -> dict[str, Any]:
-    return traverse_util.unflatten_dict(self._leaves, sep='/')
-
-
-class _SavedPosition:
-  """Position in the training data, copied without being read."""
-
-  def __init__(self, folder: epath.Path):
-    self._folder = folder
-
-  def save(self, path: str) -> None:
-    for file in self._folder.iterdir():
-      shutil.copy(file, os.path.dirname(path))
-
-
-def _write(directory, step, leaves, dataset):
-  manager = checkpoints.CheckpointManager(str(directory), create=True)
-  position = _SavedPosition(dataset) if dataset.is_dir() else None
-  manager.save(_State(step, leaves), None, position)
-  manager.close()

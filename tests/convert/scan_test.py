@@ -16,7 +16,7 @@ import small_runs
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from fnet_t5x.convert import checkpoint, scanned_layers
+from fnet_t5x.convert import checkpoint, checkpoint_leaves, scanned_layers
 from fnet_t5x.runtime import (
   checkpoints,
   model_directory,
@@ -307,4 +307,4 @@ def test_implausibly_large_arrays_are_refused(unscanned):
   source = epath.Path(unscanned[1])
   claimed = jax.ShapeDtypeStruct((10**6, 10**6), np.float32)
   with pytest.raises(ValueError, match='claims arrays of 4,000,000,000,000 by'):
-    checkpoint._check_size(source, source / 'state', [claimed])
+    checkpoint_leaves._check_size(source, source / 'state', [claimed])

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tfds_folders
 
 from fnet_t5x import feature_converters
-from fnet_t5x.tasks import glue, glue_classification, sentinels
+from fnet_t5x.tasks import glue, glue_classification
 
 _LENGTHS = {'inputs': 48, 'type_ids': 48, 'label': 1}
 # (task, TFDS config, TFDS split, texts in the order of the row, label).
@@ -172,33 +172,6 @@ def test_invalid_lengths_are_an_error(small_vocabulary, tfds_dir, lengths):
   )
   with pytest.raises(ValueError, match='label to 1'):
     _read('cola', lengths=lengths)
-
-
-class _Pieces(seqio.SentencePieceVocabulary):
-  """A vocabulary with the pieces [CLS] and [SEP]."""
-
-  def __init__(self, pieces):
-    super().__init__('')
-    self._pieces = ['<unk>', *pieces]
-
-  @property
-  def tokenizer(self):
-    return self
-
-  def PieceToId(self, piece):  # noqa: N802 (SentencePiece's name)
-    return self._pieces.index(piece) if piece in self._pieces else 0
-
-  def IdToPiece(self, index):  # noqa: N802 (SentencePiece's name)
-    return self._pieces[index]
-
-
-def test_pieces_are_found_by_name():
-  names = {'cls_id': '[CLS]', 'sep_id': '[SEP]'}
-  known = _Pieces(['a', '[CLS]', '[SEP]'])
-  assert sentinels.ids_of_pieces(known, names) == {'cls_id': 2, 'sep_id': 3}
-  none = {'cls_id': None, 'sep_id': None}
-  assert sentinels.ids_of_pieces(_Pieces(['a']), names) == none
-  assert sentinels.ids_of_pieces(seqio.ByteVocabulary(), names) == none
 
 
 def test_ids_can_be_set(small_vocabulary, tfds_dir):
