@@ -40,6 +40,7 @@ _FOLDERS = {
     'host_memory',
     'resident_memory',
     'checkpoints',
+    'glue',
     'accelerator',
   ),
 }

@@ -15,7 +15,7 @@ from fnet_t5x import __main__ as console
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 FOLDERS = {
   'benchmarks': (
-    *('checkpoints', 'collectives', 'engines', 'host_memory'),
+    *('checkpoints', 'collectives', 'engines', 'glue', 'host_memory'),
     *('input_pipeline', 'mixing', 'resident_memory'),
     *('accelerator', 'accelerator.tables'),
   ),
