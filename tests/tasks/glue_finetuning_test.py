@@ -1,5 +1,6 @@
 """Finetuning on every task of GLUE, from a checkpoint to metrics."""
 
+import json
 import math
 import pathlib
 
@@ -12,6 +13,7 @@ import pytest
 
 import fnet_t5x
 from fnet_t5x import gin_macros
+from fnet_t5x.benchmarks import glue as sweep
 from fnet_t5x.runtime import (
   checkpoints,
   gin_utils,
@@ -22,14 +24,19 @@ from fnet_t5x.runtime import (
 from fnet_t5x.runtime import train as train_lib
 
 ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
+_MODEL = ['gin/models/fnet_tiny.gin', 'gin/vocabularies/file.gin']
 _NETWORK = {
-  'VOCAB_SIZE': 384,
   'EMBED_DIM': 16,
   'MLP_DIM': 32,
   'MAX_ENCODER_LENGTH': 32,
   'ACTIVATION_DTYPE': 'float32',
 }
-_LENGTHS = {'inputs': 32, 'type_ids': 32, 'label': 1}
+_RUN = {
+  'TASK_FEATURE_LENGTHS': {'inputs': 32, 'type_ids': 32, 'label': 1},
+  'BATCH_SIZE': 8,
+  'EPOCHS': 1,
+  'EVAL_STEPS': 1,
+}
 _METRICS = {
   'cola': {'matthews_corrcoef', 'accuracy'},
   'mrpc': {'f1_accuracy_mean', 'f1', 'accuracy'},
@@ -39,14 +46,18 @@ _METRICS = {
 _LEARNING_RATE = 1e-3
 
 
-def _parse(vocabulary, files, **bindings):
-  bindings = {
-    **_NETWORK,
-    'fnet_t5x.tasks.vocabularies.default_vocabulary.sentencepiece_model_file': (
-      vocabulary.sentencepiece_model_file
-    ),
-    **bindings,
-  }
+@pytest.fixture(autouse=True)
+def _command():
+  with gin_commands.of_main(train_lib.train):
+    yield
+
+
+def _network(vocabulary):
+  path = vocabulary.sentencepiece_model_file
+  return {**_NETWORK, 'VOCABULARY_FILE': path}
+
+
+def _parse(files, bindings):
   gin.clear_config()
   gin_utils.parse_gin_flags(
     [str(ROOT)],
@@ -56,23 +67,29 @@ def _parse(vocabulary, files, **bindings):
   )
 
 
-def _pretrained(vocabulary, folder):
-  """Saves a masked LM, at a step of its own; returns path and parameters."""
-  _parse(
-    vocabulary,
-    ['gin/models/fnet_tiny.gin', 'gin/runs/pretrain_encoder.gin'],
-    TRAIN_STEPS=20000,
-    MIXTURE_OR_TASK_NAME='any',
-    TASK_FEATURE_LENGTHS={},
-    MODEL_DIR='any',
-  )
-  model = gin_macros.value('MODEL')
-  initializer = utils.TrainStateInitializer(
-    model.optimizer_def,
+def _initializer(model, optimizer):
+  return utils.TrainStateInitializer(
+    optimizer,
     model.get_initial_variables,
     {'encoder_input_tokens': (8, 32), 'encoder_type_ids': (8, 32)},
     partitioning.PjitPartitioner(num_partitions=1),
   )
+
+
+def _pretrained(vocabulary, folder):
+  """Saves a masked LM at a step of its own; returns path and parameters."""
+  _parse(
+    [*_MODEL, 'gin/runs/pretrain_encoder.gin'],
+    {
+      **_network(vocabulary),
+      'MIXTURE_OR_TASK_NAME': 'any',
+      'TASK_FEATURE_LENGTHS': {},
+      'TRAIN_STEPS': 20000,
+      'MODEL_DIR': 'any',
+    },
+  )
+  model = gin_macros.value('MODEL')
+  initializer = _initializer(model, model.optimizer_def)
   state = initializer.from_scratch(jax.random.PRNGKey(3))
   state = state.replace_step(jax.numpy.asarray(700, jax.numpy.int32))
   manager = checkpoints.CheckpointManager(str(folder), create=True)
@@ -82,15 +99,9 @@ def _pretrained(vocabulary, folder):
 
 
 def _saved(path):
-  """Returns a checkpoint's parameters."""
-  model = gin_macros.value('MODEL')
-  initializer = utils.TrainStateInitializer(
-    None,
-    model.get_initial_variables,
-    {'encoder_input_tokens': (8, 32), 'encoder_type_ids': (8, 32)},
-    partitioning.PjitPartitioner(num_partitions=1),
-  )
+  """Returns the parameters in a checkpoint of the configured model."""
   cfg = checkpoints.RestoreCheckpointConfig(path=path, mode='specific')
+  initializer = _initializer(gin_macros.value('MODEL'), None)
   return jax.device_get(initializer.from_checkpoint(cfg).params)
 
 
@@ -101,35 +112,30 @@ def test_every_task_trains_and_evaluates(
 ):
   glue_folders.write(tfds_dir, task)
   model_dir = tmp_path / 'model'
-  with gin_commands.of_main(train_lib.train):
-    path, pretrained = _pretrained(small_vocabulary, tmp_path / 'pretrained')
-    _parse(
-      small_vocabulary,
-      [
-        'gin/models/fnet_tiny.gin',
-        'gin/experiments/glue.gin',
-      ],
-      GLUE_TASK=task,
-      TASK_FEATURE_LENGTHS=_LENGTHS,
-      BATCH_SIZE=8,
-      EPOCHS=1,
-      EVAL_STEPS=1,
-      LEARNING_RATE=_LEARNING_RATE,
-      INITIAL_CHECKPOINT_PATH=path,
-      MODEL_DIR=str(model_dir),
-    )
-    assert gin.get_configurable(train_lib.train)() == 0
-    said = capsys.readouterr().out
-    assert 'starting from step 0 of' in said
-    params = _saved(str(model_dir / 'checkpoint_2'))
+  path, pretrained = _pretrained(small_vocabulary, tmp_path / 'pretrained')
+  _parse(
+    [*_MODEL, 'gin/experiments/glue.gin'],
+    {
+      **_network(small_vocabulary),
+      **_RUN,
+      'GLUE_TASK': task,
+      'LEARNING_RATE': _LEARNING_RATE,
+      'INITIAL_CHECKPOINT_PATH': path,
+      'MODEL_DIR': str(model_dir),
+    },
+  )
+  assert gin.get_configurable(train_lib.train)() == 0
+  # Not from the checkpoint's step, and with an optimizer of its own.
+  assert 'starting from step 0 of' in capsys.readouterr().out
+  params = dict(_saved(str(model_dir / 'checkpoint_2')))
   rows = reporting.read_metrics(str(model_dir))
   assert rows[-1]['step'] == 2
-  parts = ['mnli', 'mnli_mismatched'] if task == 'mnli' else [task]
   evaluated = {
     row['collection']: row
     for row in rows
-    if 'inference_eval' in row['collection']
+    if row['collection'].startswith('inference_eval/')
   }
+  parts = ['mnli', 'mnli_mismatched'] if task == 'mnli' else [task]
   assert set(evaluated) == {
     f'inference_eval/fnet_glue_{part}_classification' for part in parts
   }
@@ -137,12 +143,52 @@ def test_every_task_trains_and_evaluates(
     names = _METRICS.get(task, {'accuracy'})
     assert names <= set(row)
     assert all(math.isfinite(row[name]) for name in names)
-  # Started from the checkpoint: two steps of AdamW change a parameter by at
-  # most about twice the learning rate. The head is not there.
+  assert set(sweep.read_metrics(model_dir, task)) == set(sweep.METRICS[task])
   head = params.pop('class_head')
   assert head['kernel'].shape[1] == glue_folders.CONFIGS[task][1]
+  # Restored: two steps of AdamW change a parameter by at most about twice the
+  # learning rate.
   distances = jax.tree.map(
     lambda a, b: np.max(np.abs(a - b)), params, dict(pretrained)
   )
-  largest = max(jax.tree.leaves(distances))
-  assert 0 < largest < 3 * _LEARNING_RATE
+  assert 0 < max(jax.tree.leaves(distances)) < 3 * _LEARNING_RATE
+
+
+@pytest.mark.slow
+def test_sweep_trains_and_does_not_repeat_itself(
+  small_vocabulary, tfds_dir, tmp_path, capsys
+):
+  glue_folders.write(tfds_dir, 'rte')
+  path, _ = _pretrained(small_vocabulary, tmp_path / 'pretrained')
+  gin.clear_config()
+  output, table = tmp_path / 'sweep', tmp_path / 'glue.json'
+  bindings = {**_network(small_vocabulary), **_RUN}
+  arguments = [
+    f'--checkpoint={path}',
+    *(f'--gin_file={file}' for file in _MODEL),
+    *(f'--gin={name}={value!r}' for name, value in bindings.items()),
+    f'--output={output}',
+    f'--tfds_data_dir={tfds_dir}',
+    *('--tasks', 'rte', '--learning_rates', '1e-3', '--seeds', '0', '1'),
+    f'--json={table}',
+  ]
+
+  def run():
+    with pytest.raises(SystemExit) as end:
+      sweep.main(arguments)
+    logs = sorted(output.glob('rte/*/log.txt'))
+    assert len(logs) == 2
+    said = capsys.readouterr().out
+    assert end.value.code == 0, (said, logs[0].read_text())
+    return [log.read_text() for log in logs]
+
+  logs = run()
+  first = json.loads(table.read_text())
+  (row,) = first['rows']
+  values = [each['metrics']['accuracy'] for each in first['settings']['runs']]
+  assert row['median'] == pytest.approx(np.median(values))
+  assert (row['task'], row['metric'], row['seeds']) == ('rte', 'accuracy', 2)
+  assert not list(output.glob('rte/*/checkpoint_*'))
+  # Nothing is trained again, and the table is the same.
+  assert run() == logs
+  assert json.loads(table.read_text()) == first
