@@ -42,6 +42,7 @@ _FOLDERS = {
     'host_memory',
     'resident_memory',
     'checkpoints',
+    'glue',
     'accelerator',
   ),
 }

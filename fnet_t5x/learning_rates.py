@@ -2,6 +2,8 @@
 
 import gin
 
+from fnet_t5x import number_ranges
+
 
 @gin.configurable(module='learning_rates')
 def linear_decay_factor(total_steps: int, warmup_steps: int) -> float:
@@ -23,3 +25,19 @@ def linear_decay_factor(total_steps: int, warmup_steps: int) -> float:
       'decay needs steps after the warm-up; lower WARMUP_STEPS'
     )
   return 1 / (total_steps - warmup_steps)
+
+
+@gin.configurable(module='learning_rates')
+def warmup_steps(total_steps: int, share: float) -> int:
+  """Returns the number of warm-up steps of a run, at least 1.
+
+  Args:
+    total_steps: steps of the run (TRAIN_STEPS).
+    share: share of them, at least 0 and less than 1 (WARMUP_SHARE).
+
+  Raises:
+    ValueError: the share is out of range.
+  """
+  number_ranges.check('WARMUP_SHARE', share, 0, below=1)
+  # `linear_decay` divides by it.
+  return max(1, int(total_steps * share))

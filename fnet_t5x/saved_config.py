@@ -36,7 +36,7 @@ _MODEL_NAMES = {
   # The learning rate schedule of an optax optimizer.
   'fnet_t5x.compat.utils': ('create_learning_rate_scheduler',),
   'fnet_t5x.encoder_models': ('ClassificationModel', 'EncoderOnlyModel'),
-  'fnet_t5x.learning_rates': ('linear_decay_factor',),
+  'fnet_t5x.learning_rates': ('linear_decay_factor', 'warmup_steps'),
   'fnet_t5x.networks.fnet': ('FNet', 'FNetConfig'),
   'fnet_t5x.networks.fnet_t5': (
     'FNetT5Config',
@@ -55,6 +55,12 @@ _MODEL_NAMES = {
     'split_tokens',
   ),
   f'{_TASKS}.document_files': ('ReadOptions',),
+  f'{_TASKS}.glue_classification': (
+    'join_texts',
+    'num_classes',
+    'task_name',
+    'train_steps',
+  ),
   f'{_TASKS}.masked_lm': ('masked_lm',),
   f'{_TASKS}.next_sentence': ('masked_lm_nsp',),
   f'{_TASKS}.noise': ('random_spans_noise_mask',),

@@ -13,7 +13,8 @@ from fnet_t5x import __main__ as console
 
 FOLDERS = {
   'benchmarks': (
-    *('checkpoints', 'collectives', 'encoders', 'engines', 'host_memory'),
+    *('checkpoints', 'collectives', 'encoders', 'engines', 'glue'),
+    'host_memory',
     *('input_pipeline', 'mixing', 'resident_memory'),
     *('accelerator', 'accelerator.tables'),
   ),

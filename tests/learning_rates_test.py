@@ -26,3 +26,11 @@ def test_linear_decay_ends_at_the_last_step(total, warmup):
 def test_a_run_of_warm_up_alone_is_refused():
   with pytest.raises(ValueError, match='WARMUP_STEPS is 10 and TRAIN_STEPS 10'):
     learning_rates.linear_decay_factor(10, 10)
+
+
+def test_warm_up_is_a_share_of_the_run():
+  assert learning_rates.warmup_steps(171, 0.1) == 17
+  # The schedule divides by it.
+  assert learning_rates.warmup_steps(5, 0.1) == 1
+  with pytest.raises(ValueError, match='WARMUP_SHARE'):
+    learning_rates.warmup_steps(100, 1.0)

@@ -28,6 +28,7 @@ def write(
   splits: Mapping[str, Sequence[Mapping[str, Any]]],
   config: str | None = None,
   num_shards: int = 1,
+  ordered: bool = True,
 ) -> pathlib.Path:
   """Writes a dataset of few examples, as if TFDS had prepared it.
 
@@ -41,6 +42,7 @@ def write(
       in this order.
     config: config of the dataset: 'en'.
     num_shards: files of each split; fewer where it has fewer examples.
+    ordered: whether TFDS refuses to read it in another order, as training does.
 
   Returns:
     The folder: data_dir/name[/config]/version.
@@ -56,7 +58,7 @@ def write(
       config_name=config,
     ),
     features=tfds.features.FeaturesDict(dict(features)),
-    disable_shuffling=True,
+    disable_shuffling=ordered,
   )
   info.set_file_format('tfrecord')
   serializer = example_serializer.ExampleSerializer(
@@ -100,6 +102,7 @@ def write_known(
   data_dir: str | os.PathLike[str],
   tfds_name: str,
   splits: Mapping[str, Sequence[Mapping[str, Any]]],
+  ordered: bool = True,
 ) -> pathlib.Path:
   """Writes a dataset with the features that TFDS's own code defines.
 
@@ -107,6 +110,7 @@ def write_known(
     data_dir: what `tfds.load`'s `data_dir`, or --tfds_data_dir, names.
     tfds_name: dataset, config if it has any, and version: 'glue/cola:2.0.0'.
     splits: examples of each split; features that they lack are zero or empty.
+    ordered: see `write`.
 
   Returns:
     The folder, as `write` does.
@@ -124,7 +128,9 @@ def write_known(
     split: [{**_empty(features), **example} for example in examples]
     for split, examples in splits.items()
   }
-  return write(data_dir, name, version, features, filled, config or None)
+  return write(
+    data_dir, name, version, features, filled, config or None, ordered=ordered
+  )
 
 
 def _empty(features: tfds.features.FeaturesDict) -> dict[str, Any]:

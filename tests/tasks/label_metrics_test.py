@@ -1,5 +1,8 @@
 """Metrics of labels and numbers, against definitions and by hand."""
 
+import importlib.util
+import json
+import pathlib
 import random
 
 import numpy as np
@@ -113,4 +116,61 @@ def test_multirc_counts_answers_and_whole_questions():
   assert label_metrics.multirc(targets, predictions) == {
     'f1': pytest.approx(200 / 3),
     'exact_match': pytest.approx(100 / 3),
+  }
+
+
+_GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
+
+
+def _golden():
+  """Returns the module that generated the reference values."""
+  spec = importlib.util.spec_from_file_location(
+    'golden_label_metrics', _GOLDEN / 'label_metrics.py'
+  )
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _ours(seed):
+  """Returns our values of the metrics that the golden file has."""
+  golden = _golden()
+  targets, predictions = golden.labels(seed)
+  of_three = label_metrics.matthews_corrcoef(*golden.labels(seed, 3))
+  return {
+    **label_metrics.matthews_corrcoef(targets, predictions),
+    'matthews_corrcoef_of_three': of_three['matthews_corrcoef'],
+    **label_metrics.binary_f1(targets, predictions),
+    **label_metrics.accuracy(targets, predictions),
+    **label_metrics.correlations(*golden.scores(seed)),
+  }
+
+
+def _percent(values):
+  return {
+    name: pytest.approx(100 * value, rel=1e-12, abs=1e-12)
+    for name, value in values.items()
+  }
+
+
+def test_values_are_those_of_scikit_learn_and_scipy():
+  values = json.loads((_GOLDEN / 'label_metrics.json').read_text())
+  assert len({value['f1'] for value in values}) == len(values) == 6
+  for seed, value in enumerate(values):
+    assert _ours(seed) == _percent(value)
+
+
+def test_values_are_those_of_the_installed_libraries():
+  pytest.importorskip('sklearn')
+  for seed in range(100, 110):
+    assert _ours(seed) == _percent(_golden().reference(seed))
+
+
+def test_mean_of_f1_and_accuracy():
+  targets, predictions = _labels(4, [0, 1])
+  f1 = label_metrics.binary_f1(targets, predictions)['f1']
+  accurate = label_metrics.accuracy(targets, predictions)['accuracy']
+  assert f1 != pytest.approx(accurate)
+  assert label_metrics.f1_accuracy_mean(targets, predictions) == {
+    'f1_accuracy_mean': pytest.approx((f1 + accurate) / 2)
   }
