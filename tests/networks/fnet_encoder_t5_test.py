@@ -39,8 +39,8 @@ def build(width=16, **encoder):
   )
   module = fnet_encoder_t5.Transformer(config)
   ones = [jnp.ones(shape) for shape in ((2, 8), (2, LENGTH), (2, LENGTH))]
-  variables = module.init(jax.random.key(0), *ones, enable_dropout=False)
-  return module, variables
+  init = functools.partial(module.init, enable_dropout=False)
+  return module, jax.jit(init)(jax.random.key(0), *ones)
 
 
 def batch_of():
@@ -57,9 +57,8 @@ def names_of(tree):
 @functools.cache
 def fnet_alone():
   module = fnet.FNet(fnet.FNetConfig(**FNET))
-  return module, module.init(
-    jax.random.key(1), jnp.ones((2, 8), jnp.int32), enable_dropout=False
-  )
+  init = functools.partial(module.init, enable_dropout=False)
+  return module, jax.jit(init)(jax.random.key(1), jnp.ones((2, 8), jnp.int32))
 
 
 def test_encoder_computes_fnets_hidden_states():
@@ -187,7 +186,7 @@ def test_output_kernel_gives_the_logits():
 
 def test_packed_rows_need_exact_lengths():
   module, variables = build()
-  inputs, *targets = batch_of()
+  inputs, _, _ = batch_of()
   ids = jnp.asarray([[1] * 3 + [2] * 5] * 3)
   with pytest.raises(ValueError, match='PACK = False'):
     module.apply(variables, inputs, ids, method='encode')
