@@ -83,7 +83,7 @@ def scale_encoder(
   """Returns an optimizer with another learning rate for the encoder.
 
   Args:
-    optimizer: the optimizer, of either engine.
+    optimizer: the optimizer.
     scale: factor of the encoder's learning rate (ENCODER_LEARNING_RATE_SCALE):
       1 for that of the other parameters, 0 to freeze it.
     parameters: regular expression of the parameters' whole names.
