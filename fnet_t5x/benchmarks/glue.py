@@ -232,12 +232,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   """Parses the command line; exits on invalid input."""
   parser = argument_parser.ArgumentParser('fnet_t5x.benchmarks.glue', __doc__)
   parser.add_argument(
-    '--checkpoint', required=True, help='.../checkpoint_<step> to start from'
+    '--checkpoint', help='.../checkpoint_<step> to start from'
   )
   parser.add_argument(
     '--gin_file',
     action='append',
-    required=True,
+    default=[],
     help='its model, then its vocabulary; may be repeated',
   )
   parser.add_argument(
@@ -247,9 +247,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     metavar='NAME=VALUE',
     help='further macros of all runs; may be repeated',
   )
-  parser.add_argument(
-    '--output', required=True, help='folder of the runs and their results'
-  )
+  parser.add_argument('--output', help='folder of the runs and their results')
   parser.add_argument(
     '--tfds_data_dir', help='folder of the data that TFDS prepared'
   )
@@ -272,6 +270,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     help='keep the last checkpoint of finished runs',
   )
   options = result_table.parse(parser, arguments)
+  # Not argparse's `required`, which hides a misspelled flag.
+  for name in ('checkpoint', 'gin_file', 'output'):
+    if not getattr(options, name):
+      parser.error(f'--{name} is not given; --help has an example')
   if min(options.learning_rates) <= 0:
     parser.error('--learning_rates: above 0')
   for name in ('tasks', 'learning_rates', 'seeds'):

@@ -104,6 +104,7 @@ def test_last_evaluation_counts(tmp_path):
   [
     (['--learning_rates', '0'], '--learning_rates'),
     (['--seeds', '1', '1'], 'twice'),
+    (['--output='], '--output is not given'),
     (['--tasks', 'snli'], 'snli'),
     (['--json=/no/such/folder/x.json'], '--json'),
   ],
