@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fnet_t5x import absent_tpu, argument_parser, result_table
-from fnet_t5x.benchmarks.accelerator import encoders
+from fnet_t5x.benchmarks.accelerator import encoder_networks
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 
 LENGTHS = (512, 1024, 2048, 4096)
@@ -30,12 +30,14 @@ def measure(options: argparse.Namespace, length: int) -> list[dict[str, Any]]:
     One record per encoder and direction, with median and minimum seconds,
     rounds, and `speedup` over BERT.
   """
+  from fnet_t5x.benchmarks.accelerator import encoders
+
   rows = options.rows or max(options.tokens // length, 1)
   records = []
   for backward in (False, True):
     calls = {}
     for name in options.encoders:
-      module = encoders.make_network(
+      module = encoder_networks.make_network(
         name, options.size, options.layers, length, options.dtype
       )
       batch = encoders.make_batch(rows, length, module.config.vocab_size)
@@ -52,7 +54,7 @@ def measure(options: argparse.Namespace, length: int) -> list[dict[str, Any]]:
         'median_seconds': float(np.median(taken)),
         'least_seconds': float(taken.min()),
         'rounds': len(taken),
-        'speedup': speedup(times[encoders.BASELINE], taken),
+        'speedup': speedup(times[encoder_networks.BASELINE], taken),
       }
       for name, taken in times.items()
     ]
@@ -83,7 +85,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--lengths', type=int, nargs='+', default=LENGTHS, help='tokens per row'
   )
-  parser.add_argument('--size', default='base', choices=encoders.SIZES)
+  parser.add_argument('--size', default='base', choices=encoder_networks.SIZES)
   parser.add_argument(
     '--layers',
     type=int,
@@ -93,9 +95,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--encoders',
     nargs='+',
-    default=(encoders.BASELINE, 'FNet'),
-    choices=encoders.ENCODERS,
-    help=f'which to time; {encoders.BASELINE} always is',
+    default=(encoder_networks.BASELINE, 'FNet'),
+    choices=encoder_networks.ENCODERS,
+    help=f'which to time; {encoder_networks.BASELINE} always is',
   )
   parser.add_argument('--rows', type=int, help='rows per batch')
   parser.add_argument(
@@ -118,8 +120,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   )
   options = result_table.parse(parser, arguments)
   if options.layers is None:
-    options.layers = encoders.LAYERS[options.size]
-  options.encoders = list(dict.fromkeys((encoders.BASELINE, *options.encoders)))
+    options.layers = encoder_networks.LAYERS[options.size]
+  options.encoders = list(
+    dict.fromkeys((encoder_networks.BASELINE, *options.encoders))
+  )
   numbers = [*options.lengths, options.layers, options.tokens, options.rounds]
   if min(numbers) < 1 or (options.rows is not None and options.rows < 1):
     parser.error(
@@ -137,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
   where = result_table.environment()
   result_table.print_table(
     f'{where["device"]}, {options.size}, {options.layers} layers, '
-    f'{options.dtype}: median ms, and speedup over {encoders.BASELINE}',
+    f'{options.dtype}: median ms, and speedup over {encoder_networks.BASELINE}',
     ['', 'forward', '', 'forward+backward', ''],
     [as_section(records) for records in measured],
   )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fnet_t5x.benchmarks import encoders as command
-from fnet_t5x.benchmarks.accelerator import encoders
+from fnet_t5x.benchmarks.accelerator import encoder_networks
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_prints_the_table_and_writes_json(tmp_path, capsys):
   for row in content['rows']:
     assert row['encoder'] in table
     assert 0 < row['least_seconds'] <= row['median_seconds']
-    if row['encoder'] == encoders.BASELINE:
+    if row['encoder'] == encoder_networks.BASELINE:
       assert row['speedup'] == 1
 
 

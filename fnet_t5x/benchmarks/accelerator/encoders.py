@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fnet_t5x.benchmarks.accelerator import quick_values
+from fnet_t5x.benchmarks.accelerator import encoder_networks, quick_values
 from fnet_t5x.benchmarks.accelerator.bench import Bench, Setting
 from fnet_t5x.benchmarks.accelerator.programs import (
   Program,
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
 
   from fnet_t5x.networks.fnet import FNet
 
-BASELINE = 'BERT'
-# Mixing of the layers below, and number of attention layers at the top.
-ENCODERS = {
-  BASELINE: ('attention', 0),
-  'Linear': ('linear', 0),
-  'FNet-Hybrid': ('fourier', 2),
-  'FNet': ('fourier', 0),
-  'FF-only': ('none', 0),
-}
-SIZES = {
-  'toy': {'vocab_size': 64, 'emb_dim': 16, 'mlp_dim': 32, 'num_heads': 2},
-  'base': {'emb_dim': 768, 'mlp_dim': 3072, 'num_heads': 12},
-  'large': {'emb_dim': 1024, 'mlp_dim': 4096, 'num_heads': 16},
-}
-LAYERS = {'toy': 2, 'base': 12, 'large': 24}
 _MASKED = 0.15
 
 
@@ -44,7 +29,7 @@ class Sizes(NamedTuple):
   """Sizes of a case.
 
   Attributes:
-    size: a key of `SIZES`.
+    size: a key of `encoder_networks.SIZES`.
     layers: number of layers.
     length: tokens per row.
     rows: rows per batch.
@@ -68,14 +53,14 @@ def all_sizes(setting: Setting) -> tuple[Sizes, ...]:
 def run(bench: Bench) -> None:
   """Measures every encoder at every length."""
   for sizes in all_sizes(bench.setting):
-    for name in ENCODERS:
+    for name in encoder_networks.ENCODERS:
       measure(bench, name, sizes)
 
 
 def measure(bench: Bench, name: str, sizes: Sizes) -> None:
   """Times one encoder, forward and backward."""
   labels = {'encoder': name, **sizes._asdict()}
-  baseline = {**labels, 'encoder': BASELINE}
+  baseline = {**labels, 'encoder': encoder_networks.BASELINE}
 
   def timed():
     result = time_encoder(name, bench.setting, sizes)
@@ -89,9 +74,9 @@ def measure(bench: Bench, name: str, sizes: Sizes) -> None:
 
   guess = 3.0 if bench.setting.toy else 20.0
   needs = 0
-  if name == BASELINE:
+  if name == encoder_networks.BASELINE:
     # Attention weights, saved for the backward pass.
-    heads = SIZES[sizes.size]['num_heads']
+    heads = encoder_networks.SIZES[sizes.size]['num_heads']
     needs = 4 * sizes.layers * heads * sizes.rows * sizes.length**2
   bench.case(
     labels, timed, kind=f'encoder {sizes.size}', guess=guess, needs_bytes=needs
@@ -106,7 +91,7 @@ def time_encoder(
   Returns:
     `run_seconds`, `sequences_per_second` and `compile_seconds`.
   """
-  module = make_network(
+  module = encoder_networks.make_network(
     name, sizes.size, sizes.layers, sizes.length, setting.dtype
   )
   batch = make_batch(sizes.rows, sizes.length, module.config.vocab_size)
@@ -120,25 +105,6 @@ def time_encoder(
     'sequences_per_second': sizes.rows / times.median,
     'compile_seconds': program.compile_seconds,
   }
-
-
-def make_network(
-  name: str, size: str, layers: int, length: int, dtype: str
-) -> FNet:
-  """Returns one of `ENCODERS`, with positions for `length` tokens."""
-  from fnet_t5x.networks import fnet, fnet_t5
-
-  mixing, attention_layers = ENCODERS[name]
-  layout = fnet_t5.mixing_layout(layers, mixing, min(attention_layers, layers))
-  config = fnet.FNetConfig(
-    layer_mixing=layout,
-    num_layers=layers,
-    max_length=length,
-    dtype=jnp.dtype(dtype),
-    dropout_rate=0.0,
-    **SIZES[size],
-  )
-  return fnet.FNet(config)
 
 
 def make_batch(rows: int, length: int, vocab_size: int) -> dict[str, Array]:

@@ -4,14 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from fnet_t5x.benchmarks.accelerator import encoders
+from fnet_t5x.benchmarks.accelerator import encoder_networks, encoders
 from fnet_t5x.benchmarks.accelerator.bench import Setting
 
 
 def test_every_encoder_has_its_mixing():
   layouts = {
-    name: encoders.make_network(name, 'base', 12, 512, 'float32').config.mixings
-    for name in encoders.ENCODERS
+    name: encoder_networks.make_network(
+      name, 'base', 12, 512, 'float32'
+    ).config.mixings
+    for name in encoder_networks.ENCODERS
   }
   assert layouts['BERT'] == ('attention',) * 12
   assert layouts['FNet'] == ('fourier',) * 12
@@ -19,7 +21,7 @@ def test_every_encoder_has_its_mixing():
 
 
 def test_untrained_loss_is_that_of_uniform_guesses():
-  module = encoders.make_network('FF-only', 'toy', 1, 16, 'float32')
+  module = encoder_networks.make_network('FF-only', 'toy', 1, 16, 'float32')
   batch = encoders.make_batch(2, 16, 64)
   assert batch['places'].shape == (2, 2)
 
