@@ -21,9 +21,6 @@ from fnet_t5x.networks.t5_config import Activations, T5Config, Tokens
 
 __all__ = ['FNetConfig', 'FNetEncoderT5Config', 'T5Config', 'Transformer']
 
-# Mixings that keep packed examples apart in any case.
-_SEPARATING = ('attention', 'none')
-
 
 @struct.dataclass
 class FNetEncoderT5Config:
@@ -78,13 +75,6 @@ class FNetEncoderT5Config:
       return self.decoder.num_heads
     return math.gcd(self.encoder.num_heads, self.decoder.num_heads)
 
-  @property
-  def mixes_packed_examples(self) -> bool:
-    """Whether some layer would mix the examples of a packed row."""
-    return self.encoder.fourier_lengths == 'padded' and bool(
-      set(self.encoder.mixings).difference(_SEPARATING)
-    )
-
 
 class Transformer(t5.Transformer):
   """T5 with FNet's encoder; its methods and decoder are T5's.
@@ -136,11 +126,8 @@ class Transformer(t5.Transformer):
     Raises:
       ValueError: rows are packed, and the encoder would mix their examples.
     """
-    if encoder_segment_ids is not None and self.config.mixes_packed_examples:
-      raise ValueError(
-        "FNet's encoder mixes whole rows, and would mix a row's packed "
-        "examples: set PACK = False, or FOURIER_LENGTHS = 'exact'"
-      )
+    if encoder_segment_ids is not None:
+      self.config.encoder.check_packing()
     encoded = self.encoder(
       encoder_input_tokens,
       None,
