@@ -287,7 +287,9 @@ def remove_prefix(
   """
   length = sequences.shape[-1]
   ones = (1,) * (sequences.ndim - 1)
-  places = prefix_lengths.reshape(-1, *ones) + jnp.arange(length)
+  places = prefix_lengths.reshape(-1, *ones) + jnp.arange(length).reshape(
+    *ones, length
+  )
   places = jnp.broadcast_to(places, sequences.shape)
   moved = jnp.take_along_axis(sequences, places, axis=-1, mode='clip')
   return jnp.where(places < length, moved, 0)
