@@ -26,6 +26,15 @@ def _check_aligned(lengths: Mapping[str, int]) -> None:
     )
 
 
+def _refuse_packing(pack: bool, labels: str) -> None:
+  """Raises ValueError if `pack` is true: there is one label per row."""
+  if pack:
+    raise ValueError(
+      f'examples with {labels} cannot be packed, since there is one label per'
+      ' row: set pack to False (PACK = False)'
+    )
+
+
 class MaskedLMFeatureConverter(seqio.FeatureConverter):
   """Converter for encoder-only models that predict some of their input tokens.
 
@@ -128,11 +137,7 @@ class NextSentenceFeatureConverter(MaskedLMFeatureConverter):
     Raises:
       ValueError: if `pack` is true: there is one label per row.
     """
-    if pack:
-      raise ValueError(
-        'examples with next-sentence labels cannot be packed, since there is'
-        ' one label per row: set pack to False (PACK = False)'
-      )
+    _refuse_packing(pack, 'next-sentence labels')
     super().__init__(pack=False, **kwargs)
 
   def _model_feature(self, key: str) -> str:
@@ -215,11 +220,7 @@ class ClassificationFeatureConverter(seqio.FeatureConverter):
     Raises:
       ValueError: if `pack` is true: there is one label per row.
     """
-    if pack:
-      raise ValueError(
-        'examples with labels cannot be packed, since there is one label per'
-        ' row: set PACK to False'
-      )
+    _refuse_packing(pack, 'labels')
     super().__init__(pack=False, **kwargs)
 
   def _convert_features(

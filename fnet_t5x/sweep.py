@@ -16,25 +16,25 @@ A case is a name, a colon, and bindings separated by semicolons.
 
 import io
 import json
-import os
 import pathlib
 import re
-import subprocess
 import sys
-import time
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from fnet_t5x import command_line, environment, gin_binding, gin_check
+from fnet_t5x import (
+  command_line,
+  environment,
+  gin_binding,
+  gin_check,
+  train_process,
+)
 from fnet_t5x.gin_root import gin_root
 from fnet_t5x.run_report import case_figure, cases, curves, figure
 
-# Written into the folder of a finished run.
-FINISHED = 'sweep_run.json'
-_LOG = 'log.txt'
 _METRIC = 'cross_ent_per_target_token'
 
 
@@ -45,7 +45,7 @@ class Run(NamedTuple):
     case: name of its case.
     seed: its RANDOM_SEED.
     folder: its MODEL_DIR.
-    bindings: gin bindings, `NAME = VALUE`, beside those two.
+    bindings: its gin bindings, `NAME = VALUE`, beside MODEL_DIR.
   """
 
   case: str
@@ -121,77 +121,15 @@ def plan(
   if len(set(names)) < len(names):
     raise ValueError(f'--case: give each name once, not {", ".join(names)}')
   return [
-    Run(name, seed, output / name / f'seed_{seed}', (*bindings, *of_case))
+    Run(
+      name,
+      seed,
+      output / name / f'seed_{seed}',
+      (*bindings, *of_case, f'RANDOM_SEED = {seed}'),
+    )
     for seed in seeds
     for name, of_case in given
   ]
-
-
-def train(
-  run: Run, gin_files: Sequence[str], search_paths: Sequence[str], label: str
-) -> None:
-  """Trains a run, unless it is finished.
-
-  Args:
-    run: the run.
-    gin_files: gin files of all runs.
-    search_paths: folders to search for them, beside this project's.
-    label: printed before it starts.
-
-  Raises:
-    ValueError: the folder has a run of other settings, or training failed.
-  """
-  settings = {'gin_files': [*gin_files], 'bindings': [*run.bindings]}
-  finished = run.folder / FINISHED
-  started = run.folder / 'sweep_settings.json'
-  if started.exists() and json.loads(started.read_text()) != settings:
-    raise ValueError(
-      f'{run.folder}: a run with other gin files or bindings; choose another '
-      '--output, or remove that folder'
-    )
-  if finished.exists():
-    print(f'{label}: finished before')
-    return
-  run.folder.mkdir(parents=True, exist_ok=True)
-  started.write_text(json.dumps(settings, indent=2) + '\n')
-  bindings = [
-    *run.bindings,
-    f'MODEL_DIR = {str(run.folder)!r}',
-    f'RANDOM_SEED = {run.seed}',
-  ]
-  print(f'{label}: running', flush=True)
-  began = time.perf_counter()
-  with (run.folder / _LOG).open('a', encoding='utf-8') as log:
-    done = subprocess.run(
-      [
-        *(sys.executable, '-m', 'fnet_t5x.train'),
-        *(
-          f'--gin_search_paths={each}' for each in flags.FLAGS.gin_search_paths
-        ),
-        *(f'--gin_file={each}' for each in gin_files),
-        *(f'--gin_bindings={each}' for each in bindings),
-      ],
-      stdin=subprocess.DEVNULL,
-      stdout=log,
-      stderr=subprocess.STDOUT,
-      env={**os.environ, command_line.COMMANDS_VARIABLE: '0'},
-      check=False,
-    )
-  if done.returncode:
-    raise ValueError(
-      f'{label}: {_error_of(run.folder / _LOG)}; all it printed is in '
-      f'{run.folder / _LOG}; the same command resumes the sweep'
-    )
-  seconds = time.perf_counter() - began
-  finished.write_text(json.dumps({'seconds': round(seconds, 1)}) + '\n')
-
-
-def _error_of(log: pathlib.Path) -> str:
-  """Returns a run's error, or the last line that it printed."""
-  lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
-  errors = [line for line in lines if line.startswith('error: ')]
-  last = (errors or lines or ['ended without a word'])[-1]
-  return last.removeprefix('error: ')
 
 
 def summarize(
@@ -308,9 +246,16 @@ def main(argv: list[str]) -> None:
     sys.stderr.write(
       "warning: no matplotlib, so no picture: pip install 'fnet_t5x[report]'\n"
     )
+  places = [f'--gin_search_paths={each}' for each in given.gin_search_paths]
   for number, run in enumerate(runs, start=1):
     label = f'{number}/{len(runs)} {run.case}, seed {run.seed}'
-    train(run, given.gin_file, given.gin_search_paths, label)
+    print(label, flush=True)
+    try:
+      train_process.train_once(run.folder, given.gin_file, run.bindings, places)
+    except train_process.TrainingError as error:
+      raise ValueError(
+        f'{label}: {error}; the same command resumes the sweep'
+      ) from error
   for line in summarize(runs, given.metric, output):
     print(line)
 

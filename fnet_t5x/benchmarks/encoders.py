@@ -11,120 +11,16 @@ BERT in the same run. Rows are full, and there is no dropout.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import Any
 
 import numpy as np
 
 from fnet_t5x import absent_tpu, argument_parser, result_table
+from fnet_t5x.benchmarks.accelerator import encoder_networks
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 
-if TYPE_CHECKING:
-  from jaxtyping import Array, Float
-
-  from fnet_t5x.networks.fnet import FNet
-
 LENGTHS = (512, 1024, 2048, 4096)
-BASELINE = 'BERT'
-# Mixing of the layers below, and number of attention layers at the top.
-ENCODERS = {
-  BASELINE: ('attention', 0),
-  'Linear': ('linear', 0),
-  'FNet-Hybrid': ('fourier', 2),
-  'FNet': ('fourier', 0),
-  'FF-only': ('none', 0),
-}
-SIZES = {
-  'toy': {'vocab_size': 64, 'emb_dim': 16, 'mlp_dim': 32, 'num_heads': 2},
-  'base': {'emb_dim': 768, 'mlp_dim': 3072, 'num_heads': 12},
-  'large': {'emb_dim': 1024, 'mlp_dim': 4096, 'num_heads': 16},
-}
-LAYERS = {'toy': 2, 'base': 12, 'large': 24}
-_MASKED = 0.15
-
-
-def make_network(name: str, options: argparse.Namespace, length: int) -> FNet:
-  """Returns one of `ENCODERS`, with positions for `length` tokens."""
-  import jax.numpy as jnp
-
-  from fnet_t5x.networks import fnet, fnet_t5
-
-  mixing, attention_layers = ENCODERS[name]
-  layout = fnet_t5.mixing_layout(
-    options.layers, mixing, min(attention_layers, options.layers)
-  )
-  config = fnet.FNetConfig(
-    layer_mixing=layout,
-    num_layers=options.layers,
-    max_length=length,
-    dtype=jnp.dtype(options.dtype),
-    dropout_rate=0.0,
-    **SIZES[options.size],
-  )
-  return fnet.FNet(config)
-
-
-def make_batch(rows: int, length: int, vocab_size: int) -> dict[str, Array]:
-  """Returns full rows of random tokens, and what to predict of them."""
-  import jax.numpy as jnp
-
-  random = np.random.default_rng(0)
-  masked = max(int(_MASKED * length), 1)
-  tokens = random.integers(7, vocab_size, (rows, length), np.int32)
-  types = np.tile(np.arange(length) >= length // 2, (rows, 1))
-  places = np.stack(
-    [np.sort(random.permutation(length)[:masked]) for _ in range(rows)]
-  )
-  batch = {
-    'tokens': tokens,
-    'types': types.astype(np.int32),
-    'places': places.astype(np.int32),
-    'targets': random.integers(7, vocab_size, (rows, masked), np.int32),
-    'pairs': random.integers(0, 2, rows, np.int32),
-  }
-  return {name: jnp.asarray(value) for name, value in batch.items()}
-
-
-def loss(
-  module: FNet, params: Any, batch: dict[str, Array]
-) -> Float[Array, '']:
-  """Returns the published loss of pretraining, in nats."""
-  import jax.numpy as jnp
-  import optax
-
-  def apply(method, *inputs, **options):
-    return module.apply({'params': params}, *inputs, method=method, **options)
-
-  hidden = apply(
-    module.encode, batch['tokens'], batch['types'], enable_dropout=False
-  )
-  chosen = jnp.take_along_axis(hidden, batch['places'][..., None], axis=1)
-  cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-  tokens = cross_entropy(apply(module.mlm_logits, chosen), batch['targets'])
-  pair_logits = apply(module.pair_logits, apply(module.pool, hidden))
-  return tokens.mean() + cross_entropy(pair_logits, batch['pairs']).mean()
-
-
-def make_call(
-  module: FNet, batch: dict[str, Array], backward: bool
-) -> Callable[[], Any]:
-  """Returns a compiled call without arguments."""
-  import jax
-
-  from fnet_t5x.benchmarks.accelerator import quick_values
-
-  shapes = jax.eval_shape(
-    lambda: module.init(
-      jax.random.key(0), batch['tokens'][:1], enable_dropout=False
-    )
-  )
-  params = quick_values.fill(shapes['params'], 0)
-
-  def value(params, batch):
-    return loss(module, params, batch)
-
-  function = jax.jit(jax.value_and_grad(value) if backward else value)
-  return lambda: function(params, batch)
 
 
 def measure(options: argparse.Namespace, length: int) -> list[dict[str, Any]]:
@@ -134,14 +30,20 @@ def measure(options: argparse.Namespace, length: int) -> list[dict[str, Any]]:
     One record per encoder and direction, with median and minimum seconds,
     rounds, and `speedup` over BERT.
   """
+  from fnet_t5x.benchmarks.accelerator import encoders
+
   rows = options.rows or max(options.tokens // length, 1)
   records = []
   for backward in (False, True):
     calls = {}
     for name in options.encoders:
-      module = make_network(name, options, length)
-      batch = make_batch(rows, length, module.config.vocab_size)
-      calls[name] = make_call(module, batch, backward)
+      module = encoder_networks.make_network(
+        name, options.size, options.layers, length, options.dtype
+      )
+      batch = encoders.make_batch(rows, length, module.config.vocab_size)
+      params = encoders.make_params(module, batch)
+      program = encoders.compile_loss(module, params, batch, backward)
+      calls[name] = functools.partial(program, params, batch)
     times = time_in_turns(calls, rounds=options.rounds, seconds=options.seconds)
     records += [
       {
@@ -152,7 +54,7 @@ def measure(options: argparse.Namespace, length: int) -> list[dict[str, Any]]:
         'median_seconds': float(np.median(taken)),
         'least_seconds': float(taken.min()),
         'rounds': len(taken),
-        'speedup': speedup(times[BASELINE], taken),
+        'speedup': speedup(times[encoder_networks.BASELINE], taken),
       }
       for name, taken in times.items()
     ]
@@ -183,7 +85,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--lengths', type=int, nargs='+', default=LENGTHS, help='tokens per row'
   )
-  parser.add_argument('--size', default='base', choices=SIZES)
+  parser.add_argument('--size', default='base', choices=encoder_networks.SIZES)
   parser.add_argument(
     '--layers',
     type=int,
@@ -193,9 +95,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--encoders',
     nargs='+',
-    default=(BASELINE, 'FNet'),
-    choices=ENCODERS,
-    help=f'which to time; {BASELINE} always is',
+    default=(encoder_networks.BASELINE, 'FNet'),
+    choices=encoder_networks.ENCODERS,
+    help=f'which to time; {encoder_networks.BASELINE} always is',
   )
   parser.add_argument('--rows', type=int, help='rows per batch')
   parser.add_argument(
@@ -218,8 +120,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   )
   options = result_table.parse(parser, arguments)
   if options.layers is None:
-    options.layers = LAYERS[options.size]
-  options.encoders = list(dict.fromkeys((BASELINE, *options.encoders)))
+    options.layers = encoder_networks.LAYERS[options.size]
+  options.encoders = list(
+    dict.fromkeys((encoder_networks.BASELINE, *options.encoders))
+  )
   numbers = [*options.lengths, options.layers, options.tokens, options.rounds]
   if min(numbers) < 1 or (options.rows is not None and options.rows < 1):
     parser.error(
@@ -237,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
   where = result_table.environment()
   result_table.print_table(
     f'{where["device"]}, {options.size}, {options.layers} layers, '
-    f'{options.dtype}: median ms, and speedup over {BASELINE}',
+    f'{options.dtype}: median ms, and speedup over {encoder_networks.BASELINE}',
     ['', 'forward', '', 'forward+backward', ''],
     [as_section(records) for records in measured],
   )

@@ -12,18 +12,20 @@ finite, is listed and left out.
 """
 
 import argparse
-import hashlib
 import json
 import pathlib
-import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fnet_t5x import absent_tpu, argument_parser, result_table
+from fnet_t5x import (
+  absent_tpu,
+  argument_parser,
+  result_table,
+  train_process,
+)
 
 # By task, its metrics, in percent: the first one chooses the learning rate.
 # Those of the FNet paper's table (2105.03824) are marked in `PAPER`.
@@ -48,7 +50,6 @@ PAPER: Mapping[str, tuple[str, ...]] = {
 TASKS = tuple(task for task in METRICS if task != 'wnli')
 LEARNING_RATES = (1e-5, 2e-5, 3e-5, 5e-5)
 SEEDS = (0, 1, 2)
-_RESULT = 'result.json'
 
 
 class Run(NamedTuple):
@@ -76,10 +77,9 @@ def runs(
   ]
 
 
-def arguments_of(run: Run, options: argparse.Namespace) -> list[str]:
-  """Returns the arguments of `fnet_t5x.train` for a run."""
-  files = [*options.gin_file, 'gin/experiments/glue.gin']
-  bindings = {
+def bindings_of(run: Run, options: argparse.Namespace) -> list[str]:
+  """Returns the gin bindings of a run."""
+  values = {
     'GLUE_TASK': run.task,
     'LEARNING_RATE': run.learning_rate,
     'RANDOM_SEED': run.seed,
@@ -87,17 +87,9 @@ def arguments_of(run: Run, options: argparse.Namespace) -> list[str]:
     # One, to resume from.
     'KEEP_CHECKPOINTS': 1,
   }
-  given = (
-    [f'--tfds_data_dir={options.tfds_data_dir}']
-    if options.tfds_data_dir
-    else []
-  )
   return [
-    *(f'--gin_file={file}' for file in files),
-    *(f'--gin.{name}={value!r}' for name, value in bindings.items()),
-    *(f'--gin.{binding}' for binding in options.gin),
-    *given,
-    f'--model_dir={pathlib.Path(options.output, run.folder)}',
+    *(f'{name} = {value!r}' for name, value in values.items()),
+    *(' = '.join(each.split('=', 1)) for each in options.gin),
   ]
 
 
@@ -136,52 +128,28 @@ def read_metrics(model_dir: pathlib.Path, task: str) -> dict[str, float]:
 def finish(run: Run, options: argparse.Namespace) -> dict[str, float]:
   """Returns the metrics of a run; trains it unless it is finished.
 
-  A finished run has the file `result.json`, and no checkpoints unless
-  `options.keep_checkpoints`.
+  A finished run has no checkpoints unless `options.keep_checkpoints`.
 
   Args:
     run: the run.
     options: the command line.
 
   Raises:
-    subprocess.CalledProcessError: training failed.
-    ValueError: the folder holds the result of a run with other settings.
+    TrainingError: training failed.
+    ValueError: the folder has a run with other settings, or no evaluation.
   """
-  folder = pathlib.Path(options.output, run.folder)
-  arguments = arguments_of(run, options)
-  # The settings, without what may change between machines.
-  digest = hashlib.sha256(
-    json.dumps([a for a in arguments if not _is_place(a)]).encode()
-  ).hexdigest()
-  result = folder / _RESULT
-  if result.exists():
-    known = json.loads(result.read_text())
-    if known['settings'] != digest:
-      raise ValueError(
-        f'{result} is of a run with other settings: use another --output'
-      )
-    return known['metrics']
-  command = [sys.executable, '-m', 'fnet_t5x.train', *arguments]
-  print(shlex.join(command), flush=True)
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / 'log.txt', 'ab') as log:
-    code = subprocess.run(command, stdout=log, stderr=log, check=False)
-  if code.returncode:
-    raise subprocess.CalledProcessError(code.returncode, command)
-  metrics = read_metrics(folder, run.task)
-  temporary = result.with_suffix('.tmp')
-  temporary.write_text(
-    json.dumps({'settings': digest, 'metrics': metrics}, indent=2) + '\n'
+  folder = pathlib.Path(options.output, run.folder).absolute()
+  data = options.tfds_data_dir
+  train_process.train_once(
+    folder,
+    [*options.gin_file, 'gin/experiments/glue.gin'],
+    bindings_of(run, options),
+    [f'--tfds_data_dir={data}'] if data else [],
   )
-  temporary.replace(result)
   if not options.keep_checkpoints:
     for checkpoint in folder.glob('checkpoint_*'):
       shutil.rmtree(checkpoint)
-  return metrics
-
-
-def _is_place(argument: str) -> bool:
-  return argument.startswith(('--tfds_data_dir=', '--model_dir='))
+  return read_metrics(folder, run.task)
 
 
 def summary(
@@ -264,12 +232,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   """Parses the command line; exits on invalid input."""
   parser = argument_parser.ArgumentParser('fnet_t5x.benchmarks.glue', __doc__)
   parser.add_argument(
-    '--checkpoint', required=True, help='.../checkpoint_<step> to start from'
+    '--checkpoint', help='.../checkpoint_<step> to start from'
   )
   parser.add_argument(
     '--gin_file',
     action='append',
-    required=True,
+    default=[],
     help='its model, then its vocabulary; may be repeated',
   )
   parser.add_argument(
@@ -279,9 +247,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     metavar='NAME=VALUE',
     help='further macros of all runs; may be repeated',
   )
-  parser.add_argument(
-    '--output', required=True, help='folder of the runs and their results'
-  )
+  parser.add_argument('--output', help='folder of the runs and their results')
   parser.add_argument(
     '--tfds_data_dir', help='folder of the data that TFDS prepared'
   )
@@ -304,6 +270,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     help='keep the last checkpoint of finished runs',
   )
   options = result_table.parse(parser, arguments)
+  # Not argparse's `required`, which hides a misspelled flag.
+  for name in ('checkpoint', 'gin_file', 'output'):
+    if not getattr(options, name):
+      parser.error(f'--{name} is not given; --help has an example')
   if min(options.learning_rates) <= 0:
     parser.error('--learning_rates: above 0')
   for name in ('tasks', 'learning_rates', 'seeds'):
@@ -321,12 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   for run in runs(options.tasks, options.learning_rates, options.seeds):
     try:
       metrics[run] = finish(run, options)
-    except (subprocess.CalledProcessError, ValueError) as error:
-      message = str(error)
-      if isinstance(error, subprocess.CalledProcessError):
-        log = pathlib.Path(options.output, run.folder, 'log.txt')
-        message = f'{run.folder} ended with code {error.returncode}: see {log}'
-      print(f'error: {message}', file=sys.stderr, flush=True)
+    except ValueError as error:
+      print(f'error: {run.folder}: {error}', file=sys.stderr, flush=True)
       failed.append(run)
       # Not a single one: the settings are wrong, not a learning rate.
       if not metrics:

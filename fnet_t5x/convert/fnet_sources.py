@@ -129,7 +129,7 @@ def _safetensors():
     import safetensors.numpy
   except ImportError as error:
     raise ImportError(
-      "Hugging Face's layout needs safetensors: pip install safetensors"
+      "Hugging Face's layout needs safetensors: pip install 'fnet_t5x[convert]'"
     ) from error
   return safetensors
 

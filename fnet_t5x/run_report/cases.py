@@ -37,34 +37,28 @@ class Case:
   def band(self) -> curves.Curve:
     """Returns the median over seeds at each step that all runs have."""
     steps = self._common_steps()
-    by_seed = [self._at(curve, steps) for curve in self.curves.values()]
-    seconds = [self._seconds_at(curve, steps) for curve in self.curves.values()]
-    return curves.Curve(
-      steps,
-      [statistics.median(each) for each in zip(*seconds, strict=True)],
-      [statistics.median(each) for each in zip(*by_seed, strict=True)],
+    medians = (
+      [statistics.median(each) for each in self._by_step(field, steps)]
+      for field in ('seconds', 'values')
     )
+    return curves.Curve(steps, *medians)
 
   def extremes(self) -> tuple[list[float], list[float]]:
     """Returns minimum and maximum over seeds, at the steps of `band`."""
-    steps = self._common_steps()
-    by_seed = [self._at(curve, steps) for curve in self.curves.values()]
-    columns = list(zip(*by_seed, strict=True))
+    columns = self._by_step('values', self._common_steps())
     return [min(each) for each in columns], [max(each) for each in columns]
 
   def _common_steps(self) -> list[int]:
     sets = [set(curve.steps) for curve in self.curves.values()]
     return sorted(set.intersection(*sets))
 
-  @staticmethod
-  def _at(curve, steps):
-    known = dict(zip(curve.steps, curve.values, strict=True))
-    return [known[step] for step in steps]
-
-  @staticmethod
-  def _seconds_at(curve, steps):
-    known = dict(zip(curve.steps, curve.seconds, strict=True))
-    return [known[step] for step in steps]
+  def _by_step(self, field: str, steps: list[int]) -> list[tuple]:
+    """Returns a field of the curves at each step, for all seeds."""
+    by_seed = []
+    for curve in self.curves.values():
+      known = dict(zip(curve.steps, getattr(curve, field), strict=True))
+      by_seed.append([known[step] for step in steps])
+    return list(zip(*by_seed, strict=True))
 
 
 def read(name: str, folders: Mapping[int, pathlib.Path], metric: str) -> Case:

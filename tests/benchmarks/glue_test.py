@@ -34,14 +34,14 @@ def test_every_run_has_its_folder_and_settings(tmp_path):
   options = _options(tmp_path, '--gin=BATCH_SIZE=8')
   found = glue.runs(('cola', 'rte'), (1e-5, 3e-5), (0, 1, 2))
   assert len({run.folder for run in found}) == 12
-  arguments = glue.arguments_of(found[-1], options)
-  assert "--gin.GLUE_TASK='rte'" in arguments
-  assert '--gin.LEARNING_RATE=3e-05' in arguments
-  assert '--gin.RANDOM_SEED=2' in arguments
-  assert '--gin.BATCH_SIZE=8' in arguments
-  # The recipe comes after the model, whose MODEL it replaces.
-  files = [a for a in arguments if a.startswith('--gin_file=')]
-  assert files[-1] == '--gin_file=gin/experiments/glue.gin'
+  assert glue.bindings_of(found[-1], options) == [
+    "GLUE_TASK = 'rte'",
+    'LEARNING_RATE = 3e-05',
+    'RANDOM_SEED = 2',
+    "INITIAL_CHECKPOINT_PATH = 'c/checkpoint_7'",
+    'KEEP_CHECKPOINTS = 1',
+    'BATCH_SIZE = 8',
+  ]
 
 
 def test_median_of_seeds_at_the_best_learning_rate():
@@ -104,6 +104,7 @@ def test_last_evaluation_counts(tmp_path):
   [
     (['--learning_rates', '0'], '--learning_rates'),
     (['--seeds', '1', '1'], 'twice'),
+    (['--output='], '--output is not given'),
     (['--tasks', 'snli'], 'snli'),
     (['--json=/no/such/folder/x.json'], '--json'),
   ],

@@ -1,4 +1,4 @@
-"""Section 5: the loss of several encoders after the same time of training.
+"""Section 6: the loss of several encoders after the same time of training.
 
 Compiling, warming up and evaluating are outside of the clock. The learning rate
 follows the clock, not the steps, so that each network's schedule is complete.

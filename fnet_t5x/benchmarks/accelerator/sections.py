@@ -39,6 +39,7 @@ SECTIONS = (
   Section('mixing', 110, 'mixing'),
   Section('training', 140, 'training'),
   Section('generation', 75, 'generation'),
+  Section('encoders', 50, 'encoders'),
   Section('quality', 130, 'quality', needs_corpus=True),
 )
 
