@@ -24,7 +24,7 @@ _TASKS = 'fnet_t5x.tasks'
 _MODEL_NAMES = {
   'fnet_t5x.compat.adafactor': ('Adafactor', 'standard_logical_factor_rules'),
   'fnet_t5x.compat.decoding': ('beam_search', 'temperature_sample'),
-  'fnet_t5x.compat.models': ('EncoderDecoderModel',),
+  'fnet_t5x.compat.models': ('DecoderOnlyModel', 'EncoderDecoderModel'),
   'fnet_t5x.compat.optimizers': (
     'adam',
     'adamw',
@@ -49,6 +49,7 @@ _MODEL_NAMES = {
     'Transformer',
     'mixing_layout',
   ),
+  'fnet_t5x.networks.gpt2': ('GPT2', 'GPT2Config'),
   'fnet_t5x.networks.t5': ('T5Config', 'Transformer'),
   'fnet_t5x.scaled_optimizers': ('scale_encoder',),
   't5x.examples.t5.network': ('T5Config', 'Transformer'),
@@ -90,6 +91,7 @@ _MODEL_NAMES = {
   ),
 }
 _MODEL_CLASSES = (
+  'fnet_t5x.compat.models.DecoderOnlyModel',
   'fnet_t5x.compat.models.EncoderDecoderModel',
   'fnet_t5x.encoder_models.ClassificationModel',
   'fnet_t5x.encoder_models.EncoderOnlyModel',

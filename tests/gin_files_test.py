@@ -388,6 +388,24 @@ def test_what_a_run_from_fnet_saves_is_read_again():
   assert type(model.optimizer_def).__name__ == 'ScaledOptimizer'
 
 
+@pytest.mark.parametrize(
+  ('size', 'numbers'),
+  [
+    ('base', (768, 12, 12)),
+    ('medium', (1024, 16, 24)),
+    ('large', (1280, 20, 36)),
+    ('xl', (1600, 25, 48)),
+  ],
+)
+def test_sizes_of_gpt2_are_the_published_ones(size, numbers):
+  """`networks/gpt2_test.py` counts parameters of these numbers."""
+  model = build(f'gin/models/gpt2_{size}.gin', 'VOCABULARY = None')
+  config = model.module.config
+  got = (config.emb_dim, config.num_heads, config.num_layers)
+  assert (*got, config.max_length) == (*numbers, 1024)
+  assert config.feed_forward_width == 4 * config.emb_dim
+
+
 @pytest.mark.parametrize('mixing', ['attention', 'linear', 'random', 'none'])
 def test_other_encoders_are_one_macro_away(mixing):
   model = build(

@@ -214,6 +214,50 @@ class BaseTransformerModel(BaseModel):
       segment_ids=segment_ids,
     )
 
+  def score_batch(
+    self, params: PyTree, batch: Batch, return_intermediates: bool = False
+  ):
+    """Returns the weighted log-likelihood of the targets, without z-loss.
+
+    Args:
+      params: parameters of the network.
+      batch: features, including `decoder_loss_weights`.
+      return_intermediates: whether to return what the network sowed too, with
+        the targets, weights and per-token scores under `decoder`.
+
+    Returns:
+      Nats per example [batch]; with `return_intermediates` also a dict whose
+      leaves are tuples, as `nn.Module.sow` makes them.
+    """
+    weights = batch['decoder_loss_weights']
+    targets = batch['decoder_target_tokens']
+    intermediates = {}
+    output = None
+    if return_intermediates:
+      logits, variables = self._compute_logits(
+        params=params, batch=batch, mutable=['intermediates']
+      )
+      intermediates = flax.core.unfreeze(variables.get('intermediates', {}))
+    else:
+      output = self._compute_output(params, batch)
+      if output is None:
+        logits = self._compute_logits(params, batch)
+    if output is None:
+      token_losses, _ = losses.cross_entropy_with_ids(logits, targets)
+    else:
+      _, tokens = losses.output_cross_entropy(*output, targets)
+      token_losses = tokens.cross_entropy
+    token_scores = -token_losses * weights
+    scores = token_scores.sum(-1)
+    if not return_intermediates:
+      return scores
+    intermediates.setdefault('decoder', {}).update(
+      target_tokens=(targets,),
+      loss_weights=(weights,),
+      token_scores=(token_scores,),
+    )
+    return scores, intermediates
+
 
 def _segment_ids(batch: Batch) -> Mapping[str, Array]:
   """Returns segment ids by feature; masks of non-padding if not packed."""
@@ -228,6 +272,28 @@ def _segment_ids(batch: Batch) -> Mapping[str, Array]:
     for name in ('encoder_input_tokens', 'decoder_target_tokens')
     if name in batch
   }
+
+
+def decoding_arguments(
+  rng: jax.Array | None,
+  decoder_params: Mapping[str, Any] | None,
+  eos_id: int | None,
+) -> dict[str, Any]:
+  """Returns further arguments of a decoding function, with key and EOS.
+
+  Raises:
+    ValueError: a key is given both as `rng` and in `decoder_params`.
+  """
+  arguments = dict(decoder_params or {})
+  if rng is not None:
+    if arguments.get('decode_rng') is not None:
+      raise ValueError(
+        "two keys for decoding: give `rng` or decoder_params['decode_rng'],"
+        ' not both'
+      )
+    arguments['decode_rng'] = rng
+  arguments.setdefault('eos_id', eos_id or 1)
+  return arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -415,6 +481,37 @@ class EncoderDecoderModel(BaseTransformerModel):
       module, params, encoded, prompts, prompted=prompted
     )
 
+  def prompt_length(self, feature_lengths: Mapping[str, int]) -> int | None:
+    """Returns the length of a prompt's own feature, with EOS."""
+    return feature_lengths['inputs']
+
+  def generation_length(self, feature_lengths: Mapping[str, int]) -> int:
+    """Returns the length of the decoder."""
+    return feature_lengths['targets']
+
+  def start_generation(
+    self,
+    params: PyTree,
+    inputs: Int[Array, '1 input_length'],
+    rows: int,
+    length: int,
+  ) -> tuple[network_decoding.EncodedInputs, PyTree, Int[Array, 'rows 1']]:
+    """Returns what the first decoding step after a prompt needs.
+
+    Args:
+      params: parameters of the network.
+      inputs: the prompt; 0 is padding.
+      rows: number of samples.
+      length: the decoder's length.
+
+    Returns:
+      Encoded inputs, the decoder's cache, and the tokens to feed first.
+    """
+    encoded = self.encode(params, inputs).repeat(rows)
+    prompts = jnp.zeros((rows, length), jnp.int32)
+    cache, _ = self.start_decoding(params, encoded, prompts, prompted=False)
+    return encoded, cache, prompts[:, :1]
+
   def decode_step(
     self,
     params: PyTree,
@@ -477,16 +574,8 @@ class EncoderDecoderModel(BaseTransformerModel):
       return_all_decodes = defaults.return_all_decodes
     if num_decodes is None:
       num_decodes = defaults.num_decodes
-    decoder_params = dict(decoder_params or {})
-    if rng is not None:
-      if decoder_params.get('decode_rng') is not None:
-        raise ValueError(
-          "two keys for decoding: give `rng` or decoder_params['decode_rng'],"
-          ' not both'
-        )
-      decoder_params['decode_rng'] = rng
     eos_id = self.output_vocabulary.eos_id
-    decoder_params.setdefault('eos_id', eos_id or 1)
+    decoder_params = decoding_arguments(rng, decoder_params, eos_id)
 
     encoder_tokens = batch['encoder_input_tokens']
     prompts = batch['decoder_input_tokens']
@@ -526,47 +615,3 @@ class EncoderDecoderModel(BaseTransformerModel):
     if return_all_decodes:
       return decodes, {'scores': scores}
     return decodes[:, -1, :], {'scores': scores[:, -1]}
-
-  def score_batch(
-    self, params: PyTree, batch: Batch, return_intermediates: bool = False
-  ):
-    """Returns the weighted log-likelihood of the targets, without z-loss.
-
-    Args:
-      params: parameters of the network.
-      batch: features, including `decoder_loss_weights`.
-      return_intermediates: whether to return what the network sowed too, with
-        the targets, weights and per-token scores under `decoder`.
-
-    Returns:
-      Nats per example [batch]; with `return_intermediates` also a dict whose
-      leaves are tuples, as `nn.Module.sow` makes them.
-    """
-    weights = batch['decoder_loss_weights']
-    targets = batch['decoder_target_tokens']
-    intermediates = {}
-    output = None
-    if return_intermediates:
-      logits, variables = self._compute_logits(
-        params=params, batch=batch, mutable=['intermediates']
-      )
-      intermediates = flax.core.unfreeze(variables.get('intermediates', {}))
-    else:
-      output = self._compute_output(params, batch)
-      if output is None:
-        logits = self._compute_logits(params, batch)
-    if output is None:
-      token_losses, _ = losses.cross_entropy_with_ids(logits, targets)
-    else:
-      _, tokens = losses.output_cross_entropy(*output, targets)
-      token_losses = tokens.cross_entropy
-    token_scores = -token_losses * weights
-    scores = token_scores.sum(-1)
-    if not return_intermediates:
-      return scores
-    intermediates.setdefault('decoder', {}).update(
-      target_tokens=(targets,),
-      loss_weights=(weights,),
-      token_scores=(token_scores,),
-    )
-    return scores, intermediates
