@@ -161,6 +161,7 @@ def values_of(metrics):
   return metrics_lib.scalars(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('max_predictions', [None, 3, 9])
 @pytest.mark.parametrize('pairs', [True, False])
 def test_loss_is_that_of_tokens_and_pairs(pairs, max_predictions):
@@ -192,6 +193,7 @@ def test_logits_are_as_many_as_the_predictions():
   assert (4, 10, VOCAB) not in shapes
 
 
+@pytest.mark.slow
 def test_gradient_ignores_all_but_the_predicted_tokens():
   batch = batch_of(pairs=False)
   a_model = model(max_predictions=3)
