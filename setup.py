@@ -39,6 +39,8 @@ setuptools.setup(
   ],
   package_dir=MAPPED,
   package_data={
+    # Copied to exported folders; never imported here, so no package.
+    'fnet_t5x.convert': ['hybrid_torch/*.py'],
     'fnet_t5x.gin': ['**/*.gin'],
     'fnet_t5x.xm_launch': ['*.sh'],
   },

@@ -18,7 +18,7 @@ FOLDERS = {
     *('input_pipeline', 'mixing', 'resident_memory'),
     *('accelerator', 'accelerator.tables'),
   ),
-  'convert': ('fnet', 'scan'),
+  'convert': ('fnet', 'hybrid', 'scan'),
   'planning': (
     *('matched', 'measured_memory', 'parameters', 'scaling'),
     'tables',
@@ -128,7 +128,7 @@ def test_list_of_commands_has_two_columns():
     (['xyz'], 'no such command; use quickstart, train, '),
     (['benchmark', 'mixin'], 'did you mean mixing?'),
     (['benchmark'], 'fnet-t5x benchmark: name one of mixing, '),
-    (['convert', '--checkpoint=x'], 'use scan, fnet'),
+    (['convert', '--checkpoint=x'], 'use scan, fnet, hybrid'),
   ],
 )
 def test_unknown_command_is_one_line(words, line):
