@@ -249,7 +249,7 @@ def _own_pieces(path: pathlib.Path, config: Mapping[str, Any]) -> bytes | None:
   if size > rows:
     raise ValueError(f'{path} has {size} pieces, the embedding {rows} rows')
   extra_ids = config.get('extra_ids', 0)
-  sentinels = [f'<extra_id_{i}>' for i in reversed(range(extra_ids))]
+  sentinels = [f'▁<extra_id_{i}>' for i in reversed(range(extra_ids))]
   kept = list(proto.pieces)[: size - extra_ids]
   if [p.piece for p in proto.pieces[len(kept) :]] != sentinels:
     raise ValueError(

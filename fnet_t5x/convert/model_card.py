@@ -91,7 +91,7 @@ def text(
       'of training.',
       '',
     ]
-  return '\n'.join(lines) + _USE
+  return '\n'.join([*lines, _USE])
 
 
 def _settings(directory: model_directory.ModelDirectory) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Model directories of small hybrids, without training, and their outputs."""
 
+import hashlib
+import json
 import pathlib
 import zlib
 
@@ -60,6 +62,8 @@ CASES = {
 }
 STEP = 5
 NEW_TOKENS, BEAMS, EOS = 8, 4, 1
+# Number of ids whose logits are recorded.
+RECORDED = 12
 
 
 def write(
@@ -79,9 +83,9 @@ def write(
   gin.add_config_file_search_path(str(ROOT))
   # As a run would: one text of all that its gin files say.
   gin.parse_config(_BASE.format(model=model) + '\n'.join(lines))
-  built = gin_macros.value('MODEL')
   folder.mkdir(parents=True, exist_ok=True)
   (folder / model_directory.CONFIG_FILE).write_text(gin.config_str())
+  built = gin_macros.value('MODEL')
   gin.clear_config()
   tokens = jnp.ones((1, 3), jnp.int32)
   shapes = jax.eval_shape(
@@ -103,8 +107,42 @@ def _random(name: str, shape: tuple[int, ...]) -> np.ndarray:
   leaf = name.rpartition('/')[2]
   if leaf == 'scale':
     return 1 + 0.2 * x
-  # Kernels such that activations stay of order one.
-  return x if 'embedding' in leaf else 0.4 * x
+  if 'embedding' in leaf:
+    return x
+  if name == 'decoder/logits_dense/kernel':
+    # So that some texts end.
+    x[:, EOS] *= 2
+  # Such that activations stay of order one.
+  return 0.25 * x
+
+
+def write_with_pieces(
+  folder: pathlib.Path, pieces: pathlib.Path, extra_ids: int
+) -> None:
+  """Writes a model directory with a SentencePiece vocabulary."""
+  vocabulary = 'vocabularies.default_vocabulary'
+  write(
+    folder,
+    f'VOCABULARY = @{vocabulary}()',
+    f'{vocabulary}.sentencepiece_model_file = {str(pieces)!r}',
+    f'{vocabulary}.extra_ids = {extra_ids}',
+    'VOCAB_SIZE = 512',
+  )
+  kept = folder / model_directory.VOCABULARY_FILE
+  kept.write_bytes(pieces.read_bytes())
+
+
+def content(exported: pathlib.Path) -> dict:
+  """Returns an exported folder's configuration, and what its tensors are."""
+  from safetensors.numpy import load_file
+
+  tensors = dict(sorted(load_file(exported / 'model.safetensors').items()))
+  digest = hashlib.sha256(b''.join(x.tobytes() for x in tensors.values()))
+  return {
+    'config': json.loads((exported / 'config.json').read_text()),
+    'shapes': {name: list(x.shape) for name, x in tensors.items()},
+    'sha256': digest.hexdigest(),
+  }
 
 
 def leaves(checkpoint: pathlib.Path) -> dict[str, np.ndarray]:

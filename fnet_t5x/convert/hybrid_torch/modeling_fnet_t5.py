@@ -231,6 +231,9 @@ class EncoderLayer(nn.Module):
 class FNetT5Encoder(nn.Module):
   """Embeddings, layers with a mixing each, and a norm."""
 
+  # Generation passes its inputs by this name.
+  main_input_name = 'input_ids'
+
   def __init__(self, config: FNetT5Config, embed_tokens: nn.Embedding):
     super().__init__()
     if len(config.encoder_mixing) != config.num_layers:
