@@ -147,9 +147,9 @@ def test_tokenizer_has_the_ids_of_seqio(keeps_blanks, tmp_path):
     for each in (tokenizer, saved):
       assert each(text).input_ids == [*ids, 1], text
       assert each(text, add_special_tokens=False).input_ids == ids, text
-    assert tokenizer.decode(
-      [*ids, 1], skip_special_tokens=True
-    ) == vocabulary.tokenizer.decode(ids)
+    decoded = vocabulary.tokenizer.decode(ids)
+    assert tokenizer.decode([*ids, 1], skip_special_tokens=True) == decoded
+    assert tokenizer.decode([*ids, 1]) == f'{decoded}</s>'
   batch = tokenizer(texts[:3], padding=True, return_tensors='pt')
   assert batch.attention_mask.sum(1).tolist() == [
     len(vocabulary.encode(text)) + 1 for text in texts[:3]

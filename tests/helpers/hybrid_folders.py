@@ -118,10 +118,10 @@ def _random(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def write_with_pieces(
   folder: pathlib.Path, pieces: pathlib.Path, extra_ids: int
-) -> None:
-  """Writes a model directory with a SentencePiece vocabulary."""
+) -> tuple[object, dict]:
+  """Does `write` with a SentencePiece vocabulary."""
   vocabulary = 'vocabularies.default_vocabulary'
-  write(
+  written = write(
     folder,
     f'VOCABULARY = @{vocabulary}()',
     f'{vocabulary}.sentencepiece_model_file = {str(pieces)!r}',
@@ -130,6 +130,7 @@ def write_with_pieces(
   )
   kept = folder / model_directory.VOCABULARY_FILE
   kept.write_bytes(pieces.read_bytes())
+  return written
 
 
 def content(exported: pathlib.Path) -> dict:

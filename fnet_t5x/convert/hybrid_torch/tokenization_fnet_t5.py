@@ -65,8 +65,20 @@ class FNetT5Tokenizer(PreTrainedTokenizer):
     return self.pieces.id_to_piece(index if known else self.pieces.unk_id())
 
   def convert_tokens_to_string(self, tokens: list[str]) -> str:
-    """Returns the text of pieces."""
-    return self.pieces.decode([self.pieces.piece_to_id(t) for t in tokens])
+    """Returns the text of pieces.
+
+    Padding and EOS, which SentencePiece decodes to nothing, are shown: others
+    take EOS as text, for example to recognize the end of one.
+    """
+    shown = (self.pad_token, self.eos_token)
+    texts, ids = [], []
+    for token in tokens:
+      if token in shown:
+        texts += [self.pieces.decode(ids), token]
+        ids = []
+      else:
+        ids.append(self.pieces.piece_to_id(token))
+    return ''.join([*texts, self.pieces.decode(ids)])
 
   def build_inputs_with_special_tokens(
     self, token_ids_0: list[int], token_ids_1: list[int] | None = None
