@@ -110,7 +110,8 @@ def to_hugging_face(source: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
   generation = {
     'decoder_start_token_id': 0,
     'eos_token_id': config['eos_token_id'],
-    'max_new_tokens': int(configured.feature_lengths['targets']),
+    # With the first 0. Not max_new_tokens, which lm-eval cannot override.
+    'max_length': int(configured.feature_lengths['targets']) + 1,
     'pad_token_id': 0,
   }
   card = model_card.text(directory, config, _count(tensors))

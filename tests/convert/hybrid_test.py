@@ -104,6 +104,16 @@ def test_code_is_small_and_of_its_own():
       assert not any(str(name).startswith('fnet_t5x') for name in names)
 
 
+def test_texts_are_as_long_as_targets(exported):
+  config = json.loads((exported / 'out/generation_config.json').read_text())
+  assert config == {
+    'decoder_start_token_id': 0,
+    'eos_token_id': 1,
+    'max_length': 8 + 1,
+    'pad_token_id': 0,
+  }
+
+
 def test_card_says_what_the_folder_says(exported):
   card = (exported / 'out/README.md').read_text()
   values = {
