@@ -23,8 +23,6 @@ from fnet_t5x.tasks import sentinels
 
 Batch = Mapping[str, Array]
 MetricsMap = dict[str, clu_metrics.Metric]
-# Mixings that keep packed examples apart in any case.
-_SEPARATING = ('attention', 'none')
 
 
 class _EncoderModel(models.BaseTransformerModel):
@@ -51,7 +49,8 @@ class _EncoderModel(models.BaseTransformerModel):
       ValueError: rows are packed, and the network would mix their examples.
     """
     del input_types
-    self._check_packing(input_shapes)
+    if 'encoder_segment_ids' in input_shapes:
+      self.module.config.check_packing()
     features = {
       name: jnp.ones(input_shapes[name], jnp.int32)
       for name in (
@@ -65,17 +64,6 @@ class _EncoderModel(models.BaseTransformerModel):
     return flax.core.freeze(
       self.module.init(rng, tokens, **features, enable_dropout=False)
     )
-
-  def _check_packing(self, input_shapes) -> None:
-    config = self.module.config
-    if 'encoder_segment_ids' not in input_shapes:
-      return
-    mixing = sorted(set(config.mixings) - set(_SEPARATING))
-    if mixing and config.fourier_lengths == 'padded':
-      raise ValueError(
-        f"{mixing[0]} mixing over whole rows would mix a row's packed "
-        "examples: set PACK = False, or FOURIER_LENGTHS = 'exact'"
-      )
 
   def _encode(
     self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None

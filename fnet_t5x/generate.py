@@ -237,13 +237,13 @@ class Printer:
       for piece in stream:
         _write(piece)
       _write('\n')
-      self._note_cut(stream.ended, number, 1)
+      self._note_cut(stream.ended, prompt, number, 1)
       return
     texts = self._generator.texts(prompt, chosen)
     for sample, text in enumerate(texts, start=1):
       self._print_label(prompt, number, sample)
       _write(text.text + '\n')
-      self._note_cut(text.ended, number, sample)
+      self._note_cut(text.ended, prompt, number, sample)
 
   def _name(self, number: int, sample: int) -> str:
     """Returns the label of a text; '' if it is the only one."""
@@ -259,10 +259,12 @@ class Printer:
       _write(f'{name}{beginning(prompt)}\n')
     self._printed += 1
 
-  def _note_cut(self, ended: bool, number: int, sample: int) -> None:
+  def _note_cut(
+    self, ended: bool, prompt: str, number: int, sample: int
+  ) -> None:
     if ended:
       return
-    limit = self._generator.max_tokens(self._options.max_tokens)
+    limit = self._generator.max_tokens(self._options.max_tokens, prompt)
     by_flag = limit == self._options.max_tokens
     _note(
       f'{self._name(number, sample)}the text was cut at {limit} tokens '

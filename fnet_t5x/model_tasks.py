@@ -13,12 +13,14 @@ ENCODER_ONLY = 'encoder-only'
 CLASSIFICATION = 'classification'
 # By the name of the class that MODEL constructs.
 _MODELS = {
+  'DecoderOnlyModel': DECODER_ONLY,
   'EncoderDecoderModel': ENCODER_DECODER,
   'EncoderOnlyModel': ENCODER_ONLY,
   'ClassificationModel': CLASSIFICATION,
 }
 # By the name of the feature converter, which subclasses do not share.
 _CONVERTERS = {
+  'DecoderFeatureConverter': DECODER_ONLY,
   'EncDecFeatureConverter': ENCODER_DECODER,
   'PretrainingFeatureConverter': ENCODER_ONLY,
   'ClassificationFeatureConverter': CLASSIFICATION,
@@ -37,7 +39,11 @@ _OBJECTIVES = {
 }
 _TASK_NAME = '@registration.task_name()'
 _ENCODER_FILES = 'gin/models/fnet_base.gin (or fnet_large.gin, fnet_tiny.gin)'
+# Also trained on: a decoder-only model reads inputs and targets as one text, as
+# in T5X.
+_ALSO = {DECODER_ONLY: (ENCODER_DECODER,)}
 _REMEDIES = {
+  DECODER_ONLY: 'use gin/models/gpt2_base.gin (or another of gpt2_*)',
   ENCODER_DECODER: 'use gin/models/fnet_t5_base.gin (or another of fnet_t5_* '
   'and t5_*)',
   ENCODER_ONLY: f'use {_ENCODER_FILES}',
@@ -96,15 +102,16 @@ def _kind(features: set[str]) -> str | None:
 def _check(own: str | None, needed: str | None, what: str) -> None:
   if own is None or needed is None or own == needed:
     return
-  if needed == DECODER_ONLY:
-    other = _OTHER_OBJECTIVES.get(own)
-    instead = f'; {other} trains this one (gin/objectives/{other}.gin)'
-    raise ValueError(
-      f'{what} trains decoder-only models, and this package has none yet; '
-      f'MODEL is an {own} model' + (instead if other else '')
+  if needed in _ALSO.get(own, ()):
+    return
+  article = 'an' if own.startswith('e') else 'a'
+  instead = ''
+  if needed == DECODER_ONLY and own in _OTHER_OBJECTIVES:
+    other = _OTHER_OBJECTIVES[own]
+    instead = (
+      f', or {other}, which trains this one (gin/objectives/{other}.gin)'
     )
-  article = 'a' if own == CLASSIFICATION else 'an'
   raise ValueError(
     f'{what} trains {needed} models, and MODEL is {article} {own} model: '
-    f'{_REMEDIES[needed]}'
+    f'{_REMEDIES[needed]}{instead}'
   )

@@ -24,7 +24,7 @@ _TASKS = 'fnet_t5x.tasks'
 _MODEL_NAMES = {
   'fnet_t5x.compat.adafactor': ('Adafactor', 'standard_logical_factor_rules'),
   'fnet_t5x.compat.decoding': ('beam_search', 'temperature_sample'),
-  'fnet_t5x.compat.models': ('EncoderDecoderModel',),
+  'fnet_t5x.compat.models': ('DecoderOnlyModel', 'EncoderDecoderModel'),
   'fnet_t5x.compat.optimizers': (
     'adam',
     'adamw',
@@ -38,12 +38,20 @@ _MODEL_NAMES = {
   'fnet_t5x.encoder_models': ('ClassificationModel', 'EncoderOnlyModel'),
   'fnet_t5x.learning_rates': ('linear_decay_factor', 'warmup_steps'),
   'fnet_t5x.networks.fnet': ('FNet', 'FNetConfig'),
+  'fnet_t5x.networks.fnet_encoder_t5': (
+    'FNetConfig',
+    'FNetEncoderT5Config',
+    'T5Config',
+    'Transformer',
+  ),
   'fnet_t5x.networks.fnet_t5': (
     'FNetT5Config',
     'Transformer',
     'mixing_layout',
   ),
+  'fnet_t5x.networks.gpt2': ('GPT2', 'GPT2Config'),
   'fnet_t5x.networks.t5': ('T5Config', 'Transformer'),
+  'fnet_t5x.scaled_optimizers': ('scale_encoder',),
   't5x.examples.t5.network': ('T5Config', 'Transformer'),
   'seqio': ('ByteVocabulary', 'SentencePieceVocabulary'),
   'gin': ('singleton',),
@@ -83,6 +91,7 @@ _MODEL_NAMES = {
   ),
 }
 _MODEL_CLASSES = (
+  'fnet_t5x.compat.models.DecoderOnlyModel',
   'fnet_t5x.compat.models.EncoderDecoderModel',
   'fnet_t5x.encoder_models.ClassificationModel',
   'fnet_t5x.encoder_models.EncoderOnlyModel',

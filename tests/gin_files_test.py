@@ -332,6 +332,7 @@ def test_parameters_are_as_many_as_published(name):
     assert count == pytest.approx(parameters.PUBLISHED[size], rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PUBLISHED_ENCODERS)
 def test_parameters_of_encoders_are_as_many_as_published(name):
   model = build(name, 'VOCABULARY = None', 'VOCAB_SIZE = 32000')
@@ -342,6 +343,68 @@ def test_parameters_of_encoders_are_as_many_as_published(name):
   )
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(variables['params']))
   assert count == PUBLISHED_ENCODERS[name]
+
+
+@pytest.mark.parametrize('size', ['base', 'large', 'tiny'])
+def test_hybrid_from_fnet_has_its_encoder_and_t5s_decoder(size):
+  fnet = build(f'gin/models/fnet_{size}.gin', 'VOCABULARY = None')
+  gin.clear_config()
+  t5 = build(f'gin/models/t5_{size}.gin', 'VOCABULARY = None')
+  gin.clear_config()
+  hybrid = build(f'gin/models/fnet_encoder_t5_{size}.gin', 'VOCABULARY = None')
+  config = hybrid.module.config
+  assert config.encoder == fnet.module.config
+  # The number of encoder layers has no effect in a decoder's configuration.
+  layers = config.decoder.num_encoder_layers
+  assert config.decoder == t5.module.config.replace(num_encoder_layers=layers)
+
+
+def test_what_a_run_from_fnet_saves_is_read_again():
+  gin_utils.parse_gin_flags(
+    [str(ROOT)],
+    [
+      'gin/models/fnet_encoder_t5_tiny.gin',
+      'gin/objectives/prefix_lm.gin',
+      'gin/runs/pretrain.gin',
+      'gin/optimizers/adamw.gin',
+      'gin/runs/start_from_fnet.gin',
+    ],
+    [
+      "MODEL_DIR = 'x'",
+      'TRAIN_STEPS = 1',
+      'VOCABULARY = None',
+      "INITIAL_CHECKPOINT_PATH = 'y/checkpoint_1'",
+      'ENCODER_LEARNING_RATE_SCALE = 0.5',
+      'ENCODER_VOCAB_SIZE = 384',
+    ],
+    finalize_config=False,
+  )
+  text = saved_config.read(gin.config_str(), 'config.gin').text
+  gin.clear_config()
+  gin.parse_config(text)
+  model = gin_macros.value('MODEL')
+  assert model.module.config.encoder.vocab_size == 384
+  assert model.module.config.decoder.vocab_size == 8192
+  assert gin_macros.value('PACK') is False
+  assert type(model.optimizer_def).__name__ == 'ScaledOptimizer'
+
+
+@pytest.mark.parametrize(
+  ('size', 'numbers'),
+  [
+    ('base', (768, 12, 12)),
+    ('medium', (1024, 16, 24)),
+    ('large', (1280, 20, 36)),
+    ('xl', (1600, 25, 48)),
+  ],
+)
+def test_sizes_of_gpt2_are_the_published_ones(size, numbers):
+  """`networks/gpt2_test.py` counts parameters of these numbers."""
+  model = build(f'gin/models/gpt2_{size}.gin', 'VOCABULARY = None')
+  config = model.module.config
+  got = (config.emb_dim, config.num_heads, config.num_layers)
+  assert (*got, config.max_length) == (*numbers, 1024)
+  assert config.feed_forward_width == 4 * config.emb_dim
 
 
 @pytest.mark.parametrize('mixing', ['attention', 'linear', 'random', 'none'])

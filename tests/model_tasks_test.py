@@ -9,10 +9,12 @@ from fnet_t5x import feature_converters, gin_check, gin_root, model_tasks
 from fnet_t5x.tasks import objective_table
 
 _CONVERTERS = {
+  'DecoderOnlyModel': seqio.DecoderFeatureConverter,
   'EncoderDecoderModel': seqio.EncDecFeatureConverter,
   'EncoderOnlyModel': feature_converters.PretrainingFeatureConverter,
 }
 _MODELS = {
+  'DecoderOnlyModel': 'gpt2_tiny',
   'EncoderDecoderModel': 'fnet_t5_tiny',
   'EncoderOnlyModel': 'fnet_tiny',
 }
@@ -22,7 +24,7 @@ _ENCODER_TASKS = ('masked_lm', 'masked_lm_nsp')
 def expected(model, objective):
   """What the line names; None if the model takes the objective."""
   if objective == 'causal_lm':
-    return 'decoder-only models, and this package has none yet'
+    return None if model == 'DecoderOnlyModel' else 'gin/models/gpt2_base.gin'
   if objective in _ENCODER_TASKS:
     return None if model == 'EncoderOnlyModel' else 'gin/models/fnet_base.gin'
   if model == 'EncoderOnlyModel':

@@ -83,6 +83,8 @@ class MultiHeadDotProductAttention(nn.Module):
     dtype: of the computation.
     dropout_rate: of the attention weights.
     kernel_init: initializer of the projections.
+    out_kernel_init: initializer of the output projection; None for
+      `kernel_init`.
     float32_logits: whether to compute logits and softmax in float32.
     cross_attention: whether keys and values come from the encoder. The prefill
       then caches all of them at once, instead of one per decoding step.
@@ -111,6 +113,7 @@ class MultiHeadDotProductAttention(nn.Module):
   bias_init: Initializer = nn.initializers.zeros
   divide_query: bool = False
   broadcast_dropout: bool = True
+  out_kernel_init: Initializer | None = None
 
   @nn.compact
   def __call__(
@@ -227,7 +230,7 @@ class MultiHeadDotProductAttention(nn.Module):
     return DenseGeneral(
       features=inputs_q.shape[-1],
       axis=(-2, -1),
-      kernel_init=self.kernel_init,
+      kernel_init=self.out_kernel_init or self.kernel_init,
       kernel_axes=(*heads, 'embed'),
       dtype=self.dtype,
       use_bias=self.use_bias,

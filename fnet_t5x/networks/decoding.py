@@ -1,10 +1,15 @@
-"""Incremental decoding with an encoder-decoder network.
+"""Incremental decoding, with and without an encoder.
 
 Encode once, start with the prompts, then one step per token:
 
   encoded = encode(module, params, inputs)
   cache, positions = start(module, params, encoded, prompts)
   logits, cache = step(module, params, encoded, cache, tokens)
+
+A decoder-only network has no inputs to encode:
+
+  cache, positions = start_decoder_only(module, params, prompts)
+  logits, cache = step_decoder_only(module, params, cache, tokens)
 """
 
 from __future__ import annotations
@@ -144,6 +149,74 @@ def step(
     decode=True,
     mutable=['cache'],
     method=module.decode,
+    **options,
+  )
+  return jnp.squeeze(logits, axis=1), variables['cache']
+
+
+def start_decoder_only(
+  module: nn.Module,
+  params: PyTree,
+  prompts: Int[Array, 'rows length'],
+  prompt_region: Int[Array, 'rows length'] | None = None,
+  *,
+  bidirectional: bool = False,
+) -> tuple[PyTree, Int[Array, ' rows']]:
+  """Returns a decoder-only network's cache, filled by one pass.
+
+  Args:
+    module: the network.
+    params: its parameters.
+    prompts: a 0, the prompt, then zeros; as long as the cache.
+    prompt_region: 1 on the first 0 and the prompt; None derives it.
+    bidirectional: whether positions of the prompt attend to one another in both
+      directions, as in prefix LM.
+
+  Returns:
+    As `start`.
+  """
+  positions = jnp.sum(prompts[:, 1:] != 0, axis=1)
+  if prompt_region is None:
+    places = jnp.arange(prompts.shape[1])[None, :]
+    prompt_region = (places <= positions[:, None]).astype(jnp.int32)
+  full = jnp.ones_like(prompts)
+  _, variables = module.apply(
+    {'params': params},
+    full,
+    full,
+    enable_dropout=False,
+    decode=True,
+    mutable=['cache'],
+  )
+  _, variables = module.apply(
+    {'params': params, 'cache': variables['cache']},
+    decoder_input_tokens=prompts,
+    # Non-zero on the prompt with its first 0, which is no padding here.
+    decoder_target_tokens=prompt_region,
+    decoder_causal_attention=prompt_region if bidirectional else None,
+    enable_dropout=False,
+    prefill=True,
+    prefill_lengths=positions,
+    mutable=['cache'],
+  )
+  return variables['cache'], positions
+
+
+def step_decoder_only(
+  module: nn.Module,
+  params: PyTree,
+  cache: PyTree,
+  tokens: Int[Array, 'rows 1'],
+  **options: Any,
+) -> tuple[Float[Array, 'rows vocab'], PyTree]:
+  """Does `step` for a decoder-only network."""
+  logits, variables = module.apply(
+    {'params': params, 'cache': cache},
+    tokens,
+    tokens,
+    enable_dropout=False,
+    decode=True,
+    mutable=['cache'],
     **options,
   )
   return jnp.squeeze(logits, axis=1), variables['cache']

@@ -17,6 +17,8 @@ from fnet_t5x.networks.fnet_t5 import PublishedMixing
 INIT = nn.initializers.normal(0.02)
 # Name of axes with few entries: T5X's rules replicate it.
 FEW = 'abspos_buckets'
+# Mixings that keep packed examples apart in any case.
+_SEPARATING = ('attention', 'none')
 
 
 @struct.dataclass
@@ -112,6 +114,19 @@ class FNetConfig:
   def embedding_width(self) -> int:
     """Width of the embeddings."""
     return self.embedding_dim or self.emb_dim
+
+  def check_packing(self) -> None:
+    """Checks that rows may be packed.
+
+    Raises:
+      ValueError: a layer would mix the examples of a packed row.
+    """
+    mixing = sorted(set(self.mixings).difference(_SEPARATING))
+    if mixing and self.fourier_lengths == 'padded':
+      raise ValueError(
+        f"{mixing[0]} mixing over whole rows would mix a row's packed "
+        "examples: set PACK = False, or FOURIER_LENGTHS = 'exact'"
+      )
 
 
 def dense(

@@ -15,7 +15,11 @@ from fnet_t5x.layers.matrix_mixing import LinearTransform, RandomTransform
 from fnet_t5x.layers.normalization import CenteredLayerNorm
 from fnet_t5x.networks import t5_config
 from fnet_t5x.networks.fnet_config import FEW, INIT, FNetConfig, dense
-from fnet_t5x.networks.fnet_t5 import PublishedMixing, positions_of_segments
+from fnet_t5x.networks.fnet_t5 import (
+  PublishedMixing,
+  positions_of_segments,
+  real_segment_ids,
+)
 from fnet_t5x.networks.t5_encoder import encoder_attention_mask
 
 Tokens = t5_config.Tokens
@@ -273,11 +277,7 @@ class Encoder(nn.Module):
     mask = plan = None
     if 'attention' in cfg.mixings:
       mask = encoder_attention_mask(tokens, segment_ids, cfg.dtype)
-    real = tokens > 0
-    if segment_ids is None:
-      segment_ids = real.astype(jnp.int32)
-    else:
-      segment_ids = jnp.where(real, segment_ids, 0).astype(jnp.int32)
+    segment_ids = real_segment_ids(tokens, segment_ids)
     if 'fourier' in cfg.mixings:
       plan = make_mixing_plan(
         segment_ids,

@@ -153,6 +153,16 @@ def positions_of_segments(
   return index - jax.lax.cummax(starts, axis=1)
 
 
+def real_segment_ids(
+  tokens: Tokens, segment_ids: Tokens | None
+) -> Int[Array, 'batch length']:
+  """Returns the id of the example that each token belongs to; 0 on padding."""
+  real = tokens > 0
+  if segment_ids is None:
+    return real.astype(jnp.int32)
+  return jnp.where(real, segment_ids, 0).astype(jnp.int32)
+
+
 @struct.dataclass
 class MixingInputs:
   """Per-batch inputs of token mixing, computed once for all layers.
@@ -270,19 +280,19 @@ class Encoder(nn.Module):
 
   def _mixing_inputs(self, tokens, segment_ids, positions) -> MixingInputs:
     cfg = self.config
-    real = tokens > 0
     mask = bias = plan = None
     if 'attention' in cfg.layer_mixing:
       mask = t5_encoder.encoder_attention_mask(tokens, segment_ids, cfg.dtype)
       if cfg.shares_relpos_bias:
         length = tokens.shape[-1]
         bias = t5_config.relative_position_biases(cfg)(length, length, True)
-    if segment_ids is None:
-      segment_ids, positions = real.astype(jnp.int32), None
+    packed = segment_ids is not None
+    segment_ids = real_segment_ids(tokens, segment_ids)
+    if not packed:
+      positions = None
+    elif positions is None:
+      positions = positions_of_segments(segment_ids)
     else:
-      segment_ids = jnp.where(real, segment_ids, 0).astype(jnp.int32)
-      if positions is None:
-        positions = positions_of_segments(segment_ids)
       positions = positions.astype(jnp.int32)
     if 'fourier' in cfg.layer_mixing:
       plan = make_mixing_plan(

@@ -25,7 +25,7 @@ class Transformer(nn.Module):
   config: T5Config
 
   def setup(self):
-    cfg = self.config
+    cfg = self.decoder_config
     self.shared_embedding = Embed(
       num_embeddings=cfg.vocab_size,
       features=cfg.emb_dim,
@@ -39,9 +39,14 @@ class Transformer(nn.Module):
     self.decoder = Decoder(cfg, self.shared_embedding)
 
   @property
+  def decoder_config(self) -> T5Config:
+    """Configuration of the decoder, and of the embedding that it reads."""
+    return self.config
+
+  @property
   def scan_layers(self) -> bool:
     """Whether axis 1 of the cache is the batch; T5X's decoding reads this."""
-    return self.config.scan_layers
+    return self.decoder_config.scan_layers
 
   def make_encoder(self) -> nn.Module:
     """Returns the encoder; subclasses with another encoder override this."""
@@ -123,7 +128,7 @@ class Transformer(nn.Module):
         `prefill` without lengths.
     """
     del decoder_positions, max_decode_length
-    dtype = self.config.dtype
+    dtype = self.decoder_config.dtype
     inputs_real = encoder_input_tokens > 0
     if decode or prefill:
       if encoder_segment_ids is not None:

@@ -122,11 +122,30 @@ class BaseTransformerModel(BaseModel):
   def decode_fn(self):
     return self._decode_fn
 
-  @abc.abstractmethod
   def _compute_logits(
-    self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
-  ) -> Float[Array, 'batch length vocab']:
-    """Returns the logits of a teacher-forced pass."""
+    self,
+    params: PyTree,
+    batch: Batch,
+    dropout_rng: jax.Array | None = None,
+    mutable=False,
+    other_variables: PyTree | None = None,
+  ):
+    """Returns teacher-forced logits, and updated collections if `mutable`."""
+    return self._teacher_forced(
+      params, batch, dropout_rng, mutable, other_variables
+    )
+
+  def _teacher_forced(
+    self,
+    params: PyTree,
+    batch: Batch,
+    dropout_rng: jax.Array | None = None,
+    mutable=False,
+    other_variables: PyTree | None = None,
+    **options: Any,
+  ):
+    """Applies the network to a batch; `options` are further arguments."""
+    raise NotImplementedError
 
   def loss_fn(
     self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None
@@ -195,12 +214,24 @@ class BaseTransformerModel(BaseModel):
     tuple[Float[Array, 'batch length embed'], Float[Array, 'embed vocab']]
     | None
   ):
-    """Returns inputs and kernel of the output layer; None: logits only.
+    """Returns inputs and kernel of the output layer; logits are their product.
 
-    Given both, the loss never materializes a [batch, length, vocab] array.
+    Given both, the loss never materializes a [batch, length, vocab] array. None
+    where the network does not expose them, or a subclass overrides
+    `_compute_logits`.
     """
-    del params, batch, dropout_rng
-    return None
+    own_logits = (
+      type(self)._compute_logits is not BaseTransformerModel._compute_logits
+    )
+    if own_logits or not hasattr(self.module, 'output_kernel'):
+      return None
+    hidden = self._teacher_forced(
+      params, batch, dropout_rng, return_hidden=True
+    )
+    kernel = self.module.apply(
+      {'params': params}, method=self.module.output_kernel
+    )
+    return hidden, kernel
 
   def _compute_metrics(
     self, logits, targets, mask, loss, z_loss=None, segment_ids=None
@@ -213,6 +244,50 @@ class BaseTransformerModel(BaseModel):
       z_loss=z_loss,
       segment_ids=segment_ids,
     )
+
+  def score_batch(
+    self, params: PyTree, batch: Batch, return_intermediates: bool = False
+  ):
+    """Returns the weighted log-likelihood of the targets, without z-loss.
+
+    Args:
+      params: parameters of the network.
+      batch: features, including `decoder_loss_weights`.
+      return_intermediates: whether to return what the network sowed too, with
+        the targets, weights and per-token scores under `decoder`.
+
+    Returns:
+      Nats per example [batch]; with `return_intermediates` also a dict whose
+      leaves are tuples, as `nn.Module.sow` makes them.
+    """
+    weights = batch['decoder_loss_weights']
+    targets = batch['decoder_target_tokens']
+    intermediates = {}
+    output = None
+    if return_intermediates:
+      logits, variables = self._compute_logits(
+        params=params, batch=batch, mutable=['intermediates']
+      )
+      intermediates = flax.core.unfreeze(variables.get('intermediates', {}))
+    else:
+      output = self._compute_output(params, batch)
+      if output is None:
+        logits = self._compute_logits(params, batch)
+    if output is None:
+      token_losses, _ = losses.cross_entropy_with_ids(logits, targets)
+    else:
+      _, tokens = losses.output_cross_entropy(*output, targets)
+      token_losses = tokens.cross_entropy
+    token_scores = -token_losses * weights
+    scores = token_scores.sum(-1)
+    if not return_intermediates:
+      return scores
+    intermediates.setdefault('decoder', {}).update(
+      target_tokens=(targets,),
+      loss_weights=(weights,),
+      token_scores=(token_scores,),
+    )
+    return scores, intermediates
 
 
 def _segment_ids(batch: Batch) -> Mapping[str, Array]:
@@ -228,6 +303,28 @@ def _segment_ids(batch: Batch) -> Mapping[str, Array]:
     for name in ('encoder_input_tokens', 'decoder_target_tokens')
     if name in batch
   }
+
+
+def decoding_arguments(
+  rng: jax.Array | None,
+  decoder_params: Mapping[str, Any] | None,
+  eos_id: int | None,
+) -> dict[str, Any]:
+  """Returns further arguments of a decoding function, with key and EOS.
+
+  Raises:
+    ValueError: a key is given both as `rng` and in `decoder_params`.
+  """
+  arguments = dict(decoder_params or {})
+  if rng is not None:
+    if arguments.get('decode_rng') is not None:
+      raise ValueError(
+        "two keys for decoding: give `rng` or decoder_params['decode_rng'],"
+        ' not both'
+      )
+    arguments['decode_rng'] = rng
+  arguments.setdefault('eos_id', eos_id or 1)
+  return arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,43 +415,6 @@ class EncoderDecoderModel(BaseTransformerModel):
       )
     )
 
-  def _compute_logits(
-    self,
-    params: PyTree,
-    batch: Batch,
-    dropout_rng: jax.Array | None = None,
-    mutable=False,
-    other_variables: PyTree | None = None,
-  ):
-    """Returns teacher-forced logits, and updated collections if `mutable`."""
-    return self._teacher_forced(
-      params, batch, dropout_rng, mutable, other_variables
-    )
-
-  def _compute_output(
-    self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
-  ) -> (
-    tuple[Float[Array, 'batch length embed'], Float[Array, 'embed vocab']]
-    | None
-  ):
-    """Returns inputs and kernel of the output layer; logits are their product.
-
-    None where the network does not expose them, or a subclass overrides
-    `_compute_logits`.
-    """
-    own_logits = (
-      type(self)._compute_logits is not EncoderDecoderModel._compute_logits
-    )
-    if own_logits or not hasattr(self.module, 'output_kernel'):
-      return None
-    hidden = self._teacher_forced(
-      params, batch, dropout_rng, return_hidden=True
-    )
-    kernel = self.module.apply(
-      {'params': params}, method=self.module.output_kernel
-    )
-    return hidden, kernel
-
   def _teacher_forced(
     self,
     params,
@@ -414,6 +474,37 @@ class EncoderDecoderModel(BaseTransformerModel):
     return network_decoding.start(
       module, params, encoded, prompts, prompted=prompted
     )
+
+  def prompt_length(self, feature_lengths: Mapping[str, int]) -> int | None:
+    """Returns the length of a prompt's own feature, with EOS."""
+    return feature_lengths['inputs']
+
+  def generation_length(self, feature_lengths: Mapping[str, int]) -> int:
+    """Returns the length of the decoder."""
+    return feature_lengths['targets']
+
+  def start_generation(
+    self,
+    params: PyTree,
+    inputs: Int[Array, '1 input_length'],
+    rows: int,
+    length: int,
+  ) -> tuple[network_decoding.EncodedInputs, PyTree, Int[Array, 'rows 1']]:
+    """Returns what the first decoding step after a prompt needs.
+
+    Args:
+      params: parameters of the network.
+      inputs: the prompt; 0 is padding.
+      rows: number of samples.
+      length: the decoder's length.
+
+    Returns:
+      Encoded inputs, the decoder's cache, and the tokens to feed first.
+    """
+    encoded = self.encode(params, inputs).repeat(rows)
+    prompts = jnp.zeros((rows, length), jnp.int32)
+    cache, _ = self.start_decoding(params, encoded, prompts, prompted=False)
+    return encoded, cache, prompts[:, :1]
 
   def decode_step(
     self,
@@ -477,16 +568,8 @@ class EncoderDecoderModel(BaseTransformerModel):
       return_all_decodes = defaults.return_all_decodes
     if num_decodes is None:
       num_decodes = defaults.num_decodes
-    decoder_params = dict(decoder_params or {})
-    if rng is not None:
-      if decoder_params.get('decode_rng') is not None:
-        raise ValueError(
-          "two keys for decoding: give `rng` or decoder_params['decode_rng'],"
-          ' not both'
-        )
-      decoder_params['decode_rng'] = rng
     eos_id = self.output_vocabulary.eos_id
-    decoder_params.setdefault('eos_id', eos_id or 1)
+    decoder_params = decoding_arguments(rng, decoder_params, eos_id)
 
     encoder_tokens = batch['encoder_input_tokens']
     prompts = batch['decoder_input_tokens']
@@ -526,47 +609,3 @@ class EncoderDecoderModel(BaseTransformerModel):
     if return_all_decodes:
       return decodes, {'scores': scores}
     return decodes[:, -1, :], {'scores': scores[:, -1]}
-
-  def score_batch(
-    self, params: PyTree, batch: Batch, return_intermediates: bool = False
-  ):
-    """Returns the weighted log-likelihood of the targets, without z-loss.
-
-    Args:
-      params: parameters of the network.
-      batch: features, including `decoder_loss_weights`.
-      return_intermediates: whether to return what the network sowed too, with
-        the targets, weights and per-token scores under `decoder`.
-
-    Returns:
-      Nats per example [batch]; with `return_intermediates` also a dict whose
-      leaves are tuples, as `nn.Module.sow` makes them.
-    """
-    weights = batch['decoder_loss_weights']
-    targets = batch['decoder_target_tokens']
-    intermediates = {}
-    output = None
-    if return_intermediates:
-      logits, variables = self._compute_logits(
-        params=params, batch=batch, mutable=['intermediates']
-      )
-      intermediates = flax.core.unfreeze(variables.get('intermediates', {}))
-    else:
-      output = self._compute_output(params, batch)
-      if output is None:
-        logits = self._compute_logits(params, batch)
-    if output is None:
-      token_losses, _ = losses.cross_entropy_with_ids(logits, targets)
-    else:
-      _, tokens = losses.output_cross_entropy(*output, targets)
-      token_losses = tokens.cross_entropy
-    token_scores = -token_losses * weights
-    scores = token_scores.sum(-1)
-    if not return_intermediates:
-      return scores
-    intermediates.setdefault('decoder', {}).update(
-      target_tokens=(targets,),
-      loss_weights=(weights,),
-      token_scores=(token_scores,),
-    )
-    return scores, intermediates

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Int
 
 from fnet_t5x.runtime import (
   checkpoints,
+  decoder_only,
   loaded_model,
   models,
 )
@@ -161,15 +162,16 @@ class TextGenerator:
       model_dir = loaded_model.load(model_dir, checkpoint_step)
     loaded = model_dir
     self._directory = loaded.directory
-    self._model: models.EncoderDecoderModel = loaded.model
+    self._model: models.EncoderDecoderModel | decoder_only.DecoderOnlyModel = (
+      loaded.model
+    )
     self.task_name: str = loaded.task_name
     self.feature_lengths: Mapping[str, int] = loaded.feature_lengths
     self.step = loaded.step
     self._vocabulary = self._model.output_vocabulary
     self._first_tokens = FirstTokens(self._vocabulary)
-    self._tokens = TokenGenerator(
-      self._model, loaded.params, self.feature_lengths['targets']
-    )
+    self._length = self._model.generation_length(self.feature_lengths)
+    self._tokens = TokenGenerator(self._model, loaded.params, self._length)
 
   def generate(
     self,
@@ -284,10 +286,26 @@ class TextGenerator:
       texts.append(GeneratedText(''.join(stream), stream.ended))
     return texts
 
-  def max_tokens(self, requested: int | None) -> int:
-    """Returns the requested number of tokens, at most the decoder's length."""
+  def max_tokens(self, requested: int | None, prompt: str | None = None) -> int:
+    """Returns the requested number of tokens, at most what the decoder holds.
+
+    Args:
+      requested: the number; None for as many as possible.
+      prompt: the text to continue, which shares the length with its
+        continuation if the task has targets only; None for the shortest.
+    """
     longest = self.feature_lengths['targets']
+    if self._prompt_length is None:
+      used = 1
+      if prompt is not None:
+        used = len(self._prompt_tokens(prompt, True, requested)[0])
+      longest -= used
     return longest if requested is None else min(requested, longest)
+
+  @property
+  def _prompt_length(self) -> int | None:
+    """Length of the prompt's own feature; None if it has none."""
+    return self._model.prompt_length(self.feature_lengths)
 
   def check_prompts(
     self, prompts: Sequence[str], truncate: bool = False
@@ -305,9 +323,14 @@ class TextGenerator:
         raise ValueError(f'prompt {number}: {error}') from error
 
   def _prompt_tokens(
-    self, prompt: str, truncate: bool
+    self, prompt: str, truncate: bool, max_tokens: int | None = None
   ) -> tuple[list[int], int]:
-    """Returns a prompt's tokens, including EOS, and the number dropped."""
+    """Returns a prompt's tokens and the number dropped.
+
+    The tokens include EOS if the prompt is a feature of its own. Otherwise it
+    is the beginning of the targets, and a truncated one leaves room for
+    `max_tokens`, but keeps half of the length.
+    """
     if not isinstance(prompt, str):
       raise TypeError(f'a prompt is {prompt!r}; it must be a text')
     if not prompt.strip():
@@ -320,29 +343,37 @@ class TextGenerator:
       raise ValueError(
         'the prompt has no character of the vocabulary: change it'
       )
-    # One for EOS.
-    longest = self.feature_lengths['inputs'] - 1
+    length = self._prompt_length
+    # One for EOS, or for a token to generate.
+    longest = (length or self._length) - 1
     if len(tokens) > longest and not truncate:
       raise ValueError(
         f'the prompt is {len(tokens)} tokens long, and the model reads at most '
         f'{longest}: shorten it, or keep only its end with truncate_prompt '
         '(--truncate_prompt)'
       )
+    if length is None and len(tokens) > longest:
+      room = self._length // 2
+      longest = self._length - min(max_tokens or room, room)
     dropped = max(0, len(tokens) - longest)
-    return [*tokens[dropped:], vocabulary.eos_id], dropped
+    end = [] if length is None else [vocabulary.eos_id]
+    return [*tokens[dropped:], *end], dropped
 
   def _inputs(
     self, prompt: str, options: GenerationOptions
   ) -> Int[Array, '1 length']:
-    tokens, dropped = self._prompt_tokens(prompt, options.truncate_prompt)
+    tokens, dropped = self._prompt_tokens(
+      prompt, options.truncate_prompt, options.max_tokens
+    )
     if dropped:
       _log.warning(
         'the prompt is %d tokens longer than the model reads: only its last '
         '%d tokens are used',
         dropped,
-        len(tokens) - 1,
+        len(tokens) - (self._prompt_length is not None),
       )
-    padding = [0] * (self.feature_lengths['inputs'] - len(tokens))
+    length = self._prompt_length or self._length
+    padding = [0] * (length - len(tokens))
     return jnp.asarray([tokens + padding], jnp.int32)
 
   def _pieces(self) -> TextPieces:
@@ -364,7 +395,7 @@ class TextGenerator:
         inputs,
         self._first_tokens.allowed(prompt),
         keys,
-        self.max_tokens(options.max_tokens),
+        self.max_tokens(options.max_tokens, prompt),
         options,
       )
 
@@ -376,7 +407,7 @@ class TextGenerator:
       tokens = self._tokens.search(
         inputs,
         self._first_tokens.allowed(prompt),
-        self.max_tokens(options.max_tokens),
+        self.max_tokens(options.max_tokens, prompt),
         options,
       )
     return tokens[None]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from fnet_t5x.runtime import decoding, models
+from fnet_t5x.runtime import decoder_only, decoding, models
 from fnet_t5x.runtime.generation_options import GenerationOptions
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -21,7 +21,10 @@ class TokenGenerator:
   """
 
   def __init__(
-    self, model: models.EncoderDecoderModel, params: PyTree, length: int
+    self,
+    model: models.EncoderDecoderModel | decoder_only.DecoderOnlyModel,
+    params: PyTree,
+    length: int,
   ):
     """Takes a model, its parameters, and the decoder's length in tokens."""
     self._model = model
@@ -44,7 +47,7 @@ class TokenGenerator:
     meaningless.
 
     Args:
-      inputs: the encoder's input tokens, padded.
+      inputs: the prompt's tokens, padded.
       may_begin: whether each token of the vocabulary may be the first one.
       keys: one key per sample.
       max_tokens: maximum number of tokens, at most the decoder's length.
@@ -54,8 +57,7 @@ class TokenGenerator:
       FloatingPointError: logits are NaN or infinite.
     """
     rows = keys.shape[0]
-    encoded, cache = self._start(self._params, inputs, rows)
-    token = jnp.zeros((rows, 1), jnp.int32)
+    encoded, cache, token = self._start(self._params, inputs, rows)
     sequences = jnp.zeros((rows, self._length), jnp.int32)
     ended = np.zeros(rows, bool)
     for position in range(max_tokens):
@@ -110,17 +112,12 @@ class TokenGenerator:
 
   @functools.cached_property
   def _start(self):
-    """Jitted prefill: encodes a prompt, and initializes the cache."""
-    return jax.jit(self._encode, static_argnums=2)
+    """Jitted prefill: reads a prompt, and initializes the cache."""
+    return jax.jit(self._read, static_argnums=2)
 
-  def _encode(self, params, inputs, rows):
-    """Returns encoded inputs and cache, each with `rows` rows."""
-    encoded = self._model.encode(params, inputs).repeat(rows)
-    prompts = jnp.zeros((rows, self._length), jnp.int32)
-    cache, _ = self._model.start_decoding(
-      params, encoded, prompts, prompted=False
-    )
-    return encoded, cache
+  def _read(self, params, inputs, rows):
+    """Returns encoded inputs, cache and first token, each with `rows` rows."""
+    return self._model.start_generation(params, inputs, rows, self._length)
 
   @functools.cached_property
   def _step(self):
@@ -143,12 +140,14 @@ class TokenGenerator:
       jax.jit, static_argnames=('max_tokens', 'num_beams', 'ngram_size')
     )
     def search(params, inputs, may_begin, *, max_tokens, num_beams, ngram_size):
-      encoded, cache = self._encode(params, inputs, 1)
-      beams = encoded.repeat(num_beams)
+      encoded, cache, first = self._read(params, inputs, 1)
+      beams = None if encoded is None else encoded.repeat(num_beams)
 
       def tokens_to_logits(state):
+        # Beam search begins with 0, and knows no prompt.
+        token = jnp.where(state.cur_index > 0, state.cur_token, first)
         logits, cache = model.decode_step(
-          params, beams, state.cache, state.cur_token, self._length
+          params, beams, state.cache, token, self._length
         )
         allowed = _allowed(
           logits.shape[-1],
