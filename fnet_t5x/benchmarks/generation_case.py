@@ -113,6 +113,12 @@ class GenerationCase:
       for program in (self._first, self._rest)
     )
 
+  def kept_bytes(self) -> float:
+    """Memory that stays in use between calls: parameters and caches."""
+    return device_memory.program_bytes(self._rest.compiled).get(
+      'argument_bytes', 0.0
+    )
+
   def costs(self, backend: str) -> Mapping[str, Any]:
     """Returns what does not depend on the machine's speed.
 

@@ -14,8 +14,9 @@ and one of GPT-2 with a prompt of n tokens
 
 and each then the output layer, 2 D V. The first token takes, before its step,
 the encoder and the projection of its output to keys and values, 4 n D A per
-layer of the decoder; for GPT-2 a pass over the prompt. Not counted: T5's prefill
-also runs the decoder over one position, which the first step then repeats.
+layer of the decoder; for GPT-2 a pass over the prompt, of whose last layer only
+keys and values are needed. Not counted: T5's prefill also runs the decoder over
+one position, which the first step then repeats.
 """
 
 import dataclasses
@@ -54,8 +55,10 @@ def generation_flops(
     mlp = config.feed_forward_width
     cached = prefix + tokens
     layer = 8.0 * embed**2 + 4.0 * cached * embed + 4.0 * embed * mlp
+    whole = flops.decoder_only_flops(config, prefix).decoder
+    others = whole * (config.num_layers - 1) / config.num_layers
     return GenerationFlops(
-      prefix=flops.decoder_only_flops(config, prefix).decoder,
+      prefix=others + 4.0 * prefix * embed**2,
       step=config.num_layers * layer + output,
     )
   heads = config.num_heads * config.head_dim

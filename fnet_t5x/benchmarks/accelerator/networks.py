@@ -104,9 +104,9 @@ class DecoderOnlyNetwork:
     Args:
       size: a key of `SIZES`, whose heads and width it has. The feed-forward
         blocks are four times as wide, as published.
-      **fields: as of `Network.make`. Layers are never scanned. Positions suffice
-        for `max_encoder_length` and `max_target_length` tokens; `num_layers` is
-        by default `matched_depth`.
+      **fields: as of `Network.make`. Layers are never scanned. There are
+        positions for `max_encoder_length` and `max_target_length` tokens;
+        `num_layers` is by default `matched_depth`.
     """
     from fnet_t5x.networks import gpt2
 
@@ -115,7 +115,8 @@ class DecoderOnlyNetwork:
     fields = {'vocab_size': vocab_size, 'dropout_rate': 0.0, **fields}
     fields.pop('scan_layers', None)
     length = sum(
-      fields.pop(name, 0) for name in ('max_encoder_length', 'max_target_length')
+      fields.pop(name, 0)
+      for name in ('max_encoder_length', 'max_target_length')
     )
     if 'num_layers' not in fields:
       fields['num_layers'] = matched_depth(self, size, fields['vocab_size'])
@@ -195,11 +196,10 @@ def matched_depth(
     made = network.make(size, vocab_size=vocab_size, **{layers: depth})
     return count_parameters(made)
 
+  # Layers are equal, so two shallow networks determine the others.
+  base, next_one = count(start), count(start + 1)
   return nearest(
-    # Layers are equal, so two shallow networks determine the others.
-    lambda depth: (
-      count(start) + (depth - start) * (count(start + 1) - count(start))
-    ),
+    lambda depth: base + (depth - start) * (next_one - base),
     count_parameters(NETWORKS['T5'].make(size, vocab_size=vocab_size)),
     start,
   )
