@@ -1,6 +1,6 @@
 r"""Cost of generation by the hybrid, T5 and GPT-2.
 
-  python -m fnet_t5x.benchmarks.inference --prefixes 512 4096 --batches 8 \
+  python -m fnet_t5x.benchmarks.inference --prefixes 512,4096 --batches 8 \
     --json inference.json --figure inference.png
 
 Every network continues the same number of tokens, greedily: T5 and the hybrid
@@ -234,23 +234,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser = argument_parser.ArgumentParser(
     'fnet_t5x.benchmarks.inference', __doc__
   )
-  parser.add_argument(
-    '--prefixes', type=int, nargs='+', default=PREFIXES, help='tokens per row'
-  )
-  parser.add_argument(
-    '--batches', type=int, nargs='+', default=BATCHES, help='rows per batch'
-  )
+  parser.add_list('--prefixes', int, PREFIXES, 'tokens per row')
+  parser.add_list('--batches', int, BATCHES, 'rows per batch')
   parser.add_argument(
     '--tokens', type=int, default=128, help='generated tokens per row'
   )
   parser.add_argument(
     '--size', default='small', choices=_SIZES, help='of T5; others match it'
   )
-  parser.add_argument(
+  parser.add_list(
     '--models',
-    nargs='+',
+    str,
+    None,
+    f'which to time, of {", ".join((*OURS, *THEIRS))}; by default all that can '
+    'be imported; gpt2 always is',
     choices=(*OURS, *THEIRS),
-    help='which to time, by default all that can be imported; gpt2 always is',
   )
   parser.add_argument('--dtype', default='float32', help='float32 or bfloat16')
   parser.add_argument(
@@ -274,14 +272,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
   if options.dtype not in ('float32', 'bfloat16'):
     parser.error(f'--dtype {options.dtype}: choose float32 or bfloat16')
-  if options.figure:
-    from fnet_t5x.run_report import figure
-
-    try:
-      result_table.check_writable(options.figure)
-      figure.check_matplotlib()
-    except (FileNotFoundError, ImportError) as error:
-      parser.error(f'--figure {error}')
+  result_table.check_figure(parser, options.figure)
   from fnet_t5x.benchmarks import hugging_face
 
   lacks = hugging_face.missing()
