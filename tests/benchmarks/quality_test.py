@@ -55,9 +55,14 @@ def record(model, seed, losses, speed=1.0):
 
 
 @pytest.mark.slow
-def test_every_network_trains_as_many_steps_with_each_seed(monkeypatch):
-  # The controls that are always trained have tests of their own networks.
+def test_every_network_trains_as_many_steps(monkeypatch, request):
+  # Two networks of few layers, which are fast to compile: the controls that are
+  # always trained have a test of their own.
   monkeypatch.setattr(quality, 'CONTROLS', ())
+  few = {'num_encoder_layers': 1, 'num_decoder_layers': 1}
+  monkeypatch.setitem(networks.SIZES, 'toy', networks.SIZES['toy'] | few)
+  networks.matched_depth.cache_clear()
+  request.addfinalizer(networks.matched_depth.cache_clear)
   options = quality.parse([*SMALL, '--models', 'gpt2,none', '--seeds', '5,6'])
   saved = []
   found = quality.train(
@@ -74,12 +79,13 @@ def test_every_network_trains_as_many_steps_with_each_seed(monkeypatch):
     for point in run['points']:
       assert point['flops'] == point['steps'] * run['flops_per_step']
   gpt2, none = found[:2]
-  config = networks.make_matched(
+  gpt2_module = networks.make_matched(
     networks.DECODER_ONLY, 'toy', vocab_size=32
-  ).config
-  by_formula = flops.decoder_only_flops(config, 8 + 6).training
+  )
+  by_formula = flops.decoder_only_flops(gpt2_module.config, 8 + 6).training
   assert gpt2['flops_per_step'] == 2 * by_formula
-  assert gpt2['parameters'] == pytest.approx(none['parameters'], rel=0.1)
+  assert gpt2['parameters'] == networks.count_parameters(gpt2_module)
+  assert none['flops_per_step'] > 0
   assert quality_figure.draw(found).startswith(b'\x89PNG')
 
 

@@ -129,10 +129,12 @@ def make_programs(
   """
   train, validation = data
 
+  # Compiled once, for all seeds.
+  create = jax.jit(lambda key: training_step.make_optimizer(module, key))
+
   def start(seed):
     # JAX's usual generator takes compilers much longer.
-    key = jax.random.key(seed, impl='rbg')
-    return training_step.make_optimizer(module, key)
+    return create(jax.random.key(seed, impl='rbg'))
 
   take_step = training_step.train_step(module)
 
