@@ -9,6 +9,8 @@ import jax
 from fnet_t5x import number_ranges
 from fnet_t5x.compat import optimizers
 
+_ENCODER = 'encoder/.*'
+
 
 class ScaledOptimizer(optimizers.OptimizerDef):
   """An optimizer whose updates of some parameters are multiplied by a number.
@@ -76,9 +78,7 @@ class ScaledOptimizer(optimizers.OptimizerDef):
 
 @gin.configurable(module='scaled_optimizers')
 def scale_encoder(
-  optimizer: optimizers.OptimizerDef,
-  scale: float,
-  parameters: str = 'encoder/.*',
+  optimizer: optimizers.OptimizerDef, scale: float
 ) -> optimizers.OptimizerDef:
   """Returns an optimizer with another learning rate for the encoder.
 
@@ -86,7 +86,6 @@ def scale_encoder(
     optimizer: the optimizer.
     scale: factor of the encoder's learning rate (ENCODER_LEARNING_RATE_SCALE):
       1 for that of the other parameters, 0 to freeze it.
-    parameters: regular expression of the parameters' whole names.
 
   Raises:
     ValueError: the scale is negative.
@@ -94,4 +93,4 @@ def scale_encoder(
   number_ranges.check('ENCODER_LEARNING_RATE_SCALE', scale, 0)
   if scale == 1:
     return optimizer
-  return ScaledOptimizer(optimizer, scale, parameters)
+  return ScaledOptimizer(optimizer, scale, _ENCODER)

@@ -4,19 +4,18 @@ import json
 import pathlib
 import shutil
 
-import gin
 import gin_commands
 import pytest
+from gin_commands import run
 
 import fnet_t5x
 from fnet_t5x import generate
 from fnet_t5x.runtime import eval as eval_lib
-from fnet_t5x.runtime import gin_utils, reporting
 from fnet_t5x.runtime import infer as infer_lib
+from fnet_t5x.runtime import reporting
 from fnet_t5x.runtime import train as train_lib
 from fnet_t5x.tasks import catalog  # noqa: F401 (registers configurables)
 
-ROOT = pathlib.Path(fnet_t5x.__file__).parents[1]
 LENGTHS = {
   'inputs': 32,
   'targets': 32,
@@ -49,20 +48,6 @@ def _commands():
   commands = (train_lib.train, eval_lib.evaluate, infer_lib.infer)
   with gin_commands.of_main(*commands):
     yield
-
-
-def run(function, files, **bindings):
-  gin.clear_config()
-  gin_utils.parse_gin_flags(
-    [str(ROOT)],
-    files,
-    [f'{name} = {value!r}' for name, value in bindings.items()],
-    finalize_config=False,
-  )
-  try:
-    return gin.get_configurable(function)()
-  finally:
-    gin.clear_config()
 
 
 def train(model_dir, **bindings):

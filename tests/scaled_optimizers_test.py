@@ -108,6 +108,6 @@ def test_no_scale_is_the_optimizer_itself():
 def test_wrong_scales_and_names_are_errors():
   with pytest.raises(ValueError, match='ENCODER_LEARNING_RATE_SCALE is -1'):
     scaled_optimizers.scale_encoder(make_adamw(0.02), -1)
-  scaled = scaled_optimizers.scale_encoder(make_adamw(0.02), 0.0, 'encode/.*')
+  scaled = scaled_optimizers.ScaledOptimizer(make_adamw(0.02), 0.0, 'encode/.*')
   with pytest.raises(ValueError, match=r'encode/\.\*'):
     after(scaled, 1)

@@ -8,7 +8,7 @@ import masked_lm_run_test
 import numpy as np
 import pytest
 from etils import epath
-from masked_lm_run_test import run
+from gin_commands import run
 
 import fnet_t5x
 from fnet_t5x.convert import checkpoint_leaves

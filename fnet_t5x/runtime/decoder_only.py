@@ -90,43 +90,6 @@ class DecoderOnlyModel(BaseTransformerModel):
       self.module.init(rng, tokens, tokens, enable_dropout=False)
     )
 
-  def _compute_logits(
-    self,
-    params: PyTree,
-    batch: Batch,
-    dropout_rng: jax.Array | None = None,
-    mutable=False,
-    other_variables: PyTree | None = None,
-  ):
-    """Returns teacher-forced logits, and updated collections if `mutable`."""
-    return self._teacher_forced(
-      params, batch, dropout_rng, mutable, other_variables
-    )
-
-  def _compute_output(
-    self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
-  ) -> (
-    tuple[Float[Array, 'batch length embed'], Float[Array, 'embed vocab']]
-    | None
-  ):
-    """Returns inputs and kernel of the output layer; logits are their product.
-
-    None where the network does not expose them, or a subclass overrides
-    `_compute_logits`.
-    """
-    own_logits = (
-      type(self)._compute_logits is not DecoderOnlyModel._compute_logits
-    )
-    if own_logits or not hasattr(self.module, 'output_kernel'):
-      return None
-    hidden = self._teacher_forced(
-      params, batch, dropout_rng, return_hidden=True
-    )
-    kernel = self.module.apply(
-      {'params': params}, method=self.module.output_kernel
-    )
-    return hidden, kernel
-
   def _teacher_forced(
     self,
     params,

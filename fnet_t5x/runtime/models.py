@@ -122,11 +122,30 @@ class BaseTransformerModel(BaseModel):
   def decode_fn(self):
     return self._decode_fn
 
-  @abc.abstractmethod
   def _compute_logits(
-    self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
-  ) -> Float[Array, 'batch length vocab']:
-    """Returns the logits of a teacher-forced pass."""
+    self,
+    params: PyTree,
+    batch: Batch,
+    dropout_rng: jax.Array | None = None,
+    mutable=False,
+    other_variables: PyTree | None = None,
+  ):
+    """Returns teacher-forced logits, and updated collections if `mutable`."""
+    return self._teacher_forced(
+      params, batch, dropout_rng, mutable, other_variables
+    )
+
+  def _teacher_forced(
+    self,
+    params: PyTree,
+    batch: Batch,
+    dropout_rng: jax.Array | None = None,
+    mutable=False,
+    other_variables: PyTree | None = None,
+    **options: Any,
+  ):
+    """Applies the network to a batch; `options` are further arguments."""
+    raise NotImplementedError
 
   def loss_fn(
     self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None
@@ -195,12 +214,24 @@ class BaseTransformerModel(BaseModel):
     tuple[Float[Array, 'batch length embed'], Float[Array, 'embed vocab']]
     | None
   ):
-    """Returns inputs and kernel of the output layer; None: logits only.
+    """Returns inputs and kernel of the output layer; logits are their product.
 
-    Given both, the loss never materializes a [batch, length, vocab] array.
+    Given both, the loss never materializes a [batch, length, vocab] array. None
+    where the network does not expose them, or a subclass overrides
+    `_compute_logits`.
     """
-    del params, batch, dropout_rng
-    return None
+    own_logits = (
+      type(self)._compute_logits is not BaseTransformerModel._compute_logits
+    )
+    if own_logits or not hasattr(self.module, 'output_kernel'):
+      return None
+    hidden = self._teacher_forced(
+      params, batch, dropout_rng, return_hidden=True
+    )
+    kernel = self.module.apply(
+      {'params': params}, method=self.module.output_kernel
+    )
+    return hidden, kernel
 
   def _compute_metrics(
     self, logits, targets, mask, loss, z_loss=None, segment_ids=None
@@ -383,43 +414,6 @@ class EncoderDecoderModel(BaseTransformerModel):
         enable_dropout=False,
       )
     )
-
-  def _compute_logits(
-    self,
-    params: PyTree,
-    batch: Batch,
-    dropout_rng: jax.Array | None = None,
-    mutable=False,
-    other_variables: PyTree | None = None,
-  ):
-    """Returns teacher-forced logits, and updated collections if `mutable`."""
-    return self._teacher_forced(
-      params, batch, dropout_rng, mutable, other_variables
-    )
-
-  def _compute_output(
-    self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
-  ) -> (
-    tuple[Float[Array, 'batch length embed'], Float[Array, 'embed vocab']]
-    | None
-  ):
-    """Returns inputs and kernel of the output layer; logits are their product.
-
-    None where the network does not expose them, or a subclass overrides
-    `_compute_logits`.
-    """
-    own_logits = (
-      type(self)._compute_logits is not EncoderDecoderModel._compute_logits
-    )
-    if own_logits or not hasattr(self.module, 'output_kernel'):
-      return None
-    hidden = self._teacher_forced(
-      params, batch, dropout_rng, return_hidden=True
-    )
-    kernel = self.module.apply(
-      {'params': params}, method=self.module.output_kernel
-    )
-    return hidden, kernel
 
   def _teacher_forced(
     self,

@@ -2,10 +2,13 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import gin
 import pytest
+from checkout import ROOT
+
+from fnet_t5x.runtime import gin_utils
 
 
 @contextlib.contextmanager
@@ -22,3 +25,20 @@ def of_main(*functions: Callable[..., object]) -> Iterator[None]:
       patch.setattr(main, name, function, raising=False)
       gin.external_configurable(function, name, module='__main__')
     yield
+
+
+def run(
+  function: Callable[..., object], files: Sequence[str], **bindings: object
+) -> object:
+  """Runs a command as its gin files and these macros say."""
+  gin.clear_config()
+  gin_utils.parse_gin_flags(
+    [str(ROOT)],
+    list(files),
+    [f'{name} = {value!r}' for name, value in bindings.items()],
+    finalize_config=False,
+  )
+  try:
+    return gin.get_configurable(function)()
+  finally:
+    gin.clear_config()
