@@ -7,6 +7,8 @@ import pytest
 
 from fnet_t5x.benchmarks.accelerator import networks, timed_training
 
+pytestmark = pytest.mark.slow
+
 SIZES = timed_training.Sizes('toy', 4, 8, 2)
 
 
