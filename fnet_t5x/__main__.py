@@ -35,6 +35,8 @@ _FOLDERS = {
   'convert': ('scan', 'fnet'),
   'benchmark': (
     'mixing',
+    'inference',
+    'quality',
     'encoders',
     'engines',
     'input_pipeline',

@@ -15,7 +15,7 @@ FOLDERS = {
   'benchmarks': (
     *('checkpoints', 'collectives', 'encoders', 'engines', 'glue'),
     'host_memory',
-    *('input_pipeline', 'mixing', 'resident_memory'),
+    *('inference', 'input_pipeline', 'mixing', 'quality', 'resident_memory'),
     *('accelerator', 'accelerator.tables'),
   ),
   'convert': ('fnet', 'scan'),
