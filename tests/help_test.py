@@ -18,7 +18,7 @@ FOLDERS = {
     *('input_pipeline', 'mixing', 'resident_memory'),
     *('accelerator', 'accelerator.tables'),
   ),
-  'convert': ('fnet', 'scan'),
+  'convert': ('fnet', 'hf', 'scan'),
   'planning': (
     *('matched', 'measured_memory', 'parameters', 'scaling'),
     'tables',
