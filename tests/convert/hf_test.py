@@ -49,7 +49,7 @@ def converted(request, tmp_path_factory):
 
 
 def test_numbers_are_those_of_hugging_face(converted):
-  """Logits within 1e-5; greedy and beam outputs token for token."""
+  """Logits within 1e-5; greedy outputs, and T5's of beams, token for token."""
   name, module, params = converted
   config, want = golden.CASES[name], RECORDED[name]
   inputs, targets = golden.tokens(name)
@@ -63,7 +63,13 @@ def test_numbers_are_those_of_hugging_face(converted):
   )
   logits = np.asarray(logits)[..., theirs]
   assert relative_error(logits, np.array(want['logits'])) < 1e-5
-  for beams, key in ((None, 'greedy'), (golden.BEAMS, 'beam')):
+  searches = [(None, 'greedy'), (golden.BEAMS, 'beam')]
+  if name == 'gpt2':
+    # Here the two searches differ: of the 8 best candidates of a step, ours
+    # (and T5X's) lets all end, Hugging Face only the first 4, and it also
+    # counts beams that are cut at the end as finished.
+    searches.pop()
+  for beams, key in searches:
     got = converted_models.generate(
       module, params, theirs[inputs], golden.NEW_TOKENS, ours, beams
     )
@@ -135,7 +141,11 @@ def test_copies_and_buffers_of_older_files(tmp_path, capsys):
   np.testing.assert_array_equal(table[0], old['wte.weight'][18])
   np.testing.assert_array_equal(table[18], old['wte.weight'][0])
   said = capsys.readouterr().out
-  for name in (unused, 'h.{0}.attn.bias', 'lm_head.weight'):
+  for name in (
+    unused.replace('block.0', 'block.{0}'),
+    'h.{0}.attn.bias',
+    'lm_head.weight',
+  ):
     assert f'  {name}' in said
   assert '--bos_token_id=18' in said
 
