@@ -46,6 +46,7 @@ def devices(environment, way):
   ).stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   absent_tpu.is_present(os.environ), reason='this machine has a TPU'
 )
@@ -58,6 +59,7 @@ def test_jax_does_not_start_the_library(environment):
     assert hidden[0] == 'kept True'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['TPU_NAME', 'JAX_PLATFORMS'])
 def test_the_users_settings_are_kept(environment, name):
   environment[name] = 'cpu'

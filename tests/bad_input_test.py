@@ -148,6 +148,7 @@ def test_gin_file_is_refused(tmp_path, text, line):
   assert re.search(line, line_of(error)), line_of(error)
 
 
+@pytest.mark.slow
 def test_model_dir_must_be_writable(gin_file, tmp_path):
   (tmp_path / 'file').write_text('mine')
   with pytest.raises(OSError) as error:
@@ -206,6 +207,7 @@ NESTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('module', ['train', 'plan', 'show'])
 @pytest.mark.parametrize(
   ('text', 'binding', 'line'),

@@ -36,6 +36,7 @@ def train(folder, *arguments, engine):
   return done.stderr.partition('error: ')[2].splitlines()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'engine, arguments, message',
   [
@@ -85,6 +86,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('arguments', 'code', 'message'),
   [

@@ -1,7 +1,5 @@
 """Encoder-only models: losses against NumPy, predictions, refusals."""
 
-import types
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ import seqio
 from flax.linen import partitioning as flax_partitioning
 
 from fnet_t5x import encoder_models
+from fnet_t5x.networks.fnet_config import FNetConfig
 from fnet_t5x.runtime import metrics as metrics_lib
 
 VOCAB = 20
@@ -22,7 +21,7 @@ MARKS = {'mask_id': MASK, 'cls_id': CLS, 'sep_id': SEP}
 class Lookup(nn.Module):
   """A network of two tables, with the methods of `FNet`."""
 
-  config: types.SimpleNamespace
+  config: FNetConfig
 
   def setup(self):
     def table(name, shape, axes):
@@ -66,14 +65,8 @@ class Lookup(nn.Module):
 
 
 def config(**changes):
-  return types.SimpleNamespace(
-    **{
-      'num_classes': None,
-      'mixings': ('fourier', 'attention'),
-      'fourier_lengths': 'padded',
-      **changes,
-    }
-  )
+  mixing = ('fourier', 'attention')
+  return FNetConfig(**{'num_layers': 2, 'layer_mixing': mixing, **changes})
 
 
 def model(**options):
@@ -161,6 +154,7 @@ def values_of(metrics):
   return metrics_lib.scalars(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('max_predictions', [None, 3, 9])
 @pytest.mark.parametrize('pairs', [True, False])
 def test_loss_is_that_of_tokens_and_pairs(pairs, max_predictions):
@@ -192,6 +186,7 @@ def test_logits_are_as_many_as_the_predictions():
   assert (4, 10, VOCAB) not in shapes
 
 
+@pytest.mark.slow
 def test_gradient_ignores_all_but_the_predicted_tokens():
   batch = batch_of(pairs=False)
   a_model = model(max_predictions=3)
@@ -306,7 +301,7 @@ def test_regression_against_numpy():
 )
 def test_packed_rows_are_refused_where_they_would_mix(mixing, lengths, mixed):
   a_model = encoder_models.EncoderOnlyModel(
-    Lookup(config(mixings=mixing, fourier_lengths=lengths)),
+    Lookup(config(layer_mixing=mixing, fourier_lengths=lengths)),
     VOCABULARY,
     VOCABULARY,
     None,

@@ -36,6 +36,7 @@ def _converted(converter, examples, lengths):
   ]
 
 
+@pytest.mark.slow
 def test_padded():
   lengths = dict.fromkeys(_EXAMPLES[0], 6)
   converter = feature_converters.MaskedLMFeatureConverter(pack=False)
@@ -49,6 +50,7 @@ def test_padded():
   assert set(converter.get_model_feature_lengths(lengths)) == set(rows[0])
 
 
+@pytest.mark.slow
 def test_packed():
   lengths = dict.fromkeys(_EXAMPLES[0], 9)
   converter = feature_converters.MaskedLMFeatureConverter(pack=True)
@@ -72,6 +74,7 @@ def test_packed():
   assert set(converter.get_model_feature_lengths(lengths)) == set(rows[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pack', [False, True])
 def test_masked_lm_keeps_its_weights(pack):
   vocabulary = token_documents.VOCABULARY
@@ -117,6 +120,7 @@ def test_masked_lm_keeps_its_weights(pack):
   assert 0.6 < np.sum(theirs) / ours.sum() < 0.95
 
 
+@pytest.mark.slow
 def test_next_sentence_pairs():
   vocabulary = token_documents.VOCABULARY
   features = next_sentence.features(vocabulary)
@@ -158,6 +162,7 @@ def test_different_lengths_are_an_error():
     _converted(converter, _EXAMPLES, lengths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('objective', [masked_lm, next_sentence])
 def test_pretraining_converts_as_the_task_needs(objective):
   chosen = {
@@ -176,6 +181,7 @@ def test_pretraining_converts_as_the_task_needs(objective):
   assert one == other
 
 
+@pytest.mark.slow
 def test_pretraining_packs_tokens_and_refuses_to_pack_pairs():
   converter = feature_converters.PretrainingFeatureConverter(pack=True)
   lengths = dict.fromkeys(_EXAMPLES[0], 9)

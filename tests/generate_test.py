@@ -20,6 +20,8 @@ from fnet_t5x import generate
 from fnet_t5x.runtime import text_generation
 from fnet_t5x.runtime.generation_options import GenerationOptions
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, '-m', 'fnet_t5x.generate']
 
 
@@ -240,7 +242,6 @@ def test_says_when_a_text_was_cut(generator, capsys):
   assert seen == {True, False}
 
 
-@pytest.mark.slow
 def test_command_prints_the_texts(model_dir, generator, tmp_path):
   (tmp_path / 'prompts.txt').write_text('abc\nfed\n')
   done = run(
@@ -263,7 +264,6 @@ def test_command_prints_the_texts(model_dir, generator, tmp_path):
   assert all(line.startswith('note: ') for line in notes)
 
 
-@pytest.mark.slow
 def test_all_prompts_are_checked_before_the_first_text(model_dir, tmp_path):
   done = run(
     f'--model_dir={model_dir}', folder=tmp_path, stdin=b'abc\n' + 40 * b'a'
@@ -318,7 +318,6 @@ class Terminal:
     return code
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('ending', ['end of file', 'interrupt'])
 def test_interactive_use_on_a_terminal(model_dir, tmp_path, ending):
   terminal = Terminal(
@@ -368,7 +367,6 @@ def test_interrupt_ends_a_text_but_not_the_command(
   assert texts[1:] == [*second.split('\n'), '']
 
 
-@pytest.mark.slow
 def test_closed_output_pipe(model_dir, tmp_path):
   """As `| head` does; no error, no traceback."""
   read, write = os.pipe()

@@ -332,6 +332,7 @@ def test_parameters_are_as_many_as_published(name):
     assert count == pytest.approx(parameters.PUBLISHED[size], rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PUBLISHED_ENCODERS)
 def test_parameters_of_encoders_are_as_many_as_published(name):
   model = build(name, 'VOCABULARY = None', 'VOCAB_SIZE = 32000')

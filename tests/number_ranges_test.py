@@ -116,6 +116,7 @@ def test_beam_search_refuses(name, value):
     decode(decoding.beam_search, **{name: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'options',
   [

@@ -108,6 +108,7 @@ def test_sharding_of_each_axis():
   assert decoder == ('data', None, 'model')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [False, True])
 @pytest.mark.parametrize('mixing', ['fourier', 'linear', 'attention'])
 def test_every_axis_of_every_parameter_has_its_rules(mixing, scan):

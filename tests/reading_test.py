@@ -11,6 +11,7 @@ DOCUMENT = ROOT / 'docs/reading.md'
 LINKS = re.findall(r'\[`(\w+)\.(\w+)`\]\((\S+?)\)', DOCUMENT.read_text())
 
 
+@pytest.mark.slow
 def test_its_code_gives_what_it_says():
   failed, tried = doctest.testfile(
     str(DOCUMENT), module_relative=False, optionflags=doctest.ELLIPSIS

@@ -45,6 +45,7 @@ def run(tmp_path):
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'output, picture, page',
   [
@@ -92,6 +93,7 @@ def test_missing_matplotlib(tmp_path, run):
   )
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line(tmp_path, run):
   pytest.importorskip('matplotlib')
   assert 'nowhere: no such folder' in error_of(report(tmp_path, 'nowhere'))

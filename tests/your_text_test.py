@@ -10,6 +10,8 @@ import pytest
 import seqio
 from checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 # The README's run, with fewer layers, steps and texts.
 SMALL = [
   '--gin.EMBED_DIM=16',
@@ -114,7 +116,6 @@ def test_python_of_the_readme(trained):
   assert python(trained[0], '-c', code).strip()
 
 
-@pytest.mark.slow
 def test_the_model_directory_is_enough(trained):
   folder, _ = trained
   moved = folder / 'elsewhere'

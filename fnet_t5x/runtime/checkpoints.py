@@ -53,12 +53,15 @@ class SaveCheckpointConfig:
     period: steps between checkpoints; None saves none.
     keep: number of latest checkpoints to keep; None keeps all.
     save_dataset: whether to save the position in the training data too.
+    checkpoint_manager_cls: T5X's choice of manager, which gin files set for
+      that engine; there is one here.
   """
 
   dtype: str | None = 'float32'
   period: int | None = None
   keep: int | None = None
   save_dataset: bool = False
+  checkpoint_manager_cls: type | None = None
 
   def __post_init__(self):
     _check_dtype('SaveCheckpointConfig', self.dtype)
@@ -83,6 +86,7 @@ class RestoreCheckpointConfig:
     fallback_to_scratch: whether to initialise what the checkpoint lacks.
     dtype: of the restored parameters; None for the dtype saved.
     restore_dataset: whether to restore the position in the training data too.
+    checkpoint_manager_cls: as in `SaveCheckpointConfig`.
   """
 
   path: str | Sequence[str] = ()
@@ -91,6 +95,7 @@ class RestoreCheckpointConfig:
   fallback_to_scratch: bool = False
   dtype: str | None = None
   restore_dataset: bool = False
+  checkpoint_manager_cls: type | None = None
 
   def __post_init__(self):
     _check_dtype('RestoreCheckpointConfig', self.dtype)
@@ -347,6 +352,7 @@ class CheckpointManager:
     for folder in self._directory.iterdir():
       # File systems without rename use the final name and a marker file.
       if folder.name == name or folder.name.startswith(name + _TEMPORARY):
+        checksums.wait_for_metadata(folder)
         checksums.write(folder)
 
   def _report_kept(self, saved: Sequence[int]) -> None:

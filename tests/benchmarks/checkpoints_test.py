@@ -9,6 +9,7 @@ from fnet_t5x.benchmarks import checkpoints
 from fnet_t5x.runtime import checksums
 
 
+@pytest.mark.slow
 def test_prints_the_table_and_writes_json(tmp_path, capsys):
   path = tmp_path / 'checkpoints.json'
   checkpoints.main(

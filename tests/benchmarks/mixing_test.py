@@ -51,6 +51,7 @@ def test_quick_lists_the_lengths_it_skips(capsys):
   assert last.endswith(': 256, 512, 1024, 2048, 4096')
 
 
+@pytest.mark.slow
 def test_all_cases_of_the_transform_compute_the_same():
   # Times of different results could not be compared.
   x = np.random.default_rng(0).normal(size=(2, 8, 6)).astype('float32')

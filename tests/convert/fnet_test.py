@@ -45,6 +45,7 @@ def test_all_leaves_are_accounted_for(
   assert not [p for p in tmp_path.iterdir() if p.name not in ('source', 'out')]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'mixings',
   [
@@ -164,6 +165,7 @@ def test_a_tree_without_a_state_and_a_target(tmp_path):
   published_fnets.assert_converted(path, ARRAYS)
 
 
+@pytest.mark.slow
 def test_runs_restore_the_checkpoint(tmp_path):
   path = published_fnets.convert(WHOLE, tmp_path)
   network = fnet.FNet(fnet_shapes.check(ARRAYS))

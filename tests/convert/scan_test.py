@@ -26,6 +26,8 @@ from fnet_t5x.runtime import (
 from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import train as train_lib
 
+pytestmark = pytest.mark.slow
+
 # All sides are at least 128: Adafactor factors every kernel in both layouts.
 WIDE = {
   'emb_dim': 128,
@@ -114,7 +116,6 @@ def unscanned(tmp_path_factory):
   return trainer, save(trainer, tmp_path_factory.mktemp('unscanned'))
 
 
-@pytest.mark.slow
 def test_round_trip_is_exact_and_training_resumes(unscanned, tmp_path):
   trainer, path = unscanned
   scanned = checkpoint.convert(path, tmp_path / 'scanned')
@@ -158,7 +159,6 @@ def loss_of(model_dir):
   return metrics_lib.scalars(trainer.eval([batch]))['loss']
 
 
-@pytest.mark.slow
 def test_converted_checkpoints_are_model_directories(run, tmp_path, capsys):
   """Their configuration is the run's, with the converted layout."""
   (run / 'vocabulary.model').write_bytes(b'any')
@@ -273,7 +273,6 @@ def test_what_cannot_be_converted(unscanned, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.slow
 def test_errors_of_the_command_are_one_line(tmp_path):
   done = subprocess.run(
     [

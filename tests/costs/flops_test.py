@@ -63,6 +63,7 @@ def of_position_biases():
   return 2 * 2 * 4 * 32 * (INPUTS**2 + TARGETS**2) / ROWS
 
 
+@pytest.mark.slow
 def test_t5_executes_the_formula():
   config = t5.T5Config(**SIZES)
   by_formula = flops.example_flops(config, INPUTS, TARGETS)

@@ -71,6 +71,7 @@ def compile_sharded(mesh, mode, x, cotangent):
   return step.lower(x, MASK, cotangent).compile()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:.*with mesh.*:DeprecationWarning')
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('shape', [(8, 1), (4, 2), (1, 8)])

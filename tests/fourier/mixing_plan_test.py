@@ -52,6 +52,7 @@ def make_plan(**arguments):
   return make_mixing_plan(MASK.astype(np.int32), embed=EMBED, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('backend', 'arguments', 'kind', 'full_rows', 'features', 'all_features'),
   CHOICES,
@@ -72,6 +73,7 @@ def test_the_plan_of_each_backend(
   assert getattr(plan, 'all_features', None) == all_features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', ['cpu', 'gpu', 'tpu'])
 @pytest.mark.parametrize('arguments', [EXACT, PACKED, BLUESTEIN])
 def test_a_plan_keeps_its_way_wherever_it_is_used(backend, arguments):

@@ -59,6 +59,7 @@ def compile_sharded(mode, x, cotangent, sharded):
     return step.lower(x, jnp.asarray(MASK), cotangent).compile()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:.*with mesh.*:DeprecationWarning')
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def test_plan_made_inside_jit(mode):
   assert_close(y, expected_mix(x, mode))
 
 
+@pytest.mark.slow
 def test_vmap_over_activations(mode):
   x, plan = normal(3, BATCH, LENGTH, EMBED), MODES[mode]()
   y = jax.vmap(mix, in_axes=(0, None))(x, plan)
@@ -91,6 +92,7 @@ def test_jvp(mode):
   assert_close(dy, expected_mix(tangent, mode))
 
 
+@pytest.mark.slow
 def test_both_jacobians_are_one_symmetric_matrix(mode):
   x, plan = normal(BATCH, LENGTH, EMBED), MODES[mode]()
   size = x.size
@@ -107,6 +109,7 @@ def test_both_jacobians_are_one_symmetric_matrix(mode):
   assert_close(backward, expected)
 
 
+@pytest.mark.slow
 def test_second_derivatives(mode):
   # f = sum (M x)^3: the Hessian times v is 6 M (M x * M v).
   x, v = normal(BATCH, LENGTH, EMBED), normal(BATCH, LENGTH, EMBED, seed=1)
@@ -120,6 +123,7 @@ def test_second_derivatives(mode):
   assert_close(reverse, expected)
 
 
+@pytest.mark.slow
 def test_remat_and_scan_share_one_plan(mode):
   x = normal(BATCH, LENGTH, EMBED)
   gains = normal(3, EMBED, seed=1)

@@ -211,6 +211,7 @@ def training_program(**choices):
   return lowered.as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('h100')
 @pytest.mark.parametrize('scan_layers', [False, True])
 def test_programs_for_cuda_call_cudnn(scan_layers):

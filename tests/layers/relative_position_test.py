@@ -57,6 +57,7 @@ def test_biases_read_the_table(bidirectional):
     np.testing.assert_array_equal(got[0, :, query, key], table[:, bucket])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('starts', [None, [3, 0]])
 def test_decoding_returns_one_row_per_step(starts):
   module, params = biases()

@@ -105,6 +105,7 @@ def test_decoding_is_independent_of_the_batch(build, random_tokens):
   np.testing.assert_allclose(got[0], together[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prompt_lengths', [None, (3, 0, 1)])
 def test_started_decoding_equals_teacher_forcing(
   build, random_tokens, prompt_lengths
@@ -143,6 +144,7 @@ def test_started_decoding_equals_teacher_forcing(
     )
 
 
+@pytest.mark.slow
 def test_an_empty_cache_is_filled_by_steps(build, random_tokens):
   module, params = build('hybrid')
   inputs, shifted, _ = batch = batch_of(random_tokens)
@@ -156,6 +158,7 @@ def test_an_empty_cache_is_filled_by_steps(build, random_tokens):
     np.testing.assert_allclose(got, want[:, position], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_cache_layout(build, random_tokens):
   module, params = build('hybrid')
   cache = generate(module, params, batch_of(random_tokens), (0,) * 3, 1)[1]

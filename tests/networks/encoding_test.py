@@ -79,6 +79,7 @@ def test_invariant_to_other_rows(build, random_tokens, name):
   assert_close(encode(tokens)[1, :4], encode(tokens[1:2, :4])[0])
 
 
+@pytest.mark.slow
 def test_padded_transform_depends_on_padding(build, random_tokens):
   encode = encoder(*build('fourier', fourier_lengths='padded'))
   tokens = random_tokens(2, 7)
@@ -86,6 +87,7 @@ def test_padded_transform_depends_on_padding(build, random_tokens):
   assert np.abs(padded - encode(tokens)).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('positions', ['learned', 'sinusoidal'])
 def test_position_embeddings_distinguish_orders(
   build, random_tokens, positions

@@ -80,6 +80,7 @@ def test_invalid_layouts_are_rejected():
     fnet_t5.mixing_layout(4, num_attention_layers=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'choices'),
   [('fourier', {}), ('linear', {'encoder_position_embedding': 'none'})],
@@ -93,6 +94,7 @@ def test_inputs_longer_than_the_limit(build, name, choices):
     )
 
 
+@pytest.mark.slow
 def test_sinusoidal_positions_have_no_limit(build):
   choices = {'encoder_position_embedding': 'sinusoidal'}
   module, params = build('fourier', **choices)
@@ -113,6 +115,7 @@ def test_default_is_the_hybrid():
   assert config.fourier_lengths == 'exact'
 
 
+@pytest.mark.slow
 def test_attention_everywhere_is_t5(build, random_tokens):
   choices = {'encoder_position_embedding': 'none'}
   module, params = build('attention', **choices)

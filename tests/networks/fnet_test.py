@@ -47,6 +47,7 @@ def abstract_parameters(**choices):
   return jax.tree.leaves(variables['params'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('mixing', 'choices', 'parameters', 'leaves'),
   [
@@ -65,6 +66,7 @@ def test_parameters_of_the_published_checkpoints(
   assert len(got) == leaves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('mixing', 'attending', 'choices', 'millions'),
   [
@@ -142,6 +144,7 @@ def test_outputs_are_those_of_hugging_face(name):
   assert_close(got, GOLDEN[name])
 
 
+@pytest.mark.slow
 def test_rows_with_padding_against_float64():
   module, params = build()
   tokens, types = np.zeros((2, 2, 7), int)
@@ -153,6 +156,7 @@ def test_rows_with_padding_against_float64():
     assert_close({k: v[row : row + 1] for k, v in got.items()}, want)
 
 
+@pytest.mark.slow
 def test_exact_lengths_do_not_depend_on_padding():
   module, params = build(fourier_lengths='exact')
   tokens, types = np.zeros((2, 2, 7), int)
@@ -166,6 +170,7 @@ def test_exact_lengths_do_not_depend_on_padding():
     assert_close(mine, reference(module, params, ids, kinds))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('derived', [False, True])
 def test_exact_lengths_do_not_depend_on_packing(derived):
   module, params = build(fourier_lengths='exact')
@@ -189,6 +194,7 @@ def test_exact_lengths_do_not_depend_on_packing(derived):
     start = end
 
 
+@pytest.mark.slow
 def test_padding_takes_part_by_default():
   module, params = build()
   tokens, types = EXAMPLES[0][0][None], EXAMPLES[0][1][None]
@@ -197,6 +203,7 @@ def test_padding_takes_part_by_default():
   assert np.abs(run(module, params, *padded)['pooled'] - short).max() > 0.01
 
 
+@pytest.mark.slow
 def test_gradients_in_bfloat16_are_finite_and_reach_every_parameter():
   module, params = build(dtype=jnp.bfloat16)
   tokens = jnp.asarray(EXAMPLES[1][0][None])
@@ -266,6 +273,7 @@ def test_every_axis_of_a_parameter_has_a_rule():
     assert set(metadata.names) <= known
 
 
+@pytest.mark.slow
 def test_initial_values():
   config = fnet.FNetConfig(
     **SIZES | {'vocab_size': 400, 'emb_dim': 64, 'max_length': 64}

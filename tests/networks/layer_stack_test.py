@@ -230,6 +230,7 @@ def scalable_variables():
   return jax.jit(init)(jax.random.key(GOLDEN['init_seed']), *ones)
 
 
+@pytest.mark.slow
 def test_scanned_parameters_are_t5x_s():
   variables = scalable_variables()
   axes = _flat(variables['params_axes'])

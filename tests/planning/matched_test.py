@@ -32,6 +32,7 @@ def test_small_is_counted_as_its_own_file_says():
   assert found.flops == example.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', ['base', 'xl'])
 def test_no_other_depth_is_nearer(size):
   """One layer more or less is farther from T5's parameters."""

@@ -107,6 +107,7 @@ def test_remedies_are_the_least_changes_that_fit():
     assert held + activations * (rows + 8) / 256 > allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['data', 'fully_sharded'])
 def test_what_is_in_force_already_is_no_remedy(name):
   files = (*FILES, f'gin/partitioning/{name}.gin')

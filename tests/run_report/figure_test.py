@@ -129,6 +129,7 @@ def test_losses_far_apart_have_a_logarithmic_axis():
   assert shown.axes[0].get_yscale() == 'log'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'rows',
   [

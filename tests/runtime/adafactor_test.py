@@ -135,6 +135,7 @@ def test_rank_two_follows_the_heuristic_whatever_the_axes_say():
   assert (state.v_row.shape, state.v_col.shape) == ((6,), (10,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', sorted(GOLDEN['adafactor']))
 def test_equals_t5x(case):
   golden = GOLDEN['adafactor'][case]

@@ -57,6 +57,7 @@ def saved(state, tmp_path_factory):
   return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('num_partitions', [1, 2, 8])
 def test_checkpoint_restores_on_any_mesh(saved, state, num_partitions):
   partitioner = partitioning.PjitPartitioner(num_partitions)
@@ -177,6 +178,7 @@ def test_last_checkpoints_are_kept(state, tmp_path):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['bfloat16', None])
 def test_parameters_are_saved_and_restored_in_a_dtype(
   initializer, state, tmp_path, dtype
@@ -248,6 +250,7 @@ def test_another_optimizer_is_one_line(saved):
 TURNED = {'encoder_mixing': ('attention', 'fourier')}
 
 
+@pytest.mark.slow
 def test_assignment_map_renames_and_drops(saved, state):
   initializer = small_runs.make_initializer(small_runs.make_model(**TURNED))
   cfg = RestoreCheckpointConfig(

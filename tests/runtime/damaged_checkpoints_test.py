@@ -146,6 +146,7 @@ def test_the_file_is_named(initializer, saved, tmp_path, file, damage, detail):
   assert (folder / 'checkpoint_2').is_dir()
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_set_aside(initializer, states, saved, tmp_path):
   folder = tmp_path / 'run'
   shutil.copytree(saved, folder)

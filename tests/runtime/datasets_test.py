@@ -44,6 +44,7 @@ def test_position_is_restored_within_a_shuffle(tmp_path):
   assert not np.array_equal(unshuffled[0][name], next(iterator())[name])
 
 
+@pytest.mark.slow
 def test_position_of_another_dataset_is_refused(tmp_path):
   before = iterator()
   next(before)
@@ -155,6 +156,7 @@ def test_missing_cache_is_one_line(tmp_path, monkeypatch):
   assert datasets.get_mixture_or_task(cfg) is mixture
 
 
+@pytest.mark.slow
 def test_uncacheable_task_is_read_from_its_source():
   cached, uncached = (
     iterator(shuffle=False, use_cached=use_cached)

@@ -91,6 +91,7 @@ def decisive_network(rows=60, vocab=9):
   return tokens_to_logits
 
 
+@pytest.mark.slow
 def test_beam_search_with_one_beam_is_greedy():
   start = {'history': jnp.arange(20, dtype=jnp.int32)[:, None]}
   inputs = jnp.zeros((20, 10), jnp.int32)
@@ -102,6 +103,7 @@ def test_beam_search_with_one_beam_is_greedy():
   assert 3 < ended.sum() < 20
 
 
+@pytest.mark.slow
 def test_beam_search_stops_when_nothing_better_can_come():
   table = np.zeros((4, 4), np.float32)
   table[:, EOS] = 20.0
@@ -126,6 +128,7 @@ PROMPTS[2, 1:10] = [3, 8, 9, 5, 2, 2, 6, 4, 10]
 LENGTHS = np.array([0, 2, 9])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('function', ['beam_search', 'temperature_sample'])
 @pytest.mark.parametrize('prefilled', [False, True])
 def test_an_example_does_not_depend_on_its_neighbours(function, prefilled):
@@ -154,6 +157,7 @@ def test_an_example_does_not_depend_on_its_neighbours(function, prefilled):
     np.testing.assert_allclose(scores[row], alone_scores[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('function', ['beam_search', 'temperature_sample'])
 def test_prefilled_prompts_change_nothing(function):
   options = {'topk': 1} if function == 'temperature_sample' else {}
@@ -207,6 +211,7 @@ def exact_distribution(temperature=1.0, topk=0, topp=0.0):
   return probs / probs.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'options',
   [

@@ -36,6 +36,7 @@ print(free_memory.free_bytes(device))
 linux = pytest.mark.skipif(sys.platform != 'linux', reason="Linux's limits")
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize('limit', ['RLIMIT_AS', 'RLIMIT_DATA'])
 def test_resource_limits_bound_free_memory(limit):

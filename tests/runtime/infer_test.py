@@ -192,6 +192,7 @@ def test_inference_resumes_after_the_last_complete_chunk(
   assert len(written) == len(set(written)) == 5
 
 
+@pytest.mark.slow
 def test_chunks_of_another_size_or_checkpoint_are_not_reused(bigram, tmp_path):
   name = f'{small_runs.TASK}-score.jsonl-00000-of-00001'
   for stale in ('step2-0x4', 'step3-0x8'):
@@ -222,6 +223,7 @@ def test_every_decode_is_text():
   assert infer._text(decodes, small_runs.VOCABULARY) == ['ab', 'c']
 
 
+@pytest.mark.slow
 def test_last_batch_is_padded_with_empty_rows(model):
   cfg = small_runs.dataset_config('validation', batch_size=BATCH_SIZE)
   batches = list(

@@ -214,6 +214,7 @@ def test_a_broken_download_is_one_line(checkpoint, tmp_path, damage, message):
   assert str(error.value).endswith('fetch the checkpoint again')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('length', [0, 1, 700])
 def test_a_cut_file_is_one_line(checkpoint, tmp_path, length):
   copy = tmp_path / f'checkpoint_{STEP}'

@@ -65,6 +65,7 @@ def test_loss_and_gradient_equal_float64(smoothing, z_loss):
   np.testing.assert_allclose(loss_fn(logits)[0], want[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_loss_of_huge_logits_is_finite():
   logits = np.array([[[1e4, -1e4, 0.0]]], np.float32)
   loss, gradient = jax.value_and_grad(
@@ -288,6 +289,7 @@ def test_the_loss_of_whole_logits_agrees_at_its_edges():
   np.testing.assert_allclose(got[1][1], want[1][1], rtol=1e-5, atol=1e-1)
 
 
+@pytest.mark.slow
 def test_bfloat16_activations_get_bfloat16_gradients():
   hidden, kernel, targets, weights = output_problem()
   half = jnp.asarray(hidden, jnp.bfloat16)

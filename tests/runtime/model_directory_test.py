@@ -13,6 +13,8 @@ import small_runs
 from fnet_t5x.runtime import checkpoints, model_directory, text_generation
 from fnet_t5x.runtime import train as train_lib
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):

@@ -80,6 +80,7 @@ def setting(request):
   return model, golden.make_params(model, batch, jax.random.PRNGKey(3)), batch
 
 
+@pytest.mark.slow
 def test_greedy_decoding_takes_the_best_of_its_own_logits(setting):
   model, params, batch = setting
   tokens = jax.jit(model.predict_batch)(params, batch)
@@ -161,6 +162,7 @@ def test_an_example_does_not_depend_on_its_batch(
     )
 
 
+@pytest.mark.slow
 def test_prompts_are_kept_without_their_eos(setting):
   model, params, batch = setting
   predict = functools.partial(
@@ -174,6 +176,7 @@ def test_prompts_are_kept_without_their_eos(setting):
     assert text[len(prompt)] != 0
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_key_and_evaluation_has_none(setting):
   model, params, batch = setting
   loss = jax.jit(model.loss_fn)
@@ -290,6 +293,7 @@ def nats_per_token(logits, batch):
   return np.sum(nats * weights) / np.sum(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('packed', [True, False])
 @pytest.mark.parametrize(
   'factor',

@@ -17,6 +17,8 @@ from fnet_t5x.runtime import text_generation
 from fnet_t5x.runtime.generation_options import GenerationOptions
 from fnet_t5x.runtime.text_generation import FirstTokens, TextPieces
 
+pytestmark = pytest.mark.slow
+
 PROMPT = 'abc de'
 VOCABULARY = small_runs.VOCABULARY
 
@@ -77,7 +79,6 @@ def greedy(generator, steps, size=0) -> list[int]:
   return written
 
 
-@pytest.mark.slow
 def test_greedy_is_the_most_likely_token(generator):
   """Reference: teacher forcing over texts of increasing length."""
   want = VOCABULARY.decode(greedy(generator, 8))
@@ -98,7 +99,6 @@ def tokens_of(generator, **options) -> list[list[int]]:
   return rows.tolist()
 
 
-@pytest.mark.slow
 def test_greedy_without_repeated_ngrams(generator):
   free = greedy(generator, 16)
   assert len(free) - len(set(free)) > 0, 'nothing to guard against'
@@ -108,7 +108,6 @@ def test_greedy_without_repeated_ngrams(generator):
     assert guarded[: len(want)] == want
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('size', [1, 2])
 def test_samples_and_beams_repeat_no_ngrams(generator, size):
   options = {'no_repeat_ngram_size': size}
@@ -121,7 +120,6 @@ def test_samples_and_beams_repeat_no_ngrams(generator, size):
     assert len(ngrams) == len(set(ngrams))
 
 
-@pytest.mark.slow
 def test_enough_beams_find_the_best_text(generator):
   """Reference: all texts of up to two tokens, including EOS."""
   eos, width = VOCABULARY.eos_id, generator._model.module.config.vocab_size
@@ -227,7 +225,6 @@ def test_prompt_must_be_a_text(generator):
     generator.generate([3])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('number', [np.nan, np.inf])
 @pytest.mark.parametrize('beams', [1, 2])
 def test_logits_that_are_not_finite(model_dir, number, beams):

@@ -354,6 +354,7 @@ def test_interrupted_predictions_are_run_on_resume(tmp_path):
   assert sum(r['collection'].startswith('inference') for r in rows[1]) == 2
 
 
+@pytest.mark.slow
 def test_stopped_run_without_checkpoints_says_so(tmp_path, capfd):
   save = checkpoints.SaveCheckpointConfig(period=None)
   run(tmp_path, save=save, trainer_cls=InterruptedTrainer)

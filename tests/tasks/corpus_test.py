@@ -31,6 +31,7 @@ def test_validation_has_old_and_recent_years():
   assert max(years) > 2000
 
 
+@pytest.mark.slow
 def test_no_validation_address_is_in_training_in_another_form():
   train = set()
   for _, text in corpus.documents('train'):

@@ -87,6 +87,7 @@ def _marks(vocabulary):
   return vocabulary.vocab_size - 2, vocabulary.vocab_size - 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('task', 'config', 'split', 'texts', 'label'),
   _CASES,

@@ -84,6 +84,7 @@ _CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('task', 'config', 'split', 'example', 'inputs', 'targets'), _CASES
 )

@@ -90,6 +90,7 @@ def test_every_address_occurs_once_in_all_shards():
       assert {e['id'].decode(): e['text'].decode() for e in seen} == expected
 
 
+@pytest.mark.slow
 def test_seeds_determine_the_order(small_corpus):
   task = catalog.get('fnet_sotu_prefix_lm')
 

@@ -44,6 +44,7 @@ def _held_out(paths, surveyed):
   return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'texts',
   [

@@ -70,6 +70,7 @@ def test_training_is_deterministic(small_corpus):
   assert path.read_bytes() == first
 
 
+@pytest.mark.slow
 def test_cache_key_follows_corpus_and_parameters(small_corpus, monkeypatch):
   paths = {
     vocabularies.trained_model_file(160),

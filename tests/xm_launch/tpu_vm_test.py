@@ -213,6 +213,7 @@ def test_a_run_that_fails_is_repeated_and_then_given_up(cloud, watch, capsys):
   assert 'it broke' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_a_failed_run(cloud, watch):
   cloud.train(FOR_LONG)
   watch.step()

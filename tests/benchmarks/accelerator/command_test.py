@@ -35,6 +35,7 @@ def test_sections_are_run_in_the_kits_order():
   assert [s.name for s in chosen.sections] == ['ceilings', 'training']
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_header_and_its_rows(tmp_path):
   ran = subprocess.run(
     [

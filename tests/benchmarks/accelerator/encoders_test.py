@@ -20,6 +20,7 @@ def test_every_encoder_has_its_mixing():
   assert layouts['FNet-Hybrid'] == ('fourier',) * 10 + ('attention',) * 2
 
 
+@pytest.mark.slow
 def test_untrained_loss_is_that_of_uniform_guesses():
   module = encoder_networks.make_network('FF-only', 'toy', 1, 16, 'float32')
   batch = encoders.make_batch(2, 16, 64)

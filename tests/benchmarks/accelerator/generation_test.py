@@ -51,6 +51,7 @@ def test_caches_hold_keys_and_values_of_each_layer(made):
   assert 0 < counters <= 100 * ROWS
 
 
+@pytest.mark.slow
 def test_making_the_cache_costs_no_pass_of_the_decoder(made):
   """The pass that creates it only returns zeros, so XLA removes it."""
   module, params = made

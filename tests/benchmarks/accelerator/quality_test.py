@@ -9,6 +9,8 @@ from fnet_t5x.benchmarks.accelerator import networks, quality
 from fnet_t5x.benchmarks.accelerator.bench import Setting
 from fnet_t5x.benchmarks.accelerator.prepared_corpus import PreparedCorpus
 
+pytestmark = pytest.mark.slow
+
 SIZES = quality.Sizes('toy', 4, 8, 2)
 SETTING = Setting('cpu', 'float32', toy=True)
 

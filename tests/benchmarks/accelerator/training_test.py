@@ -31,6 +31,7 @@ def count(tree):
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', networks.NETWORKS)
 def test_quick_values_have_the_layout_of_real_ones(name):
   module = module_of(name)
@@ -68,6 +69,7 @@ def part_parameters(config, part):
   return count(shapes['params'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', networks.NETWORKS)
 def test_parts_hold_all_parameters_of_the_network(name):
   module = module_of(name)
