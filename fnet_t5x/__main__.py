@@ -32,7 +32,7 @@ COMMANDS = {
 }
 # Commands whose next word names a module of the folder.
 _FOLDERS = {
-  'convert': ('scan', 'fnet'),
+  'convert': ('scan', 'fnet', 'hf'),
   'benchmark': (
     'mixing',
     'inference',

@@ -18,7 +18,7 @@ FOLDERS = {
     *('inference', 'input_pipeline', 'mixing', 'quality', 'resident_memory'),
     *('accelerator', 'accelerator.tables'),
   ),
-  'convert': ('fnet', 'scan'),
+  'convert': ('fnet', 'hf', 'scan'),
   'planning': (
     *('matched', 'measured_memory', 'parameters', 'scaling'),
     'tables',
