@@ -82,7 +82,7 @@ setuptools.setup(
     # SeqIO's caching job, TFDS's pipelines.
     'cache': CACHE,
     'launch': LAUNCH,
-    # Weights of Hugging Face: fnet_t5x.convert.fnet.
+    # Weights of Hugging Face: fnet_t5x.convert.fnet and fnet_t5x.convert.hf.
     'convert': CONVERT,
     # Pictures of runs: fnet_t5x.report.
     'report': REPORT,

@@ -32,9 +32,11 @@ COMMANDS = {
 }
 # Commands whose next word names a module of the folder.
 _FOLDERS = {
-  'convert': ('scan', 'fnet', 'hybrid'),
+  'convert': ('scan', 'fnet', 'hf', 'hybrid'),
   'benchmark': (
     'mixing',
+    'inference',
+    'quality',
     'encoders',
     'engines',
     'input_pipeline',

@@ -73,6 +73,21 @@ def parse(
   return options
 
 
+def check_figure(
+  parser: argparse.ArgumentParser, path: pathlib.Path | None
+) -> None:
+  """Exits if a figure could not be drawn, or not be written to its file."""
+  if path is None:
+    return
+  from fnet_t5x.run_report import figure
+
+  try:
+    check_writable(path)
+    figure.check_matplotlib()
+  except (FileNotFoundError, ImportError) as error:
+    parser.error(f'--figure {error}')
+
+
 def check_writable(path: pathlib.Path) -> None:
   """Raises FileNotFoundError if the file's folder does not exist."""
   if not path.parent.is_dir():

@@ -15,10 +15,10 @@ FOLDERS = {
   'benchmarks': (
     *('checkpoints', 'collectives', 'encoders', 'engines', 'glue'),
     'host_memory',
-    *('input_pipeline', 'mixing', 'resident_memory'),
+    *('inference', 'input_pipeline', 'mixing', 'quality', 'resident_memory'),
     *('accelerator', 'accelerator.tables'),
   ),
-  'convert': ('fnet', 'hybrid', 'scan'),
+  'convert': ('fnet', 'hf', 'hybrid', 'scan'),
   'planning': (
     *('matched', 'measured_memory', 'parameters', 'scaling'),
     'tables',

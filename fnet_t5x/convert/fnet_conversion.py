@@ -1,7 +1,6 @@
 """Conversion between published FNets and checkpoints, with a report."""
 
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,8 +8,11 @@ from etils import epath
 
 from fnet_t5x.convert import (
   checkpoint_leaves,
+  checkpoint_parameters,
+  conversion_report,
   fnet_shapes,
   fnet_sources,
+  hf_folder,
   new_folder,
   padding_id,
 )
@@ -19,7 +21,6 @@ from fnet_t5x.runtime import checkpoints, console, model_directory
 
 _TARGET = 'target/'
 _HEAD = 'class_head/'
-_NUMBER = re.compile(r'(?<=[_.])\d+(?=[/.])')
 
 
 def from_published(
@@ -90,31 +91,21 @@ def to_hugging_face(
     FileNotFoundError: there is no such checkpoint.
     ValueError: not an FNet's checkpoint, or not one that Hugging Face has.
   """
-  directory, step = checkpoints.locate(
-    checkpoints.RestoreCheckpointConfig(path=str(source), mode='latest')
-  )
-  path = epath.Path(directory) / f'{checkpoints.PREFIX}_{step}'
-  leaves = checkpoint_leaves.read(path, lambda: checkpoints.steps(directory))
-  used, dropped = {}, {"the optimizer's state": [], 'a head of its own': []}
-  for name, value in leaves.items():
-    if not name.startswith(_TARGET):
-      dropped["the optimizer's state"].append(name)
-    elif name.startswith(_TARGET + _HEAD):
-      dropped['a head of its own'].append(name)
-    else:
-      used[name.removeprefix(_TARGET)] = np.asarray(value, np.float32)
+  found = checkpoint_parameters.read(source)
+  path = found.path
+  heads = [name for name in found.arrays if name.startswith(_HEAD)]
+  used = {n: x for n, x in found.arrays.items() if n not in heads}
+  dropped = found.dropped | {'a head of its own': heads}
   try:
     config = fnet_shapes.check(used)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
-  beside = pathlib.Path(directory) / model_directory.VOCABULARY_FILE
-  if vocabulary is None and beside.exists():
-    vocabulary = beside
+  vocabulary = vocabulary or found.pieces
   pieces = _exchanged(vocabulary, config, published=False)
   with new_folder.create(out) as folder:
     fnet_sources.write_hugging_face(folder, _exchange(used), config)
     if pieces:
-      (folder / fnet_sources.PIECES).write_bytes(pieces)
+      (folder / hf_folder.PIECES).write_bytes(pieces)
   _report(f'{path}: checkpoint', used, dropped, config)
   console.print_line(f'{out}: ids 0 and 3 are exchanged, padding is 3')
   if not pieces:
@@ -154,17 +145,9 @@ def _report(
   dropped: Mapping[str, Sequence[str]],
   config: fnet.FNetConfig,
 ) -> None:
-  """Prints every tensor, used or dropped, layers together."""
-  total = sum(x.size for x in used.values())
-  lines = [title, f'used: {len(used)} tensors, {total:,} parameters']
-  shapes = {name: f' {list(x.shape)}' for name, x in used.items()}
-  lines += _layers_together(shapes)
-  for reason, names in dropped.items():
-    if names:
-      lines.append(f'dropped, {reason}: {len(names)} tensors')
-      lines += _layers_together(dict.fromkeys(names, ''))
+  """Prints every tensor, used or dropped, and what gin files need."""
   # Macros of gin/models/fnet_base.gin.
-  for name, value in {
+  macros = {
     'NUM_ENCODER_LAYERS': config.num_layers,
     'EMBED_DIM': config.emb_dim,
     'EMBEDDING_DIM': config.embedding_width,
@@ -173,26 +156,15 @@ def _report(
     'VOCAB_SIZE': config.vocab_size,
     'MAX_ENCODER_LENGTH': config.max_length,
     'TYPE_VOCAB_SIZE': config.type_vocab_size,
-  }.items():
-    if value is not None:
-      lines.append(f'{name} = {value}')
+  }
   mixings = {m: config.mixings.count(m) for m in dict.fromkeys(config.mixings)}
   kinds = ', '.join(f'{count} {name}' for name, count in mixings.items())
   if 'fourier' in mixings:
     kinds += ' (or random or no mixing: tensors do not tell)'
-  lines.append(f'mixing: {kinds}')
-  for line in lines:
-    console.print_line(line)
-
-
-def _layers_together(suffixes: Mapping[str, str]) -> list[str]:
-  """Returns indented lines; names that differ in a number share one."""
-  numbers: dict[str, list[str]] = {}
-  for name, suffix in suffixes.items():
-    match = _NUMBER.search(name)
-    key = _NUMBER.sub('{}', name, count=1) + suffix
-    numbers.setdefault(key, []).extend([match[0]] if match else [])
-  return [
-    f'  {key.replace("{}", "{" + ",".join(found) + "}")}'
-    for key, found in numbers.items()
-  ]
+  conversion_report.print_report(
+    title,
+    used,
+    dropped,
+    {name: value for name, value in macros.items() if value is not None},
+    [f'mixing: {kinds}'],
+  )

@@ -1,7 +1,7 @@
 """Shapes of a published FNet: derived from its tensors, and checked."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from fnet_t5x.convert import array_checks
 from fnet_t5x.networks import fnet
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 _LAYER = re.compile(
   r'encoder/(encoder|feed_forward|self_attention|linear_transform)_(\d+)/'
@@ -20,7 +19,7 @@ _MIXINGS = {'self_attention': 'attention', 'linear_transform': 'linear'}
 _ATTENTION = 'encoder/self_attention_{}/query/kernel'
 
 
-def config_of(shapes: Shapes) -> fnet.FNetConfig:
+def config_of(shapes: array_checks.Shapes) -> fnet.FNetConfig:
   """Derives the configuration from the shapes of all parameters.
 
   Layers without parameters for mixing are called 'fourier': their tensors do
@@ -108,30 +107,6 @@ def check(arrays: Mapping[str, np.ndarray]) -> fnet.FNetConfig:
     ValueError: names the first parameter that is missing, unknown, of a wrong
       shape, no floating-point array, or not finite.
   """
-  shapes = {name: tuple(x.shape) for name, x in arrays.items()}
-  config = config_of(shapes)
-  wanted = expected(config)
-  problems = [
-    *(f'it lacks {name}' for name in wanted if name not in shapes),
-    *(f'{name} is unknown' for name in shapes if name not in wanted),
-    *(
-      f'{name} is {list(shapes[name])}, not {list(shape)}'
-      for name, shape in wanted.items()
-      if shapes.get(name, shape) != shape
-    ),
-  ]
-  raise_first(problems)
-  raise_first(
-    f'{name} holds NaN or infinity'
-    for name, x in arrays.items()
-    if not np.isfinite(x).all()
-  )
+  config = config_of({name: tuple(x.shape) for name, x in arrays.items()})
+  array_checks.check(arrays, expected(config))
   return config
-
-
-def raise_first(problems: Iterable[str]) -> None:
-  """Raises a ValueError with the first problem and the number of others."""
-  problems = list(problems)
-  if problems:
-    others = f' ({len(problems) - 1} more)' if len(problems) > 1 else ''
-    raise ValueError(f'{problems[0]}{others}')

@@ -1,24 +1,17 @@
 """Files of published FNets, read and written without running code of theirs."""
 
 import dataclasses
-import json
 import mmap
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from flax import serialization, traverse_util
 
-from fnet_t5x.convert import fnet_names, fnet_shapes, padding_id
+from fnet_t5x.convert import array_checks, fnet_names, hf_folder, padding_id
 from fnet_t5x.networks import fnet
 
-CONFIG = 'config.json'
-WEIGHTS = 'model.safetensors'
-PIECES = 'spiece.model'
-_PICKLED = 'pytorch_model.bin'
-_LARGEST_CONFIG = 1 << 20
 _WORD = 'encoder/embedder/word/embedding'
 BY_ID = (_WORD, 'predictions_output/output_bias')
 # What our network computes, and Hugging Face's may not.
@@ -100,7 +93,7 @@ def _read_msgpack(path: pathlib.Path) -> Source:
   for name, value in _flat(target, path).items():
     if not isinstance(value, np.ndarray):
       raise ValueError(f'{path}: {name} is not an array')
-    used[name] = _float32(value, f'{path}: {name}')
+    used[name] = hf_folder.as_float32(value, f'{path}: {name}')
   return Source(
     "google-research's msgpack file",
     used,
@@ -116,59 +109,17 @@ def _flat(tree: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'{path}: {error}') from error
 
 
-def _float32(array: np.ndarray, name: str) -> np.ndarray:
-  is_float = np.issubdtype(array.dtype, np.floating)
-  if not is_float and array.dtype != ml_dtypes.bfloat16:
-    raise ValueError(f'{name} is an array of {array.dtype}, not of floats')
-  return np.asarray(array, np.float32)
-
-
-def _safetensors():
-  try:
-    import safetensors
-    import safetensors.numpy
-  except ImportError as error:
-    raise ImportError(
-      "Hugging Face's layout needs safetensors: pip install 'fnet_t5x[convert]'"
-    ) from error
-  return safetensors
-
-
 def _read_hugging_face(folder: pathlib.Path) -> Source:
-  weights = folder / WEIGHTS
-  if not weights.exists():
-    if (folder / _PICKLED).exists():
-      raise ValueError(
-        f'{folder / _PICKLED} is a pickle, which may run code, and is not '
-        'read: if you trust it, save it as safetensors, by transformers: '
-        'FNetForPreTraining.from_pretrained(FOLDER).save_pretrained(NEW)'
-      )
-    raise FileNotFoundError(f'{folder} has no {WEIGHTS}')
-  config = _read_config(folder / CONFIG)
-  safetensors = _safetensors()
-  try:
-    with safetensors.safe_open(str(weights), 'numpy') as file:
-      tensors, buffers = {}, []
-      for name in file.keys():  # noqa: SIM118, it is no mapping
-        if fnet_names.is_buffer(name):
-          buffers.append(name)
-        else:
-          tensors[name] = _float32(file.get_tensor(name), f'{weights}: {name}')
-  except safetensors.SafetensorError as error:
-    raise ValueError(
-      f'{weights} is not a safetensors file, or is truncated ({error})'
-    ) from error
-  copies = []
-  for name, original in fnet_names.TIED.items():
-    if name in tensors:
-      copy = tensors.pop(name)
-      if not np.array_equal(copy, tensors.get(original)):
-        raise ValueError(
-          f'{weights}: {name} differs from {original}; FNet ties the two'
-        )
-      copies.append(name)
+  weights = folder / hf_folder.WEIGHTS
+  hf_folder.check_weights_exist(folder)
+  config = hf_folder.read_config(folder)
+  hf_folder.check_config(
+    config, _SAME, str(folder / hf_folder.CONFIG), 'published FNets have'
+  )
+  tensors, buffers = hf_folder.read_tensors(folder, fnet_names.is_buffer)
+  copies = hf_folder.drop_copies(tensors, fnet_names.TIED, str(weights))
   table = fnet_names.table(fnet_names.layer_count(tensors))
-  fnet_shapes.raise_first(
+  array_checks.raise_first(
     [
       *(
         f'{weights}: it lacks {theirs}'
@@ -181,7 +132,7 @@ def _read_hugging_face(folder: pathlib.Path) -> Source:
       ),
     ]
   )
-  pieces = folder / PIECES
+  pieces = folder / hf_folder.PIECES
   return Source(
     "Hugging Face's FNet",
     {
@@ -194,24 +145,6 @@ def _read_hugging_face(folder: pathlib.Path) -> Source:
   )
 
 
-def _read_config(path: pathlib.Path) -> Mapping[str, Any]:
-  with path.open('rb') as file:
-    content = file.read(_LARGEST_CONFIG)
-  try:
-    config = json.loads(content)
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f'{path} is not JSON: {error}') from error
-  if not isinstance(config, dict):
-    raise ValueError(f'{path} is not a JSON object')
-  for name, values in _SAME.items():
-    if config.get(name, values[0]) not in values:
-      raise ValueError(
-        f'{path}: {name} is {config[name]!r}; published FNets have '
-        f'{values[0]!r}'
-      )
-  return config
-
-
 def check_config(config: Mapping[str, Any], derived: fnet.FNetConfig) -> None:
   """Compares Hugging Face's configuration with the shapes of the tensors.
 
@@ -222,7 +155,8 @@ def check_config(config: Mapping[str, Any], derived: fnet.FNetConfig) -> None:
     size = getattr(derived, ours)
     if config.get(theirs, size) != size:
       raise ValueError(
-        f'{CONFIG}: {theirs} is {config[theirs]!r}, and {size} by the tensors'
+        f'{hf_folder.CONFIG}: {theirs} is {config[theirs]!r}, and {size} by '
+        'the tensors'
       )
 
 
@@ -252,13 +186,10 @@ def write_hugging_face(
       "Hugging Face's FNet has one width; this one has embeddings of "
       f'{config.embedding_width} and layers of {config.emb_dim}'
     )
-  safetensors = _safetensors()
   tensors = {
-    theirs: np.ascontiguousarray(change(arrays[ours]))
+    theirs: change(arrays[ours])
     for ours, (theirs, _, change) in fnet_names.table(config.num_layers).items()
   }
-  # Transformers refuses files without this entry.
-  safetensors.numpy.save_file(tensors, str(folder / WEIGHTS), {'format': 'pt'})
   content = {
     'architectures': ['FNetForPreTraining'],
     'bos_token_id': 1,
@@ -271,6 +202,4 @@ def write_hugging_face(
     **{name: values[0] for name, values in _SAME.items()},
     **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
   }
-  (folder / CONFIG).write_text(
-    json.dumps(content, indent=2, sort_keys=True) + '\n'
-  )
+  hf_folder.write(folder, tensors, content)

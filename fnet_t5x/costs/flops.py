@@ -10,6 +10,8 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
     cross-attention      4 m D A + 4 n D A + 4 m n A
     feed-forward block   2 (g + 1) n D M
     output layer         2 m D V
+    GPT-2's layer        8 t D^2 + 4 t^2 D + 4 t D M     with t = n + m tokens
+    GPT-2's output       2 t D V
     linear mixing        2 n^2 D + 2 n D^2
     Fourier mixing (Lee-Thorp et al. 2021, arXiv 2105.03824), with f = D
     features if matrices transform both axes (not on CPU), otherwise half of
@@ -75,19 +77,28 @@ _SIZES = (
 )
 
 
+def is_decoder_only(config: Any) -> bool:
+  """Whether a configuration is that of GPT-2."""
+  return hasattr(config, 'feed_forward_width')
+
+
 def batch_flops(
   config: Any, batch: Mapping[str, Any], backend: str
 ) -> float | None:
   """Returns the FLOPs of a training step, over all devices.
 
   Args:
-    config: a `T5Config` or `FNetT5Config`, or that of a similar network.
+    config: a `T5Config`, `FNetT5Config` or `GPT2Config`, or that of a similar
+      network.
     batch: arrays or shapes [batch, length], by model feature.
     backend: as in `example_flops`.
 
   Returns:
     The FLOPs; None for other kinds of networks, which have no formula here.
   """
+  if is_decoder_only(config):
+    rows, tokens = batch['decoder_target_tokens'].shape
+    return decoder_only_flops(config, tokens).training * rows
   if not all(hasattr(config, size) for size in _SIZES):
     return None
   rows, inputs = batch['encoder_input_tokens'].shape
@@ -147,6 +158,27 @@ def example_flops(
     * (self_attention(targets) + cross + feed_forward(targets)),
     output=2.0 * targets * embed * config.vocab_size,
     mixing=layers.count('fourier') * fourier,
+  )
+
+
+def decoder_only_flops(config: Any, tokens: int) -> Flops:
+  """Returns the FLOPs per example of GPT-2.
+
+  Args:
+    config: a `GPT2Config`.
+    tokens: tokens per row, of inputs and targets together.
+  """
+  embed = config.emb_dim
+  layer = (
+    8.0 * tokens * embed**2
+    + 4.0 * tokens**2 * embed
+    + 4.0 * tokens * embed * config.feed_forward_width
+  )
+  return Flops(
+    encoder=0.0,
+    decoder=config.num_layers * layer,
+    output=2.0 * tokens * embed * config.vocab_size,
+    mixing=0.0,
   )
 
 

@@ -161,16 +161,19 @@ def start_decoder_only(
   prompt_region: Int[Array, 'rows length'] | None = None,
   *,
   bidirectional: bool = False,
+  length: int | None = None,
 ) -> tuple[PyTree, Int[Array, ' rows']]:
   """Returns a decoder-only network's cache, filled by one pass.
 
   Args:
     module: the network.
     params: its parameters.
-    prompts: a 0, the prompt, then zeros; as long as the cache.
+    prompts: a 0, the prompt, then zeros.
     prompt_region: 1 on the first 0 and the prompt; None derives it.
     bidirectional: whether positions of the prompt attend to one another in both
       directions, as in prefix LM.
+    length: length of the cache, in tokens; None for that of the prompts. A
+      longer cache than prompts saves a pass over the zeros after them.
 
   Returns:
     As `start`.
@@ -179,7 +182,7 @@ def start_decoder_only(
   if prompt_region is None:
     places = jnp.arange(prompts.shape[1])[None, :]
     prompt_region = (places <= positions[:, None]).astype(jnp.int32)
-  full = jnp.ones_like(prompts)
+  full = jnp.ones((prompts.shape[0], length or prompts.shape[1]), jnp.int32)
   _, variables = module.apply(
     {'params': params},
     full,
@@ -188,6 +191,10 @@ def start_decoder_only(
     decode=True,
     mutable=['cache'],
   )
+  if length and not bidirectional and prompts.shape[1] > 1:
+    # A token in the last column is the next to feed, so that only a prompt that
+    # sees both ways needs it now. Without it, lengths stay powers of two.
+    prompts, prompt_region = prompts[:, :-1], prompt_region[:, :-1]
   _, variables = module.apply(
     {'params': params, 'cache': variables['cache']},
     decoder_input_tokens=prompts,

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fnet_t5x import argument_parser, command_line
+from fnet_t5x.costs.matched_depth import nearest
 from fnet_t5x.planning import parameters
 
 FAMILIES = ('matched_parameters', 'matched_flops')
@@ -75,18 +76,6 @@ class Match:
       '\n'
       f'NUM_ENCODER_LAYERS = {self.encoder_layers}\n'
     )
-
-
-def nearest(cost: Callable[[int], float], target: float, start: int) -> int:
-  """Returns the depth whose cost is closest to `target`.
-
-  Args:
-    cost: cost of a depth, linear in it.
-    target: cost to approximate.
-    start: a depth that costs less.
-  """
-  per_layer = cost(start + 1) - cost(start)
-  return start + max(round((target - cost(start)) / per_layer), 0)
 
 
 def match(size: str, family: str) -> Match:

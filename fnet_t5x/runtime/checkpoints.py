@@ -347,6 +347,7 @@ class CheckpointManager:
     for folder in self._directory.iterdir():
       # File systems without rename use the final name and a marker file.
       if folder.name == name or folder.name.startswith(name + _TEMPORARY):
+        checksums.wait_for_metadata(folder)
         checksums.write(folder)
 
   def _report_kept(self, saved: Sequence[int]) -> None:

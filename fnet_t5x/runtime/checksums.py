@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ _MARKER = 'commit_success.txt'
 _CHUNK = 1 << 22
 _THREADS = 16
 _LARGEST_JSON = 1 << 26
+_METADATA_SECONDS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +56,34 @@ def write(directory: str | os.PathLike) -> None:
   (root / FILE).write_bytes(_text(dict(zip(files, found, strict=True))))
 
 
+def wait_for_metadata(directory: str | os.PathLike) -> None:
+  """Waits for Orbax's own metadata, which a thread of its own writes.
+
+  Args:
+    directory: as in `write`, which would otherwise record an earlier content.
+
+  Raises:
+    TimeoutError: they are still missing after a minute.
+  """
+  root = _path(directory)
+  deadline = time.monotonic() + _METADATA_SECONDS
+  while not _is_announced(root):
+    if time.monotonic() > deadline:
+      raise TimeoutError(f'{root / ORBAX_FILE} was not written')
+    time.sleep(0.002)
+
+
 def is_recorded(directory: str | os.PathLike) -> bool:
   """Whether a checkpoint has a checksum record, or had one that is now missing.
 
   Checkpoints of T5X and of older versions have none.
   """
   root = _path(directory)
-  if (root / FILE).exists():
-    return True
+  return (root / FILE).exists() or _is_announced(root)
+
+
+def _is_announced(root: Any) -> bool:
+  """Whether Orbax's metadata say that there is a record."""
   try:
     metadata = json.loads(_small(root / ORBAX_FILE))
     return metadata['custom_metadata']['checksums'] == FILE

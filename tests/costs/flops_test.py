@@ -7,7 +7,7 @@ import small_runs
 
 from fnet_t5x.backend import target_backend
 from fnet_t5x.costs import flops
-from fnet_t5x.networks import fnet_t5, t5
+from fnet_t5x.networks import fnet_t5, gpt2, t5
 from fnet_t5x.planning import hlo
 
 INPUTS, TARGETS, ROWS = 32, 16, 2
@@ -121,3 +121,56 @@ def test_the_backend_decides_how_features_are_transformed():
     config, INPUTS, TARGETS, packed=False, backend='cpu'
   )
   assert on['cpu'] - one_a_row.mixing == 3 * INPUTS**2 * 33
+
+
+GPT2 = gpt2.GPT2Config(
+  vocab_size=264,
+  emb_dim=64,
+  num_heads=4,
+  num_layers=3,
+  mlp_dim=96,
+  max_length=INPUTS,
+  dropout_rate=0.0,
+)
+
+
+def lower_gpt2(config, function):
+  """Compiles a function of GPT-2's parameters and tokens."""
+  module = gpt2.GPT2(config)
+  tokens = jax.ShapeDtypeStruct((ROWS, config.max_length), jnp.int32)
+  params = jax.eval_shape(
+    lambda: module.init(jax.random.key(0), *2 * (jnp.ones((1, 1), jnp.int32),))[
+      'params'
+    ]
+  )
+
+  def apply(params, tokens):
+    return module.apply(
+      {'params': params}, tokens, tokens, enable_dropout=False
+    )
+
+  return jax.jit(function(apply)).lower(params, tokens).compile()
+
+
+def test_gpt2_executes_the_formula():
+  by_formula = flops.decoder_only_flops(GPT2, INPUTS)
+  forward = lower_gpt2(GPT2, lambda apply: apply)
+  assert hlo.cost(forward.as_text()).flops / ROWS == by_formula.forward
+  gradients = lower_gpt2(
+    GPT2,
+    lambda apply: jax.grad(lambda params, x: apply(params, x).sum()),
+  )
+  found = hlo.cost(gradients.as_text()).flops / ROWS
+  # The sum's gradient needs no product for the logits themselves.
+  assert found == by_formula.training - by_formula.output
+  batch = {'decoder_target_tokens': jnp.ones((ROWS, INPUTS))}
+  assert flops.batch_flops(GPT2, batch, 'cpu') == by_formula.training * ROWS
+
+
+def test_xla_counts_as_much_for_a_wide_gpt2():
+  """Where products outweigh the norms and activations that XLA counts too."""
+  config = GPT2.replace(emb_dim=512, num_heads=8, mlp_dim=None, max_length=64)
+  compiled = lower_gpt2(config, lambda apply: apply)
+  found = compiled.cost_analysis()['flops'] / ROWS
+  by_formula = flops.decoder_only_flops(config, 64).forward
+  assert found == pytest.approx(by_formula, rel=0.02)

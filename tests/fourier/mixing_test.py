@@ -288,3 +288,16 @@ def test_orthonormal_scale_keeps_white_noise():
 def test_bad_input_is_named(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_two_mixings_return_each_token_and_its_mirror_image(shape):
+  """With scale 'ortho' their mean; so layers in pairs keep tokens in place."""
+  x = normal(1, *shape)
+  segment_ids = jnp.ones((1, shape[0]), jnp.int32)
+  plan = make_mixing_plan(
+    segment_ids, lengths='padded', embed=shape[1], dtype=jnp.float32
+  )
+  mirrored = np.roll(np.float64(x)[:, ::-1, ::-1], 1, (1, 2))
+  expected = (np.float64(x) + mirrored) / 2
+  assert relative_error(mix(mix(x, plan), plan), expected) < 1e-5

@@ -45,12 +45,16 @@ def apply(module, params, tokens, prefix=None, **options):
   )
 
 
-def greedy(module, params, prompts, count, bidirectional=False):
+def greedy(module, params, prompts, count, bidirectional=False, pad=True):
   """Tokens after prompts, and the logits that chose them."""
   length = prompts.shape[1] + count
-  padded = jnp.pad(jnp.asarray(prompts), ((0, 0), (0, count)))
+  padded = jnp.pad(jnp.asarray(prompts), ((0, 0), (0, count * pad)))
   cache, positions = decoding.start_decoder_only(
-    module, params, padded, bidirectional=bidirectional
+    module,
+    params,
+    padded,
+    bidirectional=bidirectional,
+    length=None if pad else length,
   )
   token = jnp.take_along_axis(padded, positions[:, None], 1)
   chosen, logits = [], []
@@ -118,12 +122,13 @@ def test_gradients_show_what_sees_what(case, prefix):
   np.testing.assert_array_equal(sees, want)
 
 
+@pytest.mark.parametrize('pad', [True, False])
 @pytest.mark.parametrize('bidirectional', [False, True])
-def test_prefill_and_steps_are_teacher_forcing(case, bidirectional):
+def test_prefill_and_steps_are_teacher_forcing(case, bidirectional, pad):
   """For prompts of different lengths in one batch."""
   module, params, tokens = case
   prompts = jnp.asarray(tokens).at[1, 4:].set(0)
-  chosen, logits = greedy(module, params, prompts, 4, bidirectional)
+  chosen, logits = greedy(module, params, prompts, 4, bidirectional, pad)
   for row, length in enumerate((7, 4)):
     text = np.concatenate([np.asarray(prompts[row, :length]), chosen[row]])
     prefix = length if bidirectional else None

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import small_runs
 from etils import epath
 from flax import traverse_util
+from orbax.checkpoint._src.metadata import checkpoint as orbax_metadata
 
 from fnet_t5x.runtime import (
   checkpoints,
@@ -187,6 +189,22 @@ def test_whole_checkpoint_is_restored_without_a_word(
     np.testing.assert_array_equal(value, expected[leaf], err_msg=leaf)
   assert (position, said) == (38, [])
   assert not capfd.readouterr().out
+
+
+def test_slow_metadata_of_orbax_are_waited_for(states, tmp_path, monkeypatch):
+  """A thread of Orbax's writes them, maybe after all other files."""
+  update = orbax_metadata._MetadataStoreImpl.update
+
+  def late(*args, **kwargs):
+    time.sleep(0.3)
+    return update(*args, **kwargs)
+
+  monkeypatch.setattr(orbax_metadata._MetadataStoreImpl, 'update', late)
+  manager = checkpoints.CheckpointManager(str(tmp_path), create=True)
+  with contextlib.closing(manager):
+    manager.save(states[19], 'float32')
+  assert checksums.is_recorded(tmp_path / 'checkpoint_19')
+  assert checksums.damages(tmp_path / 'checkpoint_19') == []
 
 
 def test_checksums_are_those_of_another_program(saved):

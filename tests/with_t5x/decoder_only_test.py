@@ -65,7 +65,8 @@ def test_gpt2_trains_and_predicts_alike(python, tmp_path, case):
       engine,
       **bindings,
     )
-    (path,) = (tmp_path / f'{engine}_predictions').rglob('*.jsonl*')
+    name = '*-predict.jsonl-00000-of-00001'
+    (path,) = (tmp_path / f'{engine}_predictions').rglob(name)
     predictions[engine] = [
       json.loads(line)['prediction'] for line in path.read_text().splitlines()
     ]

@@ -9,13 +9,13 @@ from masked_lm_run_test import BINDINGS as FNET
 from fnet_t5x.gin_root import gin_root
 
 
-def train(python, files, model_dir, engine, **bindings):
+def train(python, files, model_dir, engine, steps=4, **bindings):
   bindings |= {
     'MODEL_DIR': str(model_dir),
     'EVAL_PERIOD': 4,
     'STATS_PERIOD': 1,
     'SAVE_PERIOD': 4,
-    'TRAIN_STEPS': 4,
+    'TRAIN_STEPS': steps,
     'EVAL_STEPS': 1,
   }
   said = python(
@@ -51,3 +51,7 @@ def test_t5x_starts_from_an_fnet(python, tmp_path, scale):
     assert got.keys() == want.keys(), engine
     for name, leaf in want.items():
       assert np.array_equal(got[name], leaf) == (scale == 0), (engine, name)
+
+  # T5X resumes from its own checkpoint, with its own position in the data.
+  train(python, with_runtime.FILES, tmp_path / 't5x', 't5x', 6, **bindings)
+  assert (tmp_path / 't5x/checkpoint_6').is_dir()

@@ -52,9 +52,16 @@ def run(bench: Bench) -> None:
   for sizes in all_sizes(bench.setting):
     for network in networks.NETWORKS.values():
       measure(bench, network, sizes)
+  # Last: its layers are not scanned, and take longer to compile.
+  for sizes in all_sizes(bench.setting):
+    measure(bench, networks.DECODER_ONLY, sizes)
 
 
-def measure(bench: Bench, network: networks.Network, sizes: Sizes) -> None:
+def measure(
+  bench: Bench,
+  network: networks.Network | networks.DecoderOnlyNetwork,
+  sizes: Sizes,
+) -> None:
   """Times one network's generation."""
   labels = {'network': network.name, **sizes._asdict()}
   t5 = {**labels, 'network': 'T5'}
@@ -70,37 +77,42 @@ def measure(bench: Bench, network: networks.Network, sizes: Sizes) -> None:
     }
 
   guess = 5.0 if bench.setting.toy else 30.0
-  bench.case(labels, generation, kind=f'generation {sizes.size}', guess=guess)
+  kind = f'generation {sizes.size}'
+  if isinstance(network, networks.DecoderOnlyNetwork):
+    kind += f' {network.name}'
+  bench.case(labels, generation, kind=kind, guess=guess)
 
 
 def time_generation(
-  network: networks.Network, setting: Setting, sizes: Sizes
+  network: networks.Network | networks.DecoderOnlyNetwork,
+  setting: Setting,
+  sizes: Sizes,
 ) -> Mapping[str, Any]:
   """Times the generation of one network.
 
   Returns:
-    `encode_seconds`; `first_token_seconds`, for encoding, creating and filling
-    the caches, and one step; `token_seconds` for each further step;
+    `encode_seconds`, for GPT-2 those of its pass over the prefix;
+    `first_token_seconds`, for encoding, creating and filling the caches, and
+    one step; `token_seconds` for each further step;
     `all_seconds` for all tokens; `tokens_per_second` of all rows, by
     `token_seconds`; `self_cache_bytes` and `cross_cache_bytes`;
     `compile_seconds`.
   """
   module = network.make(
-    sizes.size, dtype=setting.dtype, max_encoder_length=sizes.prefix
+    sizes.size,
+    dtype=setting.dtype,
+    max_encoder_length=sizes.prefix,
+    max_target_length=sizes.tokens,
   )
-  ones = jnp.ones((1, 8), jnp.int32)
-  params = quick_values.variables(module, ones, ones, ones)
-  prefix = jax.random.randint(
-    jax.random.key(setting.seed),
-    (sizes.rows, sizes.prefix),
-    3,
-    module.config.vocab_size,
-  )
-  encoding = compile_program(
-    lambda params, prefix: decoding.encode(module, params, prefix).outputs,
-    params,
-    prefix,
-  )
+  params = quick_values.variables(module, *networks.example_tokens(module))
+  prefix = random_prefix(module, sizes.rows, sizes.prefix, setting.seed)
+
+  def encode(params, prefix):
+    if networks.is_decoder_only(module):
+      return start(module, params, prefix, sizes.tokens).cache
+    return decoding.encode(module, params, prefix).outputs
+
+  encoding = compile_program(encode, params, prefix)
   first, whole = (
     compile_program(
       lambda params, prefix, tokens=tokens: generate(
@@ -130,6 +142,29 @@ def time_generation(
   }
 
 
+def random_prefix(
+  module: nn.Module, rows: int, length: int, seed: int
+) -> Int[Array, 'rows length']:
+  """Returns random tokens without padding."""
+  return jax.random.randint(
+    jax.random.key(seed), (rows, length), 3, module.config.vocab_size
+  )
+
+
+class Started(NamedTuple):
+  """State of a generation.
+
+  Attributes:
+    encoded: the encoded prefix; None for a decoder-only network.
+    cache: the decoder's caches.
+    token: [batch, 1], the token to feed next.
+  """
+
+  encoded: decoding.EncodedInputs | None
+  cache: PyTree
+  token: Int[Array, 'batch 1']
+
+
 def generate(
   module: nn.Module,
   params: PyTree,
@@ -146,22 +181,50 @@ def generate(
   Args:
     module: the network.
     params: its parameters.
-    prefix: the encoder's tokens; 0 is padding.
+    prefix: the encoder's tokens, or the prompt; 0 is padding.
     tokens: number of tokens to generate.
-    cache_length: length of the caches, `tokens` if None. Each step reads whole
-      caches.
+    cache_length: generated tokens that the caches hold, `tokens` if None. Each
+      step reads whole caches.
   """
-  encoded, cache = start(module, params, prefix, cache_length or tokens)
+  started = start(module, params, prefix, cache_length or tokens)
+  return take_steps(module, params, started, tokens)[0]
+
+
+def take_steps(
+  module: nn.Module, params: PyTree, started: Started, tokens: int
+) -> tuple[Int[Array, 'batch tokens'], Started]:
+  """Returns the next tokens, and the state after them."""
 
   def step(carry, _):
     cache, token = carry
-    logits, cache = decoding.step(module, params, encoded, cache, token)
+    if started.encoded is None:
+      logits, cache = decoding.step_decoder_only(module, params, cache, token)
+    else:
+      logits, cache = decoding.step(
+        module, params, started.encoded, cache, token
+      )
     token = jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32)
     return (cache, token), token[:, 0]
 
-  first = jnp.zeros((prefix.shape[0], 1), jnp.int32)
-  _, found = jax.lax.scan(step, (cache, first), length=tokens)
-  return found.T
+  (cache, token), found = jax.lax.scan(
+    step, (started.cache, started.token), length=tokens
+  )
+  return found.T, Started(started.encoded, cache, token)
+
+
+def rewound(now: Started, before: Started) -> Started:
+  """Returns a state from which the same tokens are generated again.
+
+  What the caches hold after the position counters is never seen, so that only
+  counters go back: a program that takes steps over and over may then donate its
+  state, and copies no caches.
+  """
+  cache = jax.tree.map(
+    lambda new, old: old if jnp.issubdtype(old.dtype, jnp.integer) else new,
+    now.cache,
+    before.cache,
+  )
+  return Started(now.encoded, cache, before.token)
 
 
 def start(
@@ -169,12 +232,22 @@ def start(
   params: PyTree,
   prefix: Int[Array, 'batch length'],
   tokens: int,
-) -> tuple[decoding.EncodedInputs, PyTree]:
-  """Returns the encoded prefix, and caches for a number of tokens."""
+) -> Started:
+  """Reads the prefix, and makes caches for a number of generated tokens.
+
+  A decoder-only network reads a 0 and the prefix, in one pass.
+  """
+  if networks.is_decoder_only(module):
+    prompts = jnp.pad(prefix, ((0, 0), (1, 0)))
+    cache, positions = decoding.start_decoder_only(
+      module, params, prompts, length=prefix.shape[1] + tokens
+    )
+    token = jnp.take_along_axis(prompts, positions[:, None], axis=1)
+    return Started(None, cache, token)
   encoded = decoding.encode(module, params, prefix)
   prompts = jnp.zeros((prefix.shape[0], tokens), jnp.int32)
   cache, _ = decoding.start(module, params, encoded, prompts, prompted=False)
-  return encoded, cache
+  return Started(encoded, cache, prompts[:, :1])
 
 
 def cache_bytes(
@@ -187,12 +260,14 @@ def cache_bytes(
     params: its parameters.
     rows: decoding batch size.
     prefix: input tokens per row.
-    tokens: length of the decoder's caches, in tokens.
+    tokens: generated tokens that the caches hold. Those of GPT-2's self-
+      attention also hold the prefix.
   """
   inputs = jax.ShapeDtypeStruct((rows, prefix), jnp.int32)
-
-  _, shapes = jax.eval_shape(
-    lambda params, inputs: start(module, params, inputs, tokens), params, inputs
+  shapes = jax.eval_shape(
+    lambda params, inputs: start(module, params, inputs, tokens).cache,
+    params,
+    inputs,
   )
   found = {'self_cache_bytes': 0, 'cross_cache_bytes': 0}
   for path, shape in jax.tree_util.tree_leaves_with_path(shapes):

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,52 +123,84 @@ def prepare(corpus: pathlib.Path, out: pathlib.Path) -> None:
 
   with command_line.one_line_errors():
     command_line.import_tensorflow()
-    arrays, vocab_size = _tokens(corpus)
-    save(out, arrays, vocab_size)
-  rows = ', '.join(f'{len(arrays[f"{s}_inputs"]):,} {s}' for s in ROWS)
+    files = str(corpus)
+    if corpus.is_dir():
+      names = ('*.txt', '*.jsonl', '*.jsonl.gz', '*.jsonl.zst', '*.parquet')
+      found = [path for name in names for path in corpus.glob(name)]
+      files = sorted(map(str, found)) or str(corpus / '*.txt')
+    made = tokenize(files)
+    save(out, made.arrays, made.vocab_size)
+  rows = ', '.join(f'{len(made.arrays[f"{s}_inputs"]):,} {s}' for s in ROWS)
   size = sum((out / name).stat().st_size for name in _FILES) / 1e6
-  print(f'{out}: rows: {rows}; {vocab_size:,} ids; {size:.1f} MB')
+  print(f'{out}: rows: {rows}; {made.vocab_size:,} ids; {size:.1f} MB')
 
 
-def _tokens(corpus) -> tuple[dict[str, np.ndarray], int]:
+def tokenize(
+  files: str | Sequence[str],
+  validation_files: str | Sequence[str] | None = None,
+  *,
+  objective: str = 'span_corruption',
+  lengths: Mapping[str, int] = LENGTHS,
+  rows: Mapping[str, int] | None = None,
+  pieces: int | None = None,
+) -> PreparedCorpus:
+  """Tokenizes texts by the project's own task and a vocabulary of their own.
+
+  The training split is repeated as often as needed. Needs the full
+  installation, and sets gin's global configuration.
+
+  Args:
+    files: as TEXT_FILES.
+    validation_files: as TEXT_VALIDATION_FILES.
+    objective: name of a file in gin/objectives/, with inputs and targets.
+    lengths: tokens per row of inputs and targets.
+    rows: maximum number of rows by split; None for `ROWS`.
+    pieces: as VOCABULARY_PIECES; None for its default.
+
+  Raises:
+    ValueError: the texts yield no example of a split.
+  """
   import gin
   import seqio
 
   from fnet_t5x import gin_root
   from fnet_t5x.runtime import gin_utils
 
-  files = str(corpus)
-  if corpus.is_dir():
-    names = ('*.txt', '*.jsonl', '*.jsonl.gz', '*.jsonl.zst', '*.parquet')
-    found = [path for name in names for path in corpus.glob(name)]
-    files = sorted(map(str, found)) or str(corpus / '*.txt')
+  bindings = [f'TEXT_FILES = {files!r}']
+  if validation_files is not None:
+    bindings.append(f'TEXT_VALIDATION_FILES = {validation_files!r}')
+  if pieces is not None:
+    bindings.append(f'VOCABULARY_PIECES = {pieces}')
   gin_utils.parse_gin_flags(
     [gin_root.gin_root()],
     [
       'gin/sources/text.gin',
       'gin/vocabularies/own.gin',
-      'gin/objectives/span_corruption.gin',
+      f'gin/objectives/{objective}.gin',
     ],
-    [f'TEXT_FILES = {files!r}'],
+    bindings,
     finalize_config=False,
   )
   vocab_size = gin.get_configurable('VOCAB_SIZE/gin.macro')()
-  task = seqio.get_mixture_or_task(TASK)
+  name = f'fnet_text_{objective}'
+  task = seqio.get_mixture_or_task(name)
   arrays = {}
-  for split, rows in ROWS.items():
+  for split, count in (rows or ROWS).items():
     examples = task.get_dataset(
-      LENGTHS,
+      lengths,
       split,
       shuffle=split == 'train',
       seed=0,
       num_epochs=None if split == 'train' else 1,
-    ).take(rows)
-    examples = seqio.utils.trim_and_pad_dataset(examples, LENGTHS)
+    ).take(count)
+    examples = seqio.utils.trim_and_pad_dataset(examples, lengths)
     examples = list(examples.as_numpy_iterator())
-    for side in LENGTHS:
+    if not examples:
+      raise ValueError(f'{files}: no text for the {split} split')
+    for side in lengths:
       rows_of_side = [example[side] for example in examples]
       arrays[f'{split}_{side}'] = np.stack(rows_of_side)
-  return arrays, vocab_size
+  return PreparedCorpus(vocab_size, name, arrays)
 
 
 def _check(array: np.ndarray, name: str, vocab_size: int) -> None:

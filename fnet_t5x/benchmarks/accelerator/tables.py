@@ -176,6 +176,111 @@ def training_tables(rows: Sequence[Row]) -> list[Lines]:
   return blocks
 
 
+def generation_tables(rows: Sequence[Row]) -> list[Lines]:
+  """Returns one table: times of prefill and steps, and bytes of the cache."""
+  cells = []
+  for row in rows:
+    labels, result = row['labels'], row['result']
+    shape = f'{labels["rows"]} x {labels["prefix"]} + {labels["tokens"]}'
+    cells.append(
+      [f'{labels["size"]}, {labels["network"]}', shape]
+      + [
+        _scaled(result.get(f'{name}_seconds'), 1e3)
+        for name in ('encode', 'first_token', 'token', 'all')
+      ]
+      + [
+        _number(result.get('tokens_per_second')),
+        _number(result.get('speed_of_t5')),
+        _scaled(result.get('self_cache_bytes'), 1e-6),
+        _scaled(result.get('cross_cache_bytes'), 1e-6),
+      ]
+    )
+  heads = [
+    'generation',
+    'rows x prefix + tokens',
+    'encoding, ms',
+    'to the first token, ms',
+    'per token, ms',
+    'all, ms',
+    'tokens/s',
+    'speedup over T5',
+    'self cache, MB',
+    'cross cache, MB',
+  ]
+  return [table(heads, cells)] if cells else []
+
+
+def encoders_tables(rows: Sequence[Row]) -> list[Lines]:
+  """Returns one table: pretraining of encoders beside BERT's."""
+  cells = []
+  for row in rows:
+    labels, result = row['labels'], row['result']
+    cells.append(
+      [
+        f'{labels["size"]}, {labels["encoder"]}',
+        str(labels['layers']),
+        f'{labels["rows"]} x {labels["length"]}',
+        _scaled(result['run_seconds'], 1e3),
+        _number(result['sequences_per_second']),
+        _number(result.get('speed_of_bert')),
+      ]
+    )
+  heads = [
+    'forward + backward',
+    'layers',
+    'rows x length',
+    'ms',
+    'sequences/s',
+    'speedup over BERT',
+  ]
+  return [table(heads, cells)] if cells else []
+
+
+def quality_tables(rows: Sequence[Row]) -> list[Lines]:
+  """Returns losses at shares of the time, and at equal numbers of steps."""
+  runs: dict[str, list[Row]] = {}
+  for row in rows:
+    labels = row['labels']
+    if labels['case'] == 'point':
+      name = f'{labels["size"]}, {labels["network"]}, seed {labels["seed"]}'
+      runs.setdefault(name, []).append(row)
+  blocks = []
+  for kind, head, key in (
+    ('time', 'loss at equal times', _quarter),
+    ('steps', 'loss at equal steps', lambda result: result['steps']),
+  ):
+    points = {
+      name: {
+        key(row['result']): row['result']
+        for row in found
+        if row['labels']['at'] == kind
+      }
+      for name, found in runs.items()
+    }
+    columns = sorted(set().union(*points.values()))
+    if not columns:
+      continue
+    unit = ' %' if kind == 'time' else ''
+    cells = [
+      [name, *(_loss(found.get(column), kind) for column in columns)]
+      for name, found in points.items()
+    ]
+    blocks.append(table([head, *(f'{c}{unit}' for c in columns)], cells))
+  return blocks
+
+
+def _quarter(result: Mapping[str, float]) -> int:
+  """Returns the share of the time in percent, to the nearest quarter."""
+  return 25 * round(4 * result['share'])
+
+
+def _loss(result: Mapping[str, float] | None, kind: str) -> str:
+  if result is None:
+    return ''
+  text = f'{result["loss"]:.3f} ± {result["standard_error"]:.3f}'
+  return text + (f' ({result["steps"]} steps)' if kind == 'time' else '')
+
+
 def any_table(rows: Sequence[Row]) -> list[Lines]:
   """Returns one table per set of columns among a section's rows.
 
@@ -202,6 +307,9 @@ _TABLES: dict[str, Callable[[Sequence[Row]], list[Lines]]] = {
   'ceilings': ceilings_tables,
   'mixing': mixing_tables,
   'training': training_tables,
+  'generation': generation_tables,
+  'encoders': encoders_tables,
+  'quality': quality_tables,
 }
 
 

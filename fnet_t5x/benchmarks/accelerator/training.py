@@ -68,10 +68,16 @@ def run(bench: Bench) -> None:
     for network in networks.VARIANTS:
       measure_step(bench, network, sizes)
     measure_step(bench, networks.NETWORKS['hybrid'], sizes, packed=True)
+  # Last: its layers are not scanned, and take longer to compile.
+  for sizes in all_sizes(bench.setting):
+    measure_step(bench, networks.DECODER_ONLY, sizes)
+
+
+AnyNetwork = networks.Network | networks.DecoderOnlyNetwork
 
 
 def labels_of(
-  network: networks.Network, sizes: Sizes, packed: bool = False
+  network: AnyNetwork, sizes: Sizes, packed: bool = False
 ) -> dict[str, Any]:
   """Returns the labels that identify a step's row."""
   return {
@@ -82,17 +88,23 @@ def labels_of(
   }
 
 
-def make(network: networks.Network, setting: Setting, sizes: Sizes) -> Any:
+def make(network: AnyNetwork, setting: Setting, sizes: Sizes) -> Any:
   """Returns the network's module for these sizes."""
   return network.make(
-    sizes.size, dtype=setting.dtype, max_encoder_length=sizes.inputs
+    sizes.size,
+    dtype=setting.dtype,
+    max_encoder_length=sizes.inputs,
+    max_target_length=sizes.targets,
   )
 
 
 def measure_step(
-  bench: Bench, network: networks.Network, sizes: Sizes, packed: bool = False
+  bench: Bench, network: AnyNetwork, sizes: Sizes, packed: bool = False
 ) -> None:
-  """Times training steps: scanned layers, Adafactor, no dropout."""
+  """Times training steps: scanned layers, Adafactor, no dropout.
+
+  GPT-2, whose layers are not scanned, reads inputs and targets as one text.
+  """
   setting = bench.setting
   labels = labels_of(network, sizes, packed)
   t5 = {**labels, 'network': 'T5', 'packing': 'full rows'}
@@ -109,11 +121,14 @@ def measure_step(
       else None,
     }
 
-  bench.case(labels, measure, kind=f'step {sizes.size}', guess=_guess(setting))
+  kind = f'step {sizes.size}'
+  if isinstance(network, networks.DecoderOnlyNetwork):
+    kind += f' {network.name}'
+  bench.case(labels, measure, kind=kind, guess=_guess(setting))
 
 
 def time_step(
-  network: networks.Network,
+  network: AnyNetwork,
   setting: Setting,
   sizes: Sizes,
   packed: bool = False,
@@ -139,6 +154,10 @@ def time_step(
     packed=packed,
     seed=setting.seed,
   )
+  if networks.is_decoder_only(module):
+    batch = training_step.decoder_only_features(
+      batch['encoder_input_tokens'], batch['decoder_target_tokens']
+    )
   # An array, as a schedule returns it: see `Program`.
   rate = jnp.float32(0.001)
   program = compile_program(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fnet_t5x.benchmarks.accelerator import quick_values
+from fnet_t5x.benchmarks.accelerator import networks, quick_values
 
 if TYPE_CHECKING:
   import flax.linen as nn
@@ -77,31 +77,65 @@ def model_features(
   }
 
 
+def decoder_only_features(
+  inputs: Int[Array, 'batch input_length'],
+  targets: Int[Array, 'batch target_length'],
+) -> dict[str, Array]:
+  """Returns a batch of texts of inputs and targets; 0 is padding.
+
+  As SeqIO's feature converter makes it: targets follow their inputs at once,
+  padding is at the end, and the loss is that of the targets.
+  """
+  import jax.numpy as jnp
+
+  length = inputs.shape[1] + targets.shape[1]
+  starts = jnp.sum(inputs > 0, axis=1, keepdims=True)
+  places = jnp.arange(length)[None]
+  both = jnp.concatenate([inputs, targets], axis=1)
+  # Targets begin in column `inputs.shape[1]` of `both`, past the padding.
+  gap = inputs.shape[1] - starts
+  found = jnp.where(places < starts, places, places + gap)
+  text = jnp.take_along_axis(both, jnp.minimum(found, length - 1), axis=1)
+  text = jnp.where(found < length, text, 0)
+  return {
+    'decoder_target_tokens': text,
+    'decoder_input_tokens': jnp.pad(text, ((0, 0), (1, 0)))[:, :-1],
+    'decoder_loss_weights': ((text > 0) & (places >= starts)).astype(jnp.int32),
+  }
+
+
+def features_of(
+  module: nn.Module,
+  inputs: Int[Array, 'batch input_length'],
+  targets: Int[Array, 'batch target_length'],
+) -> dict[str, Array]:
+  """Returns a batch as the module reads it, of one example per row."""
+  if networks.is_decoder_only(module):
+    return decoder_only_features(inputs, targets)
+  return model_features(inputs, targets)
+
+
 def make_optimizer(
   module: nn.Module, key: jax.Array | None, seed: int = 0
 ) -> Optimizer:
   """Returns parameters and Adafactor's state at step 0.
 
   Args:
-    module: a `Transformer` of ours.
+    module: a `Transformer` of ours, or GPT-2.
     key: PRNG key of the initial values; None for those of `quick_values`, which
       suffice for timing. A key of `jax.random.key(..., impl='rbg')` compiles
       faster than JAX's default.
     seed: seed of the quick values.
   """
   import jax
-  import jax.numpy as jnp
   from flax.linen import partitioning
 
   from fnet_t5x.runtime import adafactor
 
-  # Shapes of parameters do not depend on those of tokens.
-  tokens = jnp.ones((1, 8), jnp.int32)
+  tokens = networks.example_tokens(module)
 
   def init(key):
-    return module.init(
-      key, tokens, tokens, tokens, enable_dropout=False, decode=False
-    )
+    return module.init(key, *tokens, enable_dropout=False, decode=False)
 
   shapes = jax.eval_shape(init, jax.random.key(0))
   optimizer_def = adafactor.Adafactor(
@@ -160,19 +194,19 @@ def token_losses(
   """
   from fnet_t5x.runtime import losses
 
-  optional = ('encoder_segment_ids', 'decoder_segment_ids')
-  hidden = module.apply(
-    {'params': params},
-    batch['encoder_input_tokens'],
-    batch['decoder_input_tokens'],
-    batch['decoder_target_tokens'],
-    **{name: batch.get(name) for name in optional},
-    encoder_positions=batch.get('encoder_positions'),
-    decoder_positions=batch.get('decoder_positions'),
-    enable_dropout=dropout_key is not None,
-    return_hidden=True,
-    rngs=None if dropout_key is None else {'dropout': dropout_key},
-  )
+  options_of_apply = {
+    'decoder_segment_ids': batch.get('decoder_segment_ids'),
+    'decoder_positions': batch.get('decoder_positions'),
+    'enable_dropout': dropout_key is not None,
+    'return_hidden': True,
+    'rngs': None if dropout_key is None else {'dropout': dropout_key},
+  }
+  inputs = (batch['decoder_input_tokens'], batch['decoder_target_tokens'])
+  if not networks.is_decoder_only(module):
+    inputs = (batch['encoder_input_tokens'], *inputs)
+    for name in ('encoder_segment_ids', 'encoder_positions'):
+      options_of_apply[name] = batch.get(name)
+  hidden = module.apply({'params': params}, *inputs, **options_of_apply)
   kernel = module.apply({'params': params}, method=module.output_kernel)
   return losses.output_cross_entropy(
     hidden, kernel, batch['decoder_target_tokens'], **options

@@ -42,6 +42,7 @@ for name in names:
 from fnet_t5x.benchmarks.accelerator import networks
 for name in networks.NETWORKS:
   networks.make(name, 'toy', dtype='float32', max_encoder_length=32)
+networks.DECODER_ONLY.make('toy', dtype='float32', max_encoder_length=32)
 from fnet_t5x.runtime import adafactor, losses
 print(' '.join(sorted(names)))
 """

@@ -39,6 +39,70 @@ RUN = {
       'result': {'reason': 'Error: no'},
     },
     {
+      'section': 'generation',
+      'labels': {
+        'network': 'hybrid',
+        'size': 'base',
+        'prefix': 512,
+        'rows': 8,
+        'tokens': 128,
+      },
+      'status': 'ok',
+      'result': {
+        'encode_seconds': 0.004,
+        'first_token_seconds': 0.005,
+        'token_seconds': 0.001,
+        'all_seconds': 0.132,
+        'tokens_per_second': 7750.0,
+        'speed_of_t5': 1.5,
+        'self_cache_bytes': 2e6,
+        'cross_cache_bytes': 8e6,
+      },
+    },
+    {
+      'section': 'encoders',
+      'labels': {
+        'encoder': 'FNet',
+        'size': 'base',
+        'layers': 12,
+        'length': 512,
+        'rows': 4,
+      },
+      'status': 'ok',
+      'result': {
+        'run_seconds': 0.02,
+        'sequences_per_second': 200.0,
+        'speed_of_bert': 1.7,
+      },
+    },
+    *(
+      {
+        'section': 'quality',
+        'labels': {
+          'case': 'point',
+          'network': network,
+          'size': 'tiny',
+          'seed': 1,
+          'at': at,
+        },
+        'status': 'ok',
+        'result': {
+          'share': share,
+          'steps': steps,
+          'loss': loss,
+          'standard_error': 0.01,
+        },
+      }
+      for network, at, share, steps, loss in (
+        ('T5', 'time', 0.51, 7, 5.0),
+        ('T5', 'time', 1.01, 14, 4.0),
+        ('T5', 'steps', 0.6, 8, 4.75),
+        ('hybrid', 'time', 1.0, 20, 3.9),
+        ('hybrid', 'steps', 0.4, 8, 4.5),
+        ('hybrid', 'steps', 0.8, 16, 4.25),
+      )
+    ),
+    {
       'section': 'other',
       'labels': {'network': 'T5'},
       'status': 'ok',
@@ -64,6 +128,14 @@ def test_a_run_as_tables(tmp_path):
     '| copy of 1024 MiB | 2500 GB/s, read + write | 0.5 |',
     '| a | 200 | 0.5 | 9 |  |  |  |  |',
     '* failed: [2, 4, 8], forward, b: Error: no',
+    '| base, hybrid | 8 x 512 + 128 | 4 | 5 | 1 | 132 | 7750 | 1.5 | 2 | 8 |',
+    '| base, FNet | 12 | 4 x 512 | 20 | 200 | 1.7 |',
+    '| loss at equal times | 50 % | 100 % |',
+    '| tiny, T5, seed 1 | 5.000 ± 0.010 (7 steps) | 4.000 ± 0.010 (14 steps) |',
+    '| tiny, hybrid, seed 1 |  | 3.900 ± 0.010 (20 steps) |',
+    '| loss at equal steps | 8 | 16 |',
+    '| tiny, T5, seed 1 | 4.750 ± 0.010 |  |',
+    '| tiny, hybrid, seed 1 | 4.500 ± 0.010 | 4.250 ± 0.010 |',
     '| network | run seconds |',
     '| T5 | 0.125 |',
   ):

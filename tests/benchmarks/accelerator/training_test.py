@@ -11,9 +11,11 @@ from fnet_t5x.benchmarks.accelerator import (
   networks,
   quick_values,
   step_parts,
+  training,
   training_step,
 )
 from fnet_t5x.benchmarks.accelerator.bench import Setting
+from fnet_t5x.costs import flops
 from fnet_t5x.fourier.mixing import make_mixing_plan
 from fnet_t5x.networks.fnet_t5 import positions_of_segments
 
@@ -168,3 +170,57 @@ def test_loss_is_nats_per_target_token_with_z_loss():
   chosen = np.take_along_axis(logits, targets, -1)[..., 0]
   want = np.mean(log_z - chosen + training_step.Z_LOSS * log_z**2)
   assert loss == pytest.approx(want, rel=1e-5)
+
+
+def test_gpt2_reads_targets_after_their_inputs():
+  inputs = np.array([[5, 6, 7, 1], [8, 1, 0, 0]])
+  targets = np.array([[9, 9, 1], [4, 1, 0]])
+  batch = training_step.decoder_only_features(
+    jnp.asarray(inputs), jnp.asarray(targets)
+  )
+  text = [[5, 6, 7, 1, 9, 9, 1], [8, 1, 4, 1, 0, 0, 0]]
+  weights = [[0, 0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0, 0]]
+  before = [[0, 5, 6, 7, 1, 9, 9], [0, 8, 1, 4, 1, 0, 0]]
+  np.testing.assert_array_equal(batch['decoder_target_tokens'], text)
+  np.testing.assert_array_equal(batch['decoder_loss_weights'], weights)
+  np.testing.assert_array_equal(batch['decoder_input_tokens'], before)
+
+
+def test_gpt2_is_trained_on_targets_alone():
+  module = networks.DECODER_ONLY.make(
+    'toy',
+    num_layers=1,
+    max_encoder_length=INPUTS,
+    max_target_length=TARGETS,
+  )
+  params = training_step.make_optimizer(module, None).target
+  # The tied output layer's logits would be too large for a precise loss.
+  params = jax.tree.map(lambda x: x / 8, params)
+  whole = training_step.make_batch(ROWS, INPUTS, TARGETS, 512)
+  inputs, targets = (
+    whole[f'{name}_tokens'] for name in ('encoder_input', 'decoder_target')
+  )
+  batch = training_step.features_of(module, inputs, targets)
+  loss = training_step.loss(module, params, batch)
+  text = np.concatenate([inputs, targets], axis=1)
+  logits = module.apply(
+    {'params': params},
+    jnp.pad(text, ((0, 0), (1, 0)))[:, :-1],
+    text,
+    enable_dropout=False,
+  )
+  logits = np.float64(logits)[:, INPUTS:]
+  log_z = np.log(np.exp(logits).sum(-1))
+  chosen = np.take_along_axis(logits, np.asarray(targets)[..., None], -1)
+  want = np.mean(log_z - chosen[..., 0] + training_step.Z_LOSS * log_z**2)
+  assert loss == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_step_of_gpt2_is_timed():
+  sizes = training.Sizes('toy', ROWS, INPUTS, TARGETS)
+  found = training.time_step(networks.DECODER_ONLY, SETTING, sizes)
+  config = training.make(networks.DECODER_ONLY, SETTING, sizes).config
+  by_formula = flops.decoder_only_flops(config, INPUTS + TARGETS)
+  assert found['flops'] == ROWS * by_formula.training
+  assert found['run_seconds'] > 0 and np.isfinite(found['loss'])

@@ -1,0 +1,107 @@
+"""Table of equal training, from the records of its runs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Record = Mapping[str, Any]
+
+
+def differences(
+  records: Sequence[Record], model: str, other: str
+) -> list[float]:
+  """Returns a model's loss less another's, for each seed that both have."""
+  losses = {
+    (record['model'], record['seed']): record['loss'] for record in records
+  }
+  seeds = dict.fromkeys(record['seed'] for record in records)
+  return [
+    losses[model, seed] - losses[other, seed]
+    for seed in seeds
+    if (model, seed) in losses and (other, seed) in losses
+  ]
+
+
+def context_line(records: Sequence[Record]) -> str:
+  """Returns whether attention is better than no mixing, in one line."""
+  found = differences(records, 'T5', 'none')
+  better = sum(difference < 0 for difference in found)
+  values = ', '.join(f'{difference:+.4f}' for difference in found)
+  verdict = (
+    'context counts here'
+    if found and better == len(found)
+    else 'so differences between mixings mean little here'
+  )
+  return (
+    f'attention (T5) less no mixing at all: {values} nats per target token: '
+    f'better with {better} of {len(found)} seeds, {verdict}'
+  )
+
+
+def loss_at(record: Record, field: str, value: float) -> float | None:
+  """Returns a run's loss at a number of steps, seconds or FLOPs.
+
+  Args:
+    record: the run's.
+    field: 'steps', 'seconds' or 'flops'.
+    value: their number.
+
+  Returns:
+    The loss, interpolated linearly between the evaluations; None before the
+    first and after the last.
+  """
+  points = sorted((p[field], p['loss']) for p in record['points'])
+  places, losses = zip(*points, strict=True)
+  if not places[0] <= value <= places[-1]:
+    return None
+  return float(np.interp(value, places, losses))
+
+
+COLUMNS = (
+  '',
+  'parameters',
+  'steps',
+  'TFLOPs',
+  'loss',
+  'minimum',
+  'maximum',
+  '- control',
+  'at equal steps',
+  'at equal FLOPs',
+)
+
+
+def as_rows(records: Sequence[Record]) -> list[list[str]]:
+  """Returns a row per model: medians over its seeds."""
+  common = {
+    field: min(record[field] for record in records)
+    for field in ('steps', 'flops')
+  }
+  rows = []
+  for model in dict.fromkeys(record['model'] for record in records):
+    runs = [record for record in records if record['model'] == model]
+
+    def median(values):
+      known = [value for value in values if value is not None]
+      return float(np.median(known)) if known else math.nan
+
+    losses = [run['loss'] for run in runs]
+    rows.append(
+      [
+        model,
+        f'{runs[0]["parameters"] / 1e6:.2f}M',
+        f'{median(run["steps"] for run in runs):.0f}',
+        f'{median(run["flops"] for run in runs) / 1e12:.4g}',
+        f'{median(losses):.4f}',
+        f'{min(losses):.4f}',
+        f'{max(losses):.4f}',
+        f'{median(differences(records, model, "control")):+.4f}',
+        *(
+          f'{median(loss_at(run, field, common[field]) for run in runs):.4f}'
+          for field in ('steps', 'flops')
+        ),
+      ]
+    )
+  return rows
