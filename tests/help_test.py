@@ -128,7 +128,7 @@ def test_list_of_commands_has_two_columns():
     (['xyz'], 'no such command; use quickstart, train, '),
     (['benchmark', 'mixin'], 'did you mean mixing?'),
     (['benchmark'], 'fnet-t5x benchmark: name one of mixing, '),
-    (['convert', '--checkpoint=x'], 'use scan, fnet, hybrid'),
+    (['convert', '--checkpoint=x'], 'use scan, fnet, hf, hybrid'),
   ],
 )
 def test_unknown_command_is_one_line(words, line):

@@ -1,15 +1,13 @@
 """Configuration of an exported hybrid: `config.json`, and back to gin."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from fnet_t5x.convert import hf_folder
 from fnet_t5x.networks import fnet_t5
 
-CONFIG = 'config.json'
 MODEL_TYPE = 'fnet_t5'
-_LARGEST_CONFIG = 1 << 20
 # transformers' names of gated and of plain blocks. Its 'gated-gelu' is the
 # approximation by tanh, as Flax's gelu is; its plain 'gelu' is not.
 _ACTIVATIONS = {
@@ -98,17 +96,8 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     ValueError: not that of a hybrid, or of one that our network does not
       compute.
   """
-  path = folder / CONFIG
-  if not path.exists():
-    raise FileNotFoundError(f'{folder} has no {CONFIG}')
-  with path.open('rb') as file:
-    content = file.read(_LARGEST_CONFIG)
-  try:
-    config = json.loads(content)
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f'{path} is not JSON: {error}') from error
-  if not isinstance(config, dict):
-    raise ValueError(f'{path} is not a JSON object')
+  path = folder / hf_folder.CONFIG
+  config = hf_folder.read_config(folder)
   for name, value in _SAME.items():
     # Newer versions of transformers write the default values of some to other
     # files; the type must be there.
@@ -133,6 +122,9 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   for name in ('logits_via_embedding', 'relpos_bias_per_layer'):
     if type(config.get(name)) is not bool:
       raise ValueError(f'{path}: {name} is {config.get(name)!r}, not a bool')
+  extra_ids = config.setdefault('extra_ids', 0)
+  if type(extra_ids) is not int or not 0 <= extra_ids < config['vocab_size']:
+    raise ValueError(f'{path}: extra_ids is {extra_ids!r}, not a number of ids')
   mixings = config.get('encoder_mixing')
   known = ('fourier', 'attention', 'linear', 'none')
   if not isinstance(mixings, list) or not all(m in known for m in mixings):
@@ -180,6 +172,6 @@ def to_gin(config: Mapping[str, Any], vocabulary: str | None) -> str:
     lines += [
       '# To be changed if the folder is moved.',
       f'{name}.sentencepiece_model_file = {vocabulary!r}',
-      f'{name}.extra_ids = {config.get("extra_ids", 0)}',
+      f'{name}.extra_ids = {config["extra_ids"]}',
     ]
   return '\n'.join(lines) + '\n'

@@ -4,13 +4,11 @@ The exported folder has its own PyTorch code, copied from `hybrid_torch`, which
 is never imported here.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gin
-import ml_dtypes
 import numpy as np
 import seqio
 from etils import epath
@@ -19,6 +17,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from fnet_t5x.convert import (
   checkpoint_leaves,
+  hf_folder,
   hybrid_config,
   hybrid_tensors,
   model_card,
@@ -28,16 +27,13 @@ from fnet_t5x.convert import (
 from fnet_t5x.networks import fnet_t5
 from fnet_t5x.runtime import checkpoints, console, model_directory
 
-WEIGHTS = 'model.safetensors'
-PIECES = 'spiece.model'
 MODEL_GIN = 'model.gin'
 _CODE = pathlib.Path(__file__).parent / 'hybrid_torch'
 _TOKENIZER_CODE = 'tokenization_fnet_t5.py'
-_PICKLED = 'pytorch_model.bin'
 _TARGET = 'target/'
 # transformers may save copies of tied tensors.
-_TIED = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
-_SHARED, _OUTPUT = 'shared.weight', 'lm_head.weight'
+_EMBEDDINGS = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
+_OUTPUT = 'lm_head.weight'
 # Tokens of ByT5 and of seqio's byte vocabulary.
 _BYTES = 259
 
@@ -74,7 +70,6 @@ def to_hugging_face(source: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
     ValueError: another network; a parameter is missing, misshapen or not
       finite; or the vocabulary has more ids than the embedding.
   """
-  safetensors = _safetensors()
   directory = model_directory.locate(source)
   try:
     configured = model_directory.configure(directory)
@@ -116,15 +111,11 @@ def to_hugging_face(source: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
   }
   card = model_card.text(directory, config, _count(tensors))
   with new_folder.create(out) as folder:
-    # Transformers refuses files without this entry.
-    safetensors.numpy.save_file(
-      tensors, str(folder / WEIGHTS), {'format': 'pt'}
-    )
-    _write_json(folder / hybrid_config.CONFIG, config)
-    _write_json(folder / 'generation_config.json', generation)
-    _write_json(folder / 'tokenizer_config.json', tokenizer.config)
+    hf_folder.write(folder, tensors, config)
+    hf_folder.write_json(folder / 'generation_config.json', generation)
+    hf_folder.write_json(folder / 'tokenizer_config.json', tokenizer.config)
     if tokenizer.pieces:
-      (folder / PIECES).write_bytes(tokenizer.pieces)
+      (folder / hf_folder.PIECES).write_bytes(tokenizer.pieces)
     for code in sorted(_CODE.glob('*.py')):
       if tokenizer.pieces or code.name != _TOKENIZER_CODE:
         (folder / code.name).write_bytes(code.read_bytes())
@@ -158,13 +149,18 @@ def from_hugging_face(
       not finite; or the vocabulary does not fit.
   """
   config = hybrid_config.read(source)
-  tensors = _read_tensors(source)
+  tensors, _ = hf_folder.read_tensors(source, lambda name: False)
+  copies = [*_EMBEDDINGS]
+  if config['logits_via_embedding']:
+    copies.append(_OUTPUT)
+  hf_folder.drop_copies(
+    tensors, dict.fromkeys(copies, 'shared.weight'), str(source)
+  )
   try:
-    _drop_copies(tensors, config['logits_via_embedding'])
     parameters = hybrid_tensors.to_ours(hybrid_tensors.table(config), tensors)
   except ValueError as error:
-    raise ValueError(f'{source / WEIGHTS}: {error}') from error
-  pieces = _own_pieces(source / PIECES, config)
+    raise ValueError(f'{source}: {error}') from error
+  pieces = _own_pieces(source / hf_folder.PIECES, config)
   vocabulary = None
   if pieces:
     vocabulary = str((out / model_directory.VOCABULARY_FILE).absolute())
@@ -188,7 +184,8 @@ def _unscanned(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   if scanned_layers.is_scanned(leaves):
     leaves = scanned_layers.to_unscanned(leaves).leaves
   return {
-    name.removeprefix(_TARGET): np.asarray(x)
+    # Checkpoints may be in bfloat16.
+    name.removeprefix(_TARGET): hf_folder.as_float32(np.asarray(x), name)
     for name, x in leaves.items()
     if name.startswith(_TARGET)
   }
@@ -249,72 +246,16 @@ def _own_pieces(path: pathlib.Path, config: Mapping[str, Any]) -> bytes | None:
   size, rows = len(proto.pieces), config['vocab_size']
   if size > rows:
     raise ValueError(f'{path} has {size} pieces, the embedding {rows} rows')
-  extra_ids = config.get('extra_ids', 0)
+  extra_ids = config['extra_ids']
   sentinels = [f'▁<extra_id_{i}>' for i in reversed(range(extra_ids))]
   kept = list(proto.pieces)[: size - extra_ids]
   if [p.piece for p in proto.pieces[len(kept) :]] != sentinels:
     raise ValueError(
       f'{path} does not end with the {extra_ids} sentinels of '
-      f'{hybrid_config.CONFIG}'
+      f'{hf_folder.CONFIG}'
     )
   del proto.pieces[len(kept) :]
   return proto.SerializeToString(deterministic=True)
-
-
-def _safetensors():
-  try:
-    import safetensors
-    import safetensors.numpy
-  except ImportError as error:
-    raise ImportError(
-      "Hugging Face's layout needs safetensors: pip install 'fnet_t5x[convert]'"
-    ) from error
-  return safetensors
-
-
-def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  safetensors = _safetensors()
-  path = folder / WEIGHTS
-  if not path.exists():
-    if (folder / _PICKLED).exists():
-      raise ValueError(
-        f'{folder / _PICKLED} is a pickle, which may run code, and is not '
-        'read: if you trust it, save it as safetensors, by transformers: '
-        'save_pretrained(NEW)'
-      )
-    raise FileNotFoundError(
-      f'{folder} has no {WEIGHTS}; if it has several files, save it in one: '
-      "save_pretrained(NEW, max_shard_size='1TB')"
-    )
-  try:
-    with safetensors.safe_open(str(path), 'numpy') as file:
-      found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-  except safetensors.SafetensorError as error:
-    raise ValueError(
-      f'{path} is not a safetensors file, or is truncated ({error})'
-    ) from error
-  return {
-    name: np.asarray(x, np.float32) if _is_float(x) else x
-    for name, x in found.items()
-  }
-
-
-def _is_float(array: np.ndarray) -> bool:
-  is_float = np.issubdtype(array.dtype, np.floating)
-  return is_float or array.dtype == ml_dtypes.bfloat16
-
-
-def _drop_copies(tensors: dict[str, np.ndarray], tied: bool) -> None:
-  """Removes copies of the embedding.
-
-  Raises:
-    ValueError: one differs from it.
-  """
-  for name in (*_TIED, *((_OUTPUT,) if tied else ())):
-    if name in tensors:
-      copy = tensors.pop(name)
-      if not np.array_equal(copy, tensors.get(_SHARED)):
-        raise ValueError(f'{name} differs from {_SHARED}; the two are tied')
 
 
 def _count(arrays: Mapping[str, np.ndarray]) -> int:
@@ -324,7 +265,3 @@ def _count(arrays: Mapping[str, np.ndarray]) -> int:
 def _name(instance: object) -> str:
   kind = type(instance)
   return f'{kind.__module__.rpartition(".")[2]}.{kind.__name__}'
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fnet_t5x.convert import array_checks
+
 _BUCKETS = 32
 
 
@@ -187,7 +189,7 @@ def to_theirs(
   Raises:
     ValueError: a parameter is missing, unknown, misshapen or not finite.
   """
-  _check({row.ours: row.shape for row in rows}, parameters)
+  array_checks.check(parameters, {row.ours: row.shape for row in rows})
   return {
     row.theirs: np.ascontiguousarray(
       parameters[row.ours].T if row.transposed else parameters[row.ours]
@@ -204,12 +206,12 @@ def to_ours(
   Raises:
     ValueError: a tensor is missing, unknown, misshapen or not finite.
   """
-  _check(
+  array_checks.check(
+    tensors,
     {
       row.theirs: row.shape[::-1] if row.transposed else row.shape
       for row in rows
     },
-    tensors,
   )
   return {
     row.ours: np.ascontiguousarray(
@@ -217,22 +219,3 @@ def to_ours(
     )
     for row in rows
   }
-
-
-def _check(
-  shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray]
-) -> None:
-  for name, shape in shapes.items():
-    if name not in arrays:
-      raise ValueError(f'it lacks {name}')
-    array = arrays[name]
-    if array.shape != shape:
-      raise ValueError(
-        f'{name} is {list(array.shape)}, not {list(shape)} as configured'
-      )
-    if not np.issubdtype(array.dtype, np.floating):
-      raise ValueError(f'{name} is an array of {array.dtype}, not of floats')
-    if not np.isfinite(array).all():
-      raise ValueError(f'{name} holds NaN or infinity')
-  if unknown := arrays.keys() - shapes.keys():
-    raise ValueError(f'{min(unknown)} is unknown')

@@ -82,6 +82,37 @@ def test_long_inputs_are_one_line(model):
     model(input_ids=tokens, decoder_input_ids=tokens)
 
 
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_half_precision_loads_and_generates(dtype, folder, model):
+  """Logits as far away as 8 bits of precision, in four layers, make them."""
+  inputs, targets = map(torch.tensor, hybrid_folders.batch())
+  half = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+    folder, trust_remote_code=True, dtype=dtype
+  ).eval()
+  assert half.shared.weight.dtype == getattr(torch, dtype)
+  with torch.no_grad():
+    want = model(input_ids=inputs, decoder_input_ids=targets).logits
+    # By position, as T5's forward can be called.
+    got = half(inputs, (inputs != 0).long(), targets).logits
+    texts = half.generate(inputs, max_new_tokens=4, num_beams=2)
+  assert (got.float() - want).abs().max() < 0.1 * want.abs().max()
+  assert len(texts) == len(inputs)
+
+
+def test_several_files_of_transformers_come_back(folder, model, tmp_path):
+  model.save_pretrained(tmp_path / 'parts', max_shard_size='20KB')
+  assert not (tmp_path / 'parts/model.safetensors').exists()
+  leaves = [
+    hybrid_folders.leaves(
+      hybrid_conversion.from_hugging_face(source, tmp_path / f'back{i}')
+    )
+    for i, source in enumerate((folder, tmp_path / 'parts'))
+  ]
+  assert leaves[0].keys() == leaves[1].keys()
+  for name, value in leaves[0].items():
+    np.testing.assert_array_equal(leaves[1][name], value, err_msg=name)
+
+
 def test_trained_further_and_back(model, tmp_path):
   """One step of fine-tuning; transformers' own files are read."""
   inputs, targets = map(torch.tensor, hybrid_folders.batch())

@@ -8,13 +8,19 @@ import json
 import shutil
 
 import hybrid_folders
+import ml_dtypes
 import numpy as np
 import pytest
 import sentencepiece_vocabularies
 from checkout import ROOT
+from etils import epath
 
 from fnet_t5x import command_line
-from fnet_t5x.convert import hybrid_conversion, scanned_layers
+from fnet_t5x.convert import (
+  checkpoint_leaves,
+  hybrid_conversion,
+  scanned_layers,
+)
 
 safetensors = pytest.importorskip('safetensors.numpy')
 
@@ -194,6 +200,47 @@ def test_layers_with_other_activations_are_refused(tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
+def test_several_files_are_read(exported, tmp_path):
+  """As transformers saves large models: the same checkpoint."""
+  folder = tmp_path / 'folder'
+  shutil.copytree(exported / 'out', folder)
+  tensors = safetensors.load_file(folder / 'model.safetensors')
+  (folder / 'model.safetensors').unlink()
+  files = {name: f'{i % 2}.safetensors' for i, name in enumerate(tensors)}
+  for file in set(files.values()):
+    part = {name: x for name, x in tensors.items() if files[name] == file}
+    safetensors.save_file(part, folder / file)
+  index = folder / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'weight_map': files}))
+  back = hybrid_conversion.from_hugging_face(folder, tmp_path / 'back', 5)
+  want = hybrid_folders.leaves(exported / 'run/checkpoint_5')
+  leaves = hybrid_folders.leaves(back)
+  assert leaves.keys() == want.keys()
+  for name, value in want.items():
+    np.testing.assert_array_equal(leaves[name], value, err_msg=name)
+  (folder / '1.safetensors').unlink()
+  with pytest.raises(FileNotFoundError, match=r'lacks 1\.safetensors') as e:
+    hybrid_conversion.from_hugging_face(folder, tmp_path / 'back2')
+  one_line(e)
+
+
+def test_checkpoints_in_bfloat16_go_out_in_float32(exported, tmp_path):
+  """Of runs with `SaveCheckpointConfig.dtype = 'bfloat16'`."""
+  run = tmp_path / 'run'
+  run.mkdir()
+  shutil.copy(exported / 'run/config.gin', run)
+  leaves = {
+    name: x.astype(ml_dtypes.bfloat16) if name.startswith('target/') else x
+    for name, x in hybrid_folders.leaves(exported / 'run/checkpoint_5').items()
+  }
+  checkpoint_leaves.write(epath.Path(run), 5, leaves)
+  out = hybrid_conversion.to_hugging_face(run, tmp_path / 'out')
+  found = safetensors.load_file(out / 'model.safetensors')['shared.weight']
+  want = leaves['target/token_embedder/embedding']
+  assert found.dtype == np.float32
+  np.testing.assert_array_equal(found, want.astype(np.float32))
+
+
 QUERY = 'encoder.layers.2.mixing.q.weight'
 
 
@@ -233,6 +280,9 @@ def truncated(folder):
     (changed_config(layer_norm_epsilon=1e-5), 'layer_norm_epsilon is 1e-05'),
     (changed_config(fourier_scale='both'), "fourier_scale is 'both'"),
     (changed_config(d_model='24'), "d_model is '24', not a size"),
+    (changed_config(extra_ids='4'), "extra_ids is '4', not a number"),
+    (changed_config(extra_ids=-1), 'extra_ids is -1, not a number'),
+    (changed_config(extra_ids=10**12), 'extra_ids is 1000000000000, not'),
     (changed_config(encoder_mixing=['fourier']), 'names 1 layers'),
     (changed_config(encoder_mixing=['random'] * 4), 'encoder_mixing is'),
     (changed_config(feed_forward_proj='gelu'), "feed_forward_proj is 'gelu'"),

@@ -130,7 +130,8 @@ class FeedForward(nn.Module):
       x = self.act(self.wi_0(x)) * self.wi_1(x)
     else:
       x = self.act(self.wi(x))
-    return self.wo(self.dropout(x))
+    # transformers' T5 keeps `wo` in float32 where the others are in float16.
+    return self.wo(self.dropout(x).to(self.wo.weight.dtype))
 
 
 class FourierMixing(nn.Module):
@@ -349,6 +350,8 @@ class FNetT5ForConditionalGeneration(T5ForConditionalGeneration):
   """T5 with the mixing encoder."""
 
   config_class = FNetT5Config
+  # Residual connections stay on one device.
+  _no_split_modules = ['T5Block', 'EncoderLayer']  # noqa: RUF012
 
   def __init__(self, config: FNetT5Config):
     super().__init__(config)
@@ -371,10 +374,8 @@ class FNetT5ForConditionalGeneration(T5ForConditionalGeneration):
 
   # Generation looks at the parameters' names.
   @functools.wraps(T5ForConditionalGeneration.forward)
-  def forward(self, input_ids=None, attention_mask=None, **kwargs):
+  def forward(self, input_ids=None, attention_mask=None, *args, **kwargs):
     """Derives a missing mask from the padding."""
     if attention_mask is None and input_ids is not None:
       attention_mask = (input_ids != self.config.pad_token_id).long()
-    return super().forward(
-      input_ids=input_ids, attention_mask=attention_mask, **kwargs
-    )
+    return super().forward(input_ids, attention_mask, *args, **kwargs)
