@@ -35,8 +35,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	for script in xm_launch/*.sh; do bash -n $$script || exit 1; done
 
+# About an hour on two cores, then docs/RESULTS.md; continues if interrupted.
+# make bench BENCH_ARGS='--text ~/novels' trains on your own texts.
 bench: $(VENV)/.installed
-	$(BIN)/python -m fnet_t5x.benchmarks.mixing
+	$(BIN)/python -m fnet_t5x.benchmarks.results $(BENCH_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache runs

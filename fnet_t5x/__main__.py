@@ -46,6 +46,7 @@ _FOLDERS = {
     'checkpoints',
     'glue',
     'accelerator',
+    'results',
   ),
 }
 

@@ -22,6 +22,9 @@ def describe_host() -> dict[str, Any]:
     'date': now.strftime('%Y-%m-%d %H:%M UTC'),
     'python': platform.python_version(),
     'machine': platform.machine(),
+    'processor': _processor(),
+    'host_memory_bytes': os.sysconf('SC_PHYS_PAGES')
+    * os.sysconf('SC_PAGE_SIZE'),
     'cpus': os.cpu_count(),
     'versions': {name: _version(name) for name in _PACKAGES},
     'commit': commit(),
@@ -49,15 +52,30 @@ def describe_device() -> dict[str, Any]:
 def commit() -> str | None:
   """Returns the checkout's commit, followed by '+' if files differ.
 
-  None if the checkout has no git history.
+  Documents do not count: they do not change what is measured, and a benchmark
+  may write to them. None if the checkout has no git history.
   """
   head = _output('git', '-C', str(_FOLDER), 'rev-parse', '--short=12', 'HEAD')
   if not head:
     return None
   changed = _output(
-    'git', '-C', str(_FOLDER), 'status', '--porcelain', '--untracked-files=no'
+    *('git', '-C', str(_FOLDER), 'status', '--porcelain'),
+    *('--untracked-files=no', '--', ':(top)', ':(top,exclude)docs'),
   )
   return head + ('+' if changed else '')
+
+
+def _processor() -> str | None:
+  """Returns the processor's model, if the system tells."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    return platform.processor() or None
+  for line in lines:
+    name, _, value = line.partition(':')
+    if name.strip() == 'model name':
+      return value.strip()
+  return None
 
 
 def _card() -> str | None:

@@ -16,6 +16,7 @@ FOLDERS = {
     *('checkpoints', 'collectives', 'encoders', 'engines', 'glue'),
     'host_memory',
     *('inference', 'input_pipeline', 'mixing', 'quality', 'resident_memory'),
+    'results',
     *('accelerator', 'accelerator.tables'),
   ),
   'convert': ('fnet', 'hf', 'hybrid', 'scan'),

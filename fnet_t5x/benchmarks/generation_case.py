@@ -18,6 +18,7 @@ from fnet_t5x.benchmarks.accelerator import (
 )
 from fnet_t5x.benchmarks.accelerator.programs import Program, compile_program
 from fnet_t5x.costs import generation_flops
+from fnet_t5x.networks import decoding
 
 if TYPE_CHECKING:
   import flax.linen as nn
@@ -47,7 +48,8 @@ class GenerationCase:
   """Greedy generation by one network, in two programs.
 
   The first reads the prefix, fills the caches and generates one token; the
-  second generates the others, from the caches that the first one left.
+  second generates the others, from the caches that the first one left. A third
+  is the encoder alone, to see its part of the first.
   """
 
   def __init__(
@@ -92,6 +94,19 @@ class GenerationCase:
       rest, self._params, started, donate=(1,)
     )
     self._started: generation.Started | None = None
+    self._encode: Program | None = None
+    if not networks.is_decoder_only(module):
+      self._encode = compile_program(
+        lambda params, prefix: decoding.encode(module, params, prefix).outputs,
+        self._params,
+        self._prefix,
+      )
+
+  def encode(self) -> jax.Array | None:
+    """Returns the encoder's output for the prefix; None without an encoder."""
+    if self._encode is None:
+      return None
+    return self._encode(self._params, self._prefix)
 
   def first(self) -> jax.Array:
     """Returns the first token of each row, [rows, 1]."""
@@ -126,7 +141,8 @@ class GenerationCase:
       backend: see `flops.example_flops`.
 
     Returns:
-      `parameters`, without learned positions; `prefix_flops`, per row;
+      `parameters`, without learned positions; `prefix_flops`, per row, and
+      the attention's part of it, `prefix_attention_flops`;
       `flops_per_token`, of a step per row; `self_cache_bytes` and
       `cross_cache_bytes`; `bytes_per_step`, the minimum that a step reads;
       `peak_bytes`, None if the compiler does not tell; `compile_seconds`.
@@ -141,6 +157,7 @@ class GenerationCase:
     return {
       'parameters': networks.count_parameters(self.module),
       'prefix_flops': flops.prefix,
+      'prefix_attention_flops': flops.attention,
       'flops_per_token': flops.step,
       **caches,
       'bytes_per_step': parameter_bytes_per_step(self.module, self._params)

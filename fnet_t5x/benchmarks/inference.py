@@ -12,14 +12,16 @@ shapes of ours, with that library's `generate`; they are measured where torch
 and transformers are installed.
 
 The time to the first token is that of reading the prefix, with filling the
-caches, and one step; the time per token is that of each further step, for all
-rows together. Medians over rounds in which all networks take turns; ratios are
-GPT-2's time over the network's own, the median over rounds. Tokens per second
-are those of all rows and the whole generation. FLOPs per token are those of a
-step and row, by the formulas of `costs.generation_flops`. The floor is the time
-in which the machine, as fast as it copies a large array in the same run, reads
-what a step must: the decoder's parameters and the caches. What fits into a
-processor's own caches may be faster than that.
+caches, and one step; JSON also has the part of it that is the encoder's, timed
+alone, and the remainder, `prefill_seconds`. The time per token is that of each
+further step, for all rows together. Medians over rounds in which all networks
+take turns; ratios are GPT-2's time over the network's own, the median over
+rounds. Tokens per second are those of all rows and the whole generation. FLOPs
+per token are those of a step and row, by the formulas of
+`costs.generation_flops`. The floor is the time in which the machine, as fast as
+it copies a large array in the same run, reads what a step must: the decoder's
+parameters and the caches. What fits into a processor's own caches may be faster
+than that.
 """
 
 import argparse
@@ -38,6 +40,8 @@ PREFIXES = (64, 512, 4096, 8192)
 BATCHES = (1, 8)
 OURS = {'hybrid': 'hybrid', 't5': 'T5', 'gpt2': 'GPT-2'}
 THEIRS = {'hf_t5': 'T5', 'hf_gpt2': 'GPT-2'}
+# Their encoders are timed alone, too.
+_ENCODERS = ('hybrid', 'T5')
 BASELINE = 'GPT-2'
 _SIZES = ('toy', 'mini', 'small', 'base')
 
@@ -99,6 +103,8 @@ def measure(
     calls[label, 'first'] = case.first
     rest = getattr(case, 'rest', None)
     calls[label, 'rest' if rest else 'whole'] = rest or case.whole
+    if label in _ENCODERS:
+      calls[label, 'encode'] = case.encode
   times = time_in_turns(
     calls,
     rounds=options.rounds,
@@ -130,13 +136,16 @@ def measure(
 
 
 def _parts(label: str, times: Mapping, steps: int) -> dict[str, Times]:
-  """Returns the seconds of the first token, and per further token."""
+  """Returns the seconds of the first token and its part, and per token."""
   first = times[label, 'first']
   if (label, 'rest') in times:
     rest = times[label, 'rest']
   else:
     rest = np.maximum(times[label, 'whole'] - first, 0.0)
-  return {'first': first, 'token': rest / steps, 'all': first + rest}
+  parts = {'first': first, 'token': rest / steps, 'all': first + rest}
+  if (label, 'encode') in times:
+    parts['encode'] = times[label, 'encode']
+  return parts
 
 
 def summarize(
@@ -146,13 +155,18 @@ def summarize(
 
   Args:
     parts: seconds in each round: `first`, of the first token; `token`, per
-      further token; `all`, of all.
+      further token; `all`, of all; `encode`, of the encoder alone, if there is
+      one.
     rows: batch size.
     tokens: generated tokens per row.
   """
   medians = {name: float(np.median(each)) for name, each in parts.items()}
+  encode = parts.get('encode', np.zeros(1))
+  prefill = np.maximum(parts['first'] - encode, 0.0)
   return {
     'first_token_seconds': medians['first'],
+    'encode_seconds': medians.get('encode'),
+    'prefill_seconds': float(np.median(prefill)),
     'token_seconds': medians['token'],
     'all_seconds': medians['all'],
     'tokens_per_second': rows * tokens / medians['all'],

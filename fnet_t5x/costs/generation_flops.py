@@ -32,10 +32,13 @@ class GenerationFlops:
   Attributes:
     prefix: of reading the prefix, before the first step.
     step: of each step, with the first one.
+    attention: the part of `prefix` that grows with its square: scores and
+      averages of self-attention.
   """
 
   prefix: float
   step: float
+  attention: float
 
 
 def generation_flops(
@@ -60,6 +63,7 @@ def generation_flops(
     return GenerationFlops(
       prefix=others + 4.0 * prefix * embed**2,
       step=config.num_layers * layer + output,
+      attention=(config.num_layers - 1) * 4.0 * prefix**2 * embed,
     )
   heads = config.num_heads * config.head_dim
   kernels = len(config.mlp_activations) + 1
@@ -74,7 +78,9 @@ def generation_flops(
     config, prefix, 1, packed=False, backend=backend
   ).encoder
   projections = config.num_decoder_layers * 4.0 * prefix * embed * heads
+  attending = flops.layer_mixing(config).count('attention')
   return GenerationFlops(
     prefix=encoder + projections,
     step=config.num_decoder_layers * layer + output,
+    attention=attending * 4.0 * prefix**2 * heads,
   )

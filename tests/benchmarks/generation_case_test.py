@@ -31,6 +31,20 @@ def test_both_programs_generate_what_one_does(case):
     np.testing.assert_array_equal(tokens, whole)
 
 
+def test_the_encoder_alone(case):
+  found = case.encode()
+  if networks.is_decoder_only(case.module):
+    assert found is None
+    return
+  want = case.module.apply(
+    {'params': case._params},
+    case._prefix,
+    enable_dropout=False,
+    method='encode',
+  )
+  np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+
+
 def test_costs_are_those_of_the_shapes(case):
   found = case.costs('cpu')
   width, vocab_size, embed = 4, 512, 64

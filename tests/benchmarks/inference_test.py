@@ -26,6 +26,9 @@ def test_prints_the_table_and_writes_files(tmp_path, capsys):
     assert row['tokens_per_second'] == row['rows'] * 3 / row['all_seconds']
     floor = row['bytes_per_step'] / copy_rate
     assert row['share_of_floor'] == pytest.approx(floor / row['token_seconds'])
+    assert row['prefill_seconds'] <= row['first_token_seconds']
+    assert row['prefix_attention_flops'] < row['prefix_flops']
+    assert (row['encode_seconds'] is None) == (row['model'] == 'GPT-2')
     if row['model'] == 'GPT-2':
       assert row['first_speedup'] == row['token_speedup'] == 1
       assert row['cross_cache_bytes'] == 0
@@ -47,11 +50,17 @@ def test_the_rest_of_a_whole_generation_is_the_difference():
   found = inference.summarize(theirs, rows=2, tokens=5)
   assert found == {
     'first_token_seconds': 2,
+    'encode_seconds': None,
+    'prefill_seconds': 2,
     'token_seconds': 2,
     'all_seconds': 10,
     'tokens_per_second': 1,
     'rounds': 3,
   }
+  encoding = {**ours, 'encode': np.array([0.5, 0.5, 2.5])}
+  found = inference.summarize(encoding, rows=2, tokens=5)
+  # The encoder alone took longer than all of the last round's first token.
+  assert (found['encode_seconds'], found['prefill_seconds']) == (0.5, 0.5)
   ratios = inference._ratios(ours, theirs)
   # 6/5, 10/11, 16/8, of which the median.
   assert ratios['all_speedup'] == pytest.approx(1.2)

@@ -59,3 +59,20 @@ def test_programs_execute_the_formulas(name):
   # Folded matrices have a few rows more than a quarter.
   tolerance = 1e-3 if name == 'hybrid' else 0
   assert prefix == pytest.approx(by_formula.prefix, rel=tolerance)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_attention_is_what_grows_with_the_square(name):
+  config = NETWORKS[name].make('toy', max_encoder_length=2 * PREFIX).config
+  once, twice = (
+    generation_flops.generation_flops(config, length, TOKENS)
+    for length in (PREFIX, 2 * PREFIX)
+  )
+  growth = twice.prefix - 2 * once.prefix
+  if name != 'hybrid':
+    assert growth == 2 * once.attention
+    return
+  # Fourier mixing grows too; two of four layers attend.
+  t5 = NETWORKS['T5'].make('toy').config
+  whole = generation_flops.generation_flops(t5, PREFIX, TOKENS)
+  assert once.attention == whole.attention / 2 < growth

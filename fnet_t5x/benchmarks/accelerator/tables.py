@@ -23,10 +23,15 @@ BEGIN = '<!-- Tables: python -m fnet_t5x.benchmarks.accelerator.tables -->'
 
 
 def tables(folder: pathlib.Path) -> str:
-  """Returns the tables of every run in a folder of JSON files.
+  """Returns the tables of the latest runs in a folder of JSON files."""
+  parts = [run_text(name, content) for name, content in latest_runs(folder)]
+  return '\n\n'.join(parts) or 'There are no runs yet.'
 
-  Of several runs on one device, the last is used, by file name: the kit's names
-  have the date in them.
+
+def latest_runs(folder: pathlib.Path) -> list[tuple[str, Any]]:
+  """Returns file name and content of the last run on each device.
+
+  The last by file name: the kit's names have the date in them.
 
   Args:
     folder: folder of the files; other JSON files in it are ignored.
@@ -36,9 +41,9 @@ def tables(folder: pathlib.Path) -> str:
     content = json.loads(path.read_text())
     if {'format', 'header', 'rows'} <= content.keys():
       header = content['header']
-      runs[header.get('device_kind'), header.get('toy')] = (path, content)
-  parts = [run_text(path.name, content) for path, content in runs.values()]
-  return '\n\n'.join(parts) or 'There are no runs yet.'
+      key = header.get('device_kind'), header.get('toy')
+      runs[key] = (path.name, content)
+  return list(runs.values())
 
 
 def run_text(name: str, content: Mapping[str, Any]) -> str:
