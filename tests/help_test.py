@@ -15,7 +15,8 @@ FOLDERS = {
   'benchmarks': (
     *('checkpoints', 'collectives', 'encoders', 'engines', 'glue'),
     'host_memory',
-    *('inference', 'input_pipeline', 'mixing', 'quality', 'resident_memory'),
+    *('inference', 'input_pipeline', 'mixers', 'mixing', 'quality'),
+    'resident_memory',
     *('accelerator', 'accelerator.tables'),
   ),
   'convert': ('fnet', 'hf', 'hybrid', 'scan'),

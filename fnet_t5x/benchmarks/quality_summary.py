@@ -24,9 +24,14 @@ def differences(
   ]
 
 
-def context_line(records: Sequence[Record]) -> str:
-  """Returns whether attention is better than no mixing, in one line."""
-  found = differences(records, 'T5', 'none')
+def context_line(records: Sequence[Record], attention: str = 'T5') -> str:
+  """Returns whether attention is better than no mixing, in one line.
+
+  Args:
+    records: those of the runs, also of 'none'.
+    attention: the model with attention in all layers.
+  """
+  found = differences(records, attention, 'none')
   better = sum(difference < 0 for difference in found)
   values = ', '.join(f'{difference:+.4f}' for difference in found)
   verdict = (
@@ -34,8 +39,11 @@ def context_line(records: Sequence[Record]) -> str:
     if found and better == len(found)
     else 'so differences between mixings mean little here'
   )
+  name = 'attention'
+  if attention != name:
+    name += f' ({attention})'
   return (
-    f'attention (T5) less no mixing at all: {values} nats per target token: '
+    f'{name} less no mixing at all: {values} nats per target token: '
     f'better with {better} of {len(found)} seeds, {verdict}'
   )
 
