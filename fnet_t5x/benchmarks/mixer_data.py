@@ -20,6 +20,8 @@ _VALIDATION_KEY = 0
 _CHARACTERS = (
   "text_vocabulary.model_file.model_type = 'char'",
   'BYTE_FALLBACK = False',
+  # As many ids as the text has characters, however many are allowed.
+  'vocabularies.embedding_size.pieces = None',
 )
 
 

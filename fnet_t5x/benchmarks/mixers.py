@@ -35,25 +35,18 @@ from fnet_t5x.benchmarks.accelerator import networks
 
 OBJECTIVES = ('masked_lm', 'span_corruption', 'prefix_lm', 'fixed_prefix_lm')
 POSITIONS = ('none', 'learned', 'sinusoidal')
-# Layers, width, heads, width of the feed-forward blocks, decoder layers.
-_FIELDS = ('layers', 'embed', 'heads', 'mlp', 'decoder_layers')
 SIZES = {
-  'study': dict(zip(_FIELDS, (4, 128, 4, 512, 2), strict=True)),
+  'study': {'layers': 4, 'embed': 128, 'heads': 4, 'mlp': 512}
+  | {'decoder_layers': 2},
   **{
-    name: dict(
-      zip(
-        _FIELDS,
-        (
-          size['num_encoder_layers'],
-          size['emb_dim'],
-          # Heads here divide the width.
-          size['emb_dim'] // size['head_dim'],
-          size['mlp_dim'],
-          size['num_decoder_layers'],
-        ),
-        strict=True,
-      )
-    )
+    name: {
+      'layers': size['num_encoder_layers'],
+      'embed': size['emb_dim'],
+      # Here, heads divide the width.
+      'heads': size['emb_dim'] // size['head_dim'],
+      'mlp': size['mlp_dim'],
+      'decoder_layers': size['num_decoder_layers'],
+    }
     for name, size in networks.SIZES.items()
   },
 }

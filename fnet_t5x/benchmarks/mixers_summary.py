@@ -1,7 +1,7 @@
 """Table of the study of mixers, from the records of its runs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -34,38 +34,34 @@ def as_rows(
     records: those of the runs.
     controls: control of each layout, by name.
   """
-  common = {
-    field: min(record[field] for record in records)
+  equal = [
+    quality_summary.losses_at_equal(records, field)
     for field in ('steps', 'seconds')
-  }
+  ]
   rows = []
-  for model in dict.fromkeys(record['model'] for record in records):
-    runs = [record for record in records if record['model'] == model]
-
-    def mean(values):
-      known = [value for value in values if value is not None]
-      return float(np.mean(known)) if known else math.nan
-
+  for model, runs in quality_summary.runs_by_model(records).items():
     losses = [run['loss'] for run in runs]
-    control = controls.get(model)
-    better = quality_summary.differences(records, model, control)
     times = [1000 * run['seconds'] / run['steps'] for run in runs]
+    control = controls.get(model, model)
+    better = quality_summary.differences(records, model, control)
     rows.append(
       [
         model,
         f'{runs[0]["parameters"]:,}',
         f'{runs[0]["mlp_dim"]:,}',
-        f'{mean(run["steps"] for run in runs):.0f}',
-        f'{mean(run["seconds"] for run in runs):.0f}',
+        f'{_mean(run["steps"] for run in runs):.0f}',
+        f'{_mean(run["seconds"] for run in runs):.0f}',
         f'{np.median(times):.1f}',
-        f'{mean(losses):.4f}',
+        f'{_mean(losses):.4f}',
         f'{max(losses) - min(losses):.4f}',
-        f'{mean(run["accuracy"] for run in runs):.4f}',
-        f'{mean(better):+.4f}' if better and control != model else '',
-        *(
-          f'{mean(quality_summary.loss_at(run, f, v) for run in runs):.4f}'
-          for f, v in common.items()
-        ),
+        f'{_mean(run["accuracy"] for run in runs):.4f}',
+        f'{_mean(better):+.4f}' if better and control != model else '',
+        *(f'{_mean(reached[model]):.4f}' for reached in equal),
       ]
     )
   return rows
+
+
+def _mean(values: Iterable[float]) -> float:
+  values = list(values)
+  return float(np.mean(values)) if values else math.nan
