@@ -134,7 +134,7 @@ def test_runs_are_complete_and_continued(tmp_path, capsys):
 
 @pytest.fixture
 def characters(tmp_path, monkeypatch):
-  """Options for a text of seven characters, its spaces included."""
+  """Options for a text of six characters, its space included."""
   text = tmp_path / 'text.txt'
   text.write_text('abc abc dab cab bad. ' * 400)
   monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path))
@@ -150,8 +150,8 @@ def test_tokens_are_characters(characters):
   assert set(train) == {'inputs'} and train['inputs'].shape == (64, 32)
   text = np.unique(train['inputs'])
   text = text[text > 2]
-  assert len(text) == 7
-  mask_id = 3 + 4 + 6 + 1 + 100 - 1
+  assert len(text) == 6
+  mask_id = 3 + 4 + 6 + 100 - 1
   assert set(np.unique(validation['inputs'])) <= {0, 1, *text, mask_id}
   masked = np.asarray(validation['inputs']) == mask_id
   assert 0 < masked.sum() < (validation['targets'] > 0).sum()
