@@ -161,7 +161,10 @@ def test_tokens_are_characters(characters):
 @pytest.mark.slow
 def test_the_encoder_of_a_decoder_is_compared(characters):
   options = mixers.parse(
-    [*characters, '--objective', 'span_corruption', '--layers', '1']
+    [
+      *(*characters, '--objective', 'span_corruption'),
+      *('--layers', '1', '--models', 'fourier'),
+    ]
   )
   rows = mixer_data.rows_of(options)
   assert rows.data[0]['targets'].shape == (64, 8)
