@@ -37,6 +37,7 @@ _FOLDERS = {
     'mixing',
     'inference',
     'quality',
+    'mixers',
     'encoders',
     'engines',
     'input_pipeline',

@@ -102,11 +102,20 @@ def write_json(
   settings: Mapping[str, Any],
   rows: Sequence[Mapping[str, Any]],
 ) -> None:
-  """Writes the rows, with their settings and environment."""
+  """Writes the rows, with their settings and environment.
+
+  A file is replaced at once, so that it is complete whenever a run ends.
+  """
   content = {
     'benchmark': benchmark,
     'environment': environment(),
     'settings': dict(settings),
     'rows': [dict(row) for row in rows],
   }
-  path.write_text(json.dumps(content, indent=2) + '\n')
+  text = json.dumps(content, indent=2) + '\n'
+  if path.exists() and not path.is_file():
+    path.write_text(text)  # Such as /dev/stdout.
+    return
+  whole = path.with_name(f'{path.name}.tmp')
+  whole.write_text(text)
+  whole.replace(path)

@@ -173,6 +173,7 @@ def trained_model_file(
   options: document_files.ReadOptions,
   pieces: int = DEFAULT_PIECES,
   byte_fallback: bool = True,
+  model_type: str = 'unigram',
 ) -> pathlib.Path:
   """Returns the path of a model trained on text files; trains it if missing.
 
@@ -186,6 +187,7 @@ def trained_model_file(
       sentinels; a short text yields fewer.
     byte_fallback: whether to encode characters without a piece as bytes
       instead of as unknown.
+    model_type: SentencePiece's; 'char' makes every character a token.
 
   Raises:
     FileNotFoundError: there are no files.
@@ -211,6 +213,7 @@ def trained_model_file(
   args = sentencepiece_training.trainer_args(
     pieces,
     byte_fallback=byte_fallback,
+    model_type=model_type,
     user_defined_symbols=list(_SYMBOLS),
     # The space, even if the text has none.
     required_chars='\u2581',
@@ -286,13 +289,17 @@ def _train(lines: Iterable[str], args: Mapping[str, Any], text: str) -> bytes:
 
 
 @gin.configurable(module='text_vocabulary')
-def model_file(pieces: int = DEFAULT_PIECES, byte_fallback: bool = True) -> str:
+def model_file(
+  pieces: int = DEFAULT_PIECES,
+  byte_fallback: bool = True,
+  model_type: str = 'unigram',
+) -> str:
   """Returns the path of a model trained on the training split of `fnet_text_*`.
 
   A process keeps its vocabulary, even if the files change.
 
   Args:
-    pieces, byte_fallback: see `trained_model_file`.
+    pieces, byte_fallback, model_type: see `trained_model_file`.
 
   Raises:
     FileNotFoundError, ValueError: see `text_files.corpus` and
@@ -303,6 +310,7 @@ def model_file(pieces: int = DEFAULT_PIECES, byte_fallback: bool = True) -> str:
   return _model_file(
     pieces,
     byte_fallback,
+    model_type,
     repr(sorted(gin.get_bindings(text_files.corpus).items())),
     os.environ.get(text_files.VARIABLE),
     document_files.ReadOptions(),
@@ -314,6 +322,7 @@ def model_file(pieces: int = DEFAULT_PIECES, byte_fallback: bool = True) -> str:
 def _model_file(
   pieces: int,
   byte_fallback: bool,
+  model_type: str,
   corpus: str,
   variable: str | None,
   options: document_files.ReadOptions,
@@ -321,7 +330,9 @@ def _model_file(
 ) -> str:
   del corpus, variable, folder  # Only part of the cache key.
   paths, part = text_files.corpus('train')
-  return str(trained_model_file(paths, part, options, pieces, byte_fallback))
+  return str(
+    trained_model_file(paths, part, options, pieces, byte_fallback, model_type)
+  )
 
 
 def main() -> None:

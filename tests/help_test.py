@@ -15,8 +15,8 @@ FOLDERS = {
   'benchmarks': (
     *('checkpoints', 'collectives', 'encoders', 'engines', 'glue'),
     'host_memory',
-    *('inference', 'input_pipeline', 'mixing', 'quality', 'resident_memory'),
-    'results',
+    *('inference', 'input_pipeline', 'mixers', 'mixing', 'quality'),
+    *('resident_memory', 'results'),
     *('accelerator', 'accelerator.tables'),
   ),
   'convert': ('fnet', 'hf', 'hybrid', 'scan'),

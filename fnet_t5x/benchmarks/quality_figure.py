@@ -1,4 +1,4 @@
-"""Figure of equal training: loss by step, by FLOPs and by training time.
+"""Figure of equal training: loss by step, by training time, by FLOPs.
 
 A line is the median over seeds at each evaluation; the band around it reaches
 from the minimum to the maximum.
@@ -12,14 +12,18 @@ import numpy as np
 
 from fnet_t5x.run_report import curves, figure
 
-_WIDTH, _HEIGHT = 14.0, 4.6
+_PANEL_WIDTH, _HEIGHT = 14 / 3, 4.6
 
 
-def draw(records: Sequence[Mapping[str, Any]]) -> bytes:
+def draw(
+  records: Sequence[Mapping[str, Any]],
+  fields: Sequence[str] = ('steps', 'flops', 'seconds'),
+) -> bytes:
   """Returns the figure, as the bytes of a PNG file.
 
   Args:
-    records: those of `quality.train`.
+    records: those of `equal_training.train_all`.
+    fields: what the loss is plotted against.
 
   Raises:
     ImportError: matplotlib is not installed.
@@ -29,19 +33,21 @@ def draw(records: Sequence[Mapping[str, Any]]) -> bytes:
   from matplotlib.figure import Figure
 
   seconds, unit = curves.time_unit(max(record['seconds'] for record in records))
-  panels = (
-    ('steps', 1.0, 'step'),
-    ('flops', 1e12, 'training TFLOPs'),
-    ('seconds', seconds, f'training time, {unit}'),
-  )
+  scales = {
+    'steps': (1.0, 'step'),
+    'flops': (1e12, 'training TFLOPs'),
+    'seconds': (seconds, f'training time, {unit}'),
+  }
   models = list(dict.fromkeys(record['model'] for record in records))
   with figure.settings():
-    made = Figure((_WIDTH, _HEIGHT), dpi=figure.DPI, layout='constrained')
+    size = (_PANEL_WIDTH * len(fields), _HEIGHT)
+    made = Figure(size, dpi=figure.DPI, layout='constrained')
     FigureCanvasAgg(made)
-    axes = made.subplots(1, 3, sharey=True)
-    for axis, (field, scale, label) in zip(axes, panels, strict=True):
+    axes = made.subplots(1, len(fields), sharey=True)
+    for axis, field in zip(axes, fields, strict=True):
+      scale, label = scales[field]
       for model, style in zip(models, figure.styles(len(models)), strict=True):
-        curve = median_curve(records, model)
+        curve = median_curve(records, model, fields)
         x = curve[field] / scale
         figure.line(axis, x, curve['loss'], style, linewidth=1.8, label=model)
         axis.fill_between(
@@ -55,12 +61,14 @@ def draw(records: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def median_curve(
-  records: Sequence[Mapping[str, Any]], model: str
+  records: Sequence[Mapping[str, Any]],
+  model: str,
+  fields: Sequence[str] = ('steps',),
 ) -> dict[str, np.ndarray]:
   """Returns the medians over a model's seeds, at equal shares of the run.
 
   Returns:
-    `steps`, `flops`, `seconds`, `loss`, and its extremes `low` and `high`.
+    The `fields`, `loss`, and its extremes `low` and `high`.
   """
   runs = [
     [point for point in record['points'] if point['at'] == 'time']
@@ -75,8 +83,7 @@ def median_curve(
     return np.array([[point[field] for point in run] for run in runs])
 
   found = {
-    field: np.median(values(field), axis=0)
-    for field in ('steps', 'flops', 'seconds', 'loss')
+    field: np.median(values(field), axis=0) for field in (*fields, 'loss')
   }
   losses = values('loss')
   return {**found, 'low': losses.min(axis=0), 'high': losses.max(axis=0)}

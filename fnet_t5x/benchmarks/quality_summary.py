@@ -24,9 +24,14 @@ def differences(
   ]
 
 
-def context_line(records: Sequence[Record]) -> str:
-  """Returns whether attention is better than no mixing, in one line."""
-  found = differences(records, 'T5', 'none')
+def context_line(records: Sequence[Record], attention: str = 'T5') -> str:
+  """Returns whether attention is better than no mixing, in one line.
+
+  Args:
+    records: those of the runs, also of 'none'.
+    attention: the model with attention in all layers.
+  """
+  found = differences(records, attention, 'none')
   better = sum(difference < 0 for difference in found)
   values = ', '.join(f'{difference:+.4f}' for difference in found)
   verdict = (
@@ -34,8 +39,11 @@ def context_line(records: Sequence[Record]) -> str:
     if found and better == len(found)
     else 'so differences between mixings mean little here'
   )
+  name = 'attention'
+  if attention != name:
+    name += f' ({attention})'
   return (
-    f'attention (T5) less no mixing at all: {values} nats per target token: '
+    f'{name} less no mixing at all: {values} nats per target token: '
     f'better with {better} of {len(found)} seeds, {verdict}'
   )
 
@@ -73,20 +81,47 @@ COLUMNS = (
 )
 
 
+def runs_by_model(records: Sequence[Record]) -> dict[str, list[Record]]:
+  """Returns the records of each model, in the order of their first."""
+  runs: dict[str, list[Record]] = {}
+  for record in records:
+    runs.setdefault(record['model'], []).append(record)
+  return runs
+
+
+def losses_at_equal(
+  records: Sequence[Record], field: str
+) -> dict[str, list[float]]:
+  """Returns losses at the number of steps, seconds or FLOPs that all reach.
+
+  Args:
+    records: those of all runs.
+    field: as of `loss_at`.
+
+  Returns:
+    The losses of each model's runs that had been evaluated by then.
+  """
+  value = min(record[field] for record in records)
+  return {
+    model: [
+      loss
+      for loss in (loss_at(run, field, value) for run in runs)
+      if loss is not None
+    ]
+    for model, runs in runs_by_model(records).items()
+  }
+
+
 def as_rows(records: Sequence[Record]) -> list[list[str]]:
   """Returns a row per model: medians over its seeds."""
-  common = {
-    field: min(record[field] for record in records)
-    for field in ('steps', 'flops')
-  }
+  equal = [losses_at_equal(records, field) for field in ('steps', 'flops')]
+
+  def median(values):
+    values = list(values)
+    return float(np.median(values)) if values else math.nan
+
   rows = []
-  for model in dict.fromkeys(record['model'] for record in records):
-    runs = [record for record in records if record['model'] == model]
-
-    def median(values):
-      known = [value for value in values if value is not None]
-      return float(np.median(known)) if known else math.nan
-
+  for model, runs in runs_by_model(records).items():
     losses = [run['loss'] for run in runs]
     rows.append(
       [
@@ -98,10 +133,7 @@ def as_rows(records: Sequence[Record]) -> list[list[str]]:
         f'{min(losses):.4f}',
         f'{max(losses):.4f}',
         f'{median(differences(records, model, "control")):+.4f}',
-        *(
-          f'{median(loss_at(run, field, common[field]) for run in runs):.4f}'
-          for field in ('steps', 'flops')
-        ),
+        *(f'{median(reached[model]):.4f}' for reached in equal),
       ]
     )
   return rows

@@ -5,7 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from fnet_t5x.benchmarks import quality, quality_figure, quality_summary
+from fnet_t5x.benchmarks import (
+  equal_training,
+  quality,
+  quality_figure,
+  quality_summary,
+)
 from fnet_t5x.benchmarks.accelerator import networks
 from fnet_t5x.benchmarks.accelerator.prepared_corpus import PreparedCorpus
 from fnet_t5x.costs import flops
@@ -205,4 +210,4 @@ def test_bad_input_is_named(arguments, message, capsys):
 def test_settings_are_valid_json(tmp_path):
   """Neither a missing limit nor a path is a number or text of JSON."""
   options = quality.parse([*SMALL, '--json', str(tmp_path / 'a.json')])
-  json.dumps(quality.settings_of(options), allow_nan=False)
+  json.dumps(equal_training.settings_of(options), allow_nan=False)

@@ -229,6 +229,21 @@ def is_decoder_only(module: nn.Module) -> bool:
   return not hasattr(module, 'encode')
 
 
+def features_read(module: nn.Module) -> tuple[str, ...]:
+  """Returns the features of a batch that a module's call takes, in order.
+
+  Args:
+    module: a `Transformer` of ours, GPT-2, or a network of another kind, which
+      names its features as `FEATURES_READ`.
+  """
+  if hasattr(module, 'FEATURES_READ'):
+    return module.FEATURES_READ
+  decoded = ('decoder_input_tokens', 'decoder_target_tokens')
+  if is_decoder_only(module):
+    return decoded
+  return ('encoder_input_tokens', *decoded)
+
+
 def example_tokens(module: nn.Module) -> tuple[Any, ...]:
   """Returns tokens to initialise a module with.
 
@@ -237,4 +252,4 @@ def example_tokens(module: nn.Module) -> tuple[Any, ...]:
   import jax.numpy as jnp
 
   tokens = jnp.ones((1, 1), jnp.int32)
-  return (tokens,) * (2 if is_decoder_only(module) else 3)
+  return (tokens,) * len(features_read(module))

@@ -143,6 +143,7 @@ def tokenize(
   lengths: Mapping[str, int] = LENGTHS,
   rows: Mapping[str, int] | None = None,
   pieces: int | None = None,
+  bindings: Sequence[str] = (),
 ) -> PreparedCorpus:
   """Tokenizes texts by the project's own task and a vocabulary of their own.
 
@@ -152,10 +153,12 @@ def tokenize(
   Args:
     files: as TEXT_FILES.
     validation_files: as TEXT_VALIDATION_FILES.
-    objective: name of a file in gin/objectives/, with inputs and targets.
-    lengths: tokens per row of inputs and targets.
+    objective: name of a file in gin/objectives/, with the features of
+      `lengths`.
+    lengths: tokens per row, by feature.
     rows: maximum number of rows by split; None for `ROWS`.
     pieces: as VOCABULARY_PIECES; None for its default.
+    bindings: further gin bindings.
 
   Raises:
     ValueError: the texts yield no example of a split.
@@ -166,7 +169,7 @@ def tokenize(
   from fnet_t5x import gin_root
   from fnet_t5x.runtime import gin_utils
 
-  bindings = [f'TEXT_FILES = {files!r}']
+  bindings = [f'TEXT_FILES = {files!r}', *bindings]
   if validation_files is not None:
     bindings.append(f'TEXT_VALIDATION_FILES = {validation_files!r}')
   if pieces is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -48,8 +48,9 @@ class Trained(NamedTuple):
   """A network's programs.
 
   Attributes:
-    step: of optimizer, tokens, row numbers and learning rate.
-    evaluate: of parameters and tokens; returns nats and tokens of each row.
+    step: of optimizer, tokens, row numbers, learning rate and the run's key.
+    evaluate: of parameters and tokens; returns nats, tokens and tokens
+      predicted right of each row.
     start: makes the optimizer of a seed.
   """
 
@@ -103,11 +104,12 @@ def warm_up(
   """Runs each program twice, and times the second call."""
   train, validation = data
   rows = next(_order(len(train['inputs']), sizes.rows, 0))
+  key = _key(0)
   for _ in range(2):
     times = [time.perf_counter()]
     optimizer = jax.block_until_ready(program.start(0))
     times.append(time.perf_counter())
-    optimizer, loss = program.step(optimizer, train, rows, jnp.float32(0))
+    optimizer, loss = program.step(optimizer, train, rows, jnp.float32(0), key)
     loss.block_until_ready()
     times.append(time.perf_counter())
     jax.block_until_ready(program.evaluate(optimizer.target, validation))
@@ -119,41 +121,47 @@ def make_programs(
   module: nn.Module,
   sizes: Sizes,
   data: tuple[dict[str, Array], dict[str, Array]],
+  make_batch: Callable[..., dict[str, Array]] | None = None,
 ) -> Trained:
   """Compiles a network's training step and evaluation.
 
   Args:
     module: the network.
     sizes: what is trained.
-    data: tokens of the training and the validation split, on the device.
+    data: tokens of the training and the validation split, on the device; one of
+      them is `inputs`.
+    make_batch: function of the network, the tokens of a split, row numbers, and
+      a key, which is each step's own in training and None in validation; by
+      default `batch_of`.
   """
+  make_batch = make_batch or batch_of
   train, validation = data
 
   # Compiled once, for all seeds.
   create = jax.jit(lambda key: training_step.make_optimizer(module, key))
 
   def start(seed):
-    # JAX's usual generator takes compilers much longer.
-    return create(jax.random.key(seed, impl='rbg'))
+    return create(_key(seed))
 
   take_step = training_step.train_step(module)
 
-  def step(optimizer, tokens, rows, rate):
-    return take_step(optimizer, batch_of(module, tokens, rows), rate)
+  def step(optimizer, tokens, rows, rate, key):
+    key = jax.random.fold_in(key, optimizer.state.step)
+    return take_step(optimizer, make_batch(module, tokens, rows, key), rate)
 
   def evaluate(params, tokens):
     def part(rows):
-      return row_losses(module, params, batch_of(module, tokens, rows))
+      return row_losses(module, params, make_batch(module, tokens, rows, None))
 
     count = tokens['inputs'].shape[0] // sizes.rows * sizes.rows
-    nats, weights = jax.lax.map(part, jnp.arange(count).reshape(-1, sizes.rows))
-    return nats.reshape(-1), weights.reshape(-1)
+    parts = jax.lax.map(part, jnp.arange(count).reshape(-1, sizes.rows))
+    return tuple(values.reshape(-1) for values in parts)
 
   optimizer = start(0)
   rows = jnp.arange(sizes.rows)
   rate = jnp.float32(0)
   return Trained(
-    compile_program(step, optimizer, train, rows, rate, donate=(0,)),
+    compile_program(step, optimizer, train, rows, rate, _key(0), donate=(0,)),
     compile_program(evaluate, optimizer.target, validation),
     start,
   )
@@ -163,8 +171,10 @@ def batch_of(
   module: nn.Module,
   tokens: dict[str, Int[Array, 'rows length']],
   rows: Int[Array, ' batch'],
+  key: Array | None = None,
 ) -> dict[str, Array]:
-  """Returns some rows as the network reads them."""
+  """Returns some rows as the network reads them; nothing is random in them."""
+  del key
   return training_step.features_of(
     module, tokens['inputs'][rows], tokens['targets'][rows]
   )
@@ -172,12 +182,17 @@ def batch_of(
 
 def row_losses(
   module: Any, params: PyTree, batch: dict[str, Array]
-) -> tuple[Float[Array, ' batch'], Float[Array, ' batch']]:
-  """Returns each row's nats, without z-loss, and its number of targets."""
+) -> tuple[Float[Array, ' batch'], ...]:
+  """Returns each row's nats, without z-loss, and numbers of targets.
+
+  The numbers are those of all targets, and of those predicted right.
+  """
   _, tokens = training_step.token_losses(module, params, batch)
   weights = batch['decoder_loss_weights'].astype(jnp.float32)
-  nats = jnp.sum(tokens.cross_entropy * weights, axis=1)
-  return nats, jnp.sum(weights, axis=1)
+  return tuple(
+    jnp.sum(values * weights, axis=1)
+    for values in (tokens.cross_entropy, jnp.ones_like(weights), tokens.correct)
+  )
 
 
 def train_for(
@@ -209,26 +224,31 @@ def train_for(
   Yields:
     `at`: 'time', at a share of the run, or 'steps'; `share`, `seconds` of
     training, `steps`, `loss` and its `standard_error`, in nats per target token
-    of the validation split.
+    of the validation split, and `accuracy`, the share of them that is predicted
+    right.
   """
   train, validation = data
 
   def evaluate():
-    return loss_and_error(
-      *map(np.asarray, program.evaluate(optimizer.target, validation))
+    nats, tokens, correct = map(
+      np.asarray, program.evaluate(optimizer.target, validation)
     )
+    loss, error = loss_and_error(nats, tokens)
+    accuracy = float(correct.sum(dtype=float) / tokens.sum(dtype=float))
+    return {'loss': loss, 'standard_error': error, 'accuracy': accuracy}
 
   def share():
     return max(elapsed / seconds, taken / steps)
 
   order = _order(len(train['inputs']), sizes.rows, seed)
+  key = _key(seed)
   optimizer = jax.block_until_ready(program.start(seed))
   elapsed, taken, before = 0.0, 0, None
   left, at_steps = list(fractions), sizes.steps_apart
   while left:
     start = time.perf_counter()
     rate = jnp.float32(learning_rate(share(), peak_rate))
-    optimizer, loss = program.step(optimizer, train, next(order), rate)
+    optimizer, loss = program.step(optimizer, train, next(order), rate, key)
     taken += 1
     # One step ahead of the device, no more: its time is the clock's.
     if before is not None:
@@ -240,13 +260,11 @@ def train_for(
       loss.block_until_ready()
     elapsed += time.perf_counter() - start
     if due or taken == at_steps:
-      value, error = evaluate()
       point = {
         'share': share(),
         'seconds': elapsed,
         'steps': taken,
-        'loss': value,
-        'standard_error': error,
+        **evaluate(),
       }
       if taken == at_steps:
         at_steps *= 2
@@ -254,6 +272,12 @@ def train_for(
       if due:
         left = [fraction for fraction in left if fraction > share()]
         yield {'at': 'time', **point}
+
+
+def _key(seed: int) -> Array:
+  """Returns a seed's key."""
+  # JAX's usual generator takes compilers much longer.
+  return jax.random.key(seed, impl='rbg')
 
 
 def _order(examples: int, rows: int, seed: int) -> Iterator[Array]:

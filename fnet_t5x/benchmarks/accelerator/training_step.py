@@ -121,7 +121,7 @@ def make_optimizer(
   """Returns parameters and Adafactor's state at step 0.
 
   Args:
-    module: a `Transformer` of ours, or GPT-2.
+    module: a network with logical axes, as of `networks.features_read`.
     key: PRNG key of the initial values; None for those of `quick_values`, which
       suffice for timing. A key of `jax.random.key(..., impl='rbg')` compiles
       faster than JAX's default.
@@ -135,7 +135,7 @@ def make_optimizer(
   tokens = networks.example_tokens(module)
 
   def init(key):
-    return module.init(key, *tokens, enable_dropout=False, decode=False)
+    return module.init(key, *tokens, enable_dropout=False)
 
   shapes = jax.eval_shape(init, jax.random.key(0))
   optimizer_def = adafactor.Adafactor(
@@ -195,17 +195,16 @@ def token_losses(
   from fnet_t5x.runtime import losses
 
   options_of_apply = {
-    'decoder_segment_ids': batch.get('decoder_segment_ids'),
-    'decoder_positions': batch.get('decoder_positions'),
     'enable_dropout': dropout_key is not None,
     'return_hidden': True,
     'rngs': None if dropout_key is None else {'dropout': dropout_key},
   }
-  inputs = (batch['decoder_input_tokens'], batch['decoder_target_tokens'])
-  if not networks.is_decoder_only(module):
-    inputs = (batch['encoder_input_tokens'], *inputs)
-    for name in ('encoder_segment_ids', 'encoder_positions'):
-      options_of_apply[name] = batch.get(name)
+  read = networks.features_read(module)
+  for side in ('encoder', 'decoder'):
+    if f'{side}_input_tokens' in read:
+      for name in (f'{side}_segment_ids', f'{side}_positions'):
+        options_of_apply[name] = batch.get(name)
+  inputs = (batch[name] for name in read)
   hidden = module.apply({'params': params}, *inputs, **options_of_apply)
   kernel = module.apply({'params': params}, method=module.output_kernel)
   return losses.output_cross_entropy(

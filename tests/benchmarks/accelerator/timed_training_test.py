@@ -53,7 +53,7 @@ def test_standard_error_is_that_of_many_samples():
 def test_losses_are_those_of_the_logits(trained):
   programs, (_, validation) = trained
   params = programs.start(0).target
-  nats, weights = programs.evaluate(params, validation)
+  nats, weights, correct = programs.evaluate(params, validation)
   module = networks.make(
     'control', 'toy', dtype='float32', vocab_size=40, max_encoder_length=16
   )
@@ -71,6 +71,8 @@ def test_losses_are_those_of_the_logits(trained):
   expected = -(scores[rows, columns, targets] * (targets > 0)).sum(1)
   np.testing.assert_allclose(nats, expected, rtol=1e-5)
   np.testing.assert_array_equal(weights, (targets > 0).sum(1))
+  right = (logits.argmax(-1) == targets) & (targets > 0)
+  np.testing.assert_array_equal(correct, right.sum(1))
 
 
 def test_a_run_ends_with_its_time_and_learns(trained):
