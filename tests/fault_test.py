@@ -32,7 +32,7 @@ class Runs:
     }
     if library:
       environment['LD_PRELOAD'] = str(library)
-    self._library = library and str(library)
+    self.library = library and str(library)
     self._server = subprocess.Popen(
       [sys.executable, _HELPERS / 'faulty_runs.py'],
       env=environment,
@@ -42,11 +42,12 @@ class Runs:
       text=True,
     )
 
-  def run(self, model_dir, number=0, kill=False) -> tuple[int, str]:
+  def run(self, model_dir, in_c, number=0, kill=False) -> tuple[int, str]:
     """Trains in `model_dir`, and returns the exit code and the output.
 
     Args:
       model_dir: a new folder, or that of a run to resume.
+      in_c: whether calls are those of all libraries, or of Python code.
       number: number of the call with the fault; 0 for none.
       kill: whether the fault kills the process; otherwise the disk is full from
         this call on.
@@ -58,7 +59,7 @@ class Runs:
       'log': str(log),
       'number': number,
       'kill': kill,
-      'library': self._library,
+      'library': self.library if in_c else None,
     }
     self._server.stdin.write(json.dumps(request) + '\n')
     self._server.stdin.flush()
@@ -72,11 +73,12 @@ class Runs:
 class Chains:
   """Runs with faults, to be compared with one without."""
 
-  def __init__(self, runs, folder):
+  def __init__(self, runs, folder, in_c):
     self._runs = runs
     self._folder = folder
+    self._in_c = in_c
     self._whole = folder / 'whole'
-    code, log = runs.run(self._whole)
+    code, log = runs.run(self._whole, in_c)
     assert code == 0, log
     self.calls = int(re.search(r'calls: (\d+)', log)[1])
 
@@ -86,13 +88,13 @@ class Chains:
     model_dir = self._folder / f'{"kill" if kill else "full"}_{seed}'
     for _ in range(faults):
       number = rng.randint(1, self.calls)
-      code, log = self._runs.run(model_dir, number, kill)
+      code, log = self._runs.run(model_dir, self._in_c, number, kill)
       if kill:
         assert code in (-9, 0), log
       else:
         assert code in (1, 0), log
         assert code == 0 or is_one_line(log), (number, log)
-    code, log = self._runs.run(model_dir)
+    code, log = self._runs.run(model_dir, self._in_c)
     assert code == 0, log
     rows = [reporting.read_metrics(d) for d in (model_dir, self._whole)]
     assert without_times(rows[0]) == without_times(rows[1])
@@ -125,21 +127,22 @@ def without_times(rows):
 
 
 @pytest.fixture(scope='module')
-def in_python(tmp_path_factory):
-  runs = Runs(None)
-  yield Chains(runs, tmp_path_factory.mktemp('in_python'))
+def runs(tmp_path_factory):
+  runs = Runs(faults.compile_library(tmp_path_factory.mktemp('library')))
+  yield runs
   runs.close()
 
 
 @pytest.fixture(scope='module')
-def in_c(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('in_c')
-  library = faults.compile_library(folder)
-  if library is None:
+def in_python(runs, tmp_path_factory):
+  return Chains(runs, tmp_path_factory.mktemp('in_python'), in_c=False)
+
+
+@pytest.fixture(scope='module')
+def in_c(runs, tmp_path_factory):
+  if runs.library is None:
     pytest.skip('no C compiler')
-  runs = Runs(library)
-  yield Chains(runs, folder)
-  runs.close()
+  return Chains(runs, tmp_path_factory.mktemp('in_c'), in_c=True)
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ MIN_TEMPERATURE = np.array(1e-4)
 # Columns beyond the output: one for the leading 0, which the output drops, and
 # one that finished rows write to while they wait for the others.
 _SPARE_COLUMNS = 2
-_FLOAT32_SIGN_FREE = jnp.int32(0x7FFFFFFF)
+# Of NumPy: one of JAX would initialize it at import.
+_FLOAT32_SIGN_FREE = np.int32(0x7FFFFFFF)
 
 
 @flax.struct.dataclass

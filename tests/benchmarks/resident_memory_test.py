@@ -1,18 +1,24 @@
 """The soak test of a run that saves often: readings, growth, table and JSON."""
 
 import json
+import os
 import sys
 
 import numpy as np
 import pytest
+from checkout import ROOT
 
 from fnet_t5x.benchmarks import resident_memory
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-def test_prints_the_table_and_writes_json(tmp_path, monkeypatch, capsys):
-  monkeypatch.setenv('FNET_T5X_CACHE_DIR', str(tmp_path / 'cache'))
+def test_prints_the_table_and_writes_json(
+  small_corpus, tmp_path, monkeypatch, capsys
+):
+  # The vocabulary of the whole corpus takes longer than the run.
+  site = small_corpus.parents[2]
+  monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(site), str(ROOT)]))
   # One device, since the batch has only 4 rows.
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
   path = tmp_path / 'memory.json'

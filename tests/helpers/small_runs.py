@@ -32,6 +32,7 @@ TASK = 'small_runs_echo'
 LENGTHS = {'inputs': 24, 'targets': 16}
 VOCABULARY = seqio.ByteVocabulary()
 VALIDATION_EXAMPLES = 13
+EVAL_STEPS = 2
 # The next multiple of eight, so that it divides over every mesh.
 VOCAB_SIZE = 264
 
@@ -274,7 +275,7 @@ def train_arguments(
     ),
     'model_dir': str(model_dir),
     'total_steps': 12,
-    'eval_steps': 2,
+    'eval_steps': EVAL_STEPS,
     'eval_period': 6,
     'stats_period': 1,
     'random_seed': 0,
