@@ -226,8 +226,16 @@ def test_collectives_of_other_mixings(name, mesh):
   ]
   if name == 'data':
     assert not found
-  # The features of Toeplitz's heads, where its output is not sharded: once.
-  assert gathered == (['toeplitz'] if name == 'model_1d' else [])
+  # Toeplitz's output where only its heads are sharded; or its input where only
+  # tokens are, to project it to heads.
+  assert (
+    gathered
+    == {
+      'data': [],
+      'model_1d': ['toeplitz'],
+      'sequence_sharded': ['embed_mixing'],
+    }[name]
+  )
   mixed = {
     each.kind
     for each in found

@@ -92,6 +92,9 @@ class GatedMixing(nn.Module):
         for the block without a mixing.
     """
     embed = inputs.shape[-1]
+    # Not sharded along the rows, as XLA would infer for them, and then for all
+    # that is made from them: they are small.
+    segment_ids = with_sharding_constraint(segment_ids, ('batch', 'length'))
 
     def project(name, features, x, axes):
       return DenseGeneral(

@@ -238,6 +238,9 @@ class ToeplitzMixing(nn.Module):
       )
     module = FreeFilter if self.filter == 'free' else NetworkFilter
     filters = module(self.num_heads, self.max_length, name='filters')(length)
+    # Not sharded along the rows, as XLA would infer for them, and then for all
+    # that is made from them: they are small.
+    segment_ids = with_sharding_constraint(segment_ids, ('batch', 'length'))
     x = inputs.astype(self.dtype)
     if self.project:
       x = DenseGeneral(
