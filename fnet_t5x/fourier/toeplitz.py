@@ -33,11 +33,13 @@ from fnet_t5x.fourier.precision import matmul, widen
 Heads = Float[Array, 'batch length heads kv']
 Filters = Float[Array, 'heads lags']
 
-# Minimum number of tokens per row from which 'auto' takes the FFT, forward and
-# backward: on CPU measured by `python -m fnet_t5x.benchmarks.mixing`; on TPU
-# and GPU not measured, but set to where the arithmetic of the product is above
-# that of the transforms by as much as matrix units are faster.
-FFT_MIN_LENGTH = {'cpu': 2048, 'gpu': 4096, 'tpu': 8192}
+# Minimum number of tokens per row from which 'auto' takes the FFT, by forward
+# and backward pass together. CPU: measured by `python -m
+# fnet_t5x.benchmarks.mixing`, float32, 12 heads of 64, 2048 tokens: matrices
+# take 0.65 of the FFT's time at 256 tokens, 0.93 at 384, 1.04 at 512, and
+# several times it from 1024. Estimates, not measured: on GPU from the like of
+# Fourier mixing; on TPU matrices up to 4096, as there.
+FFT_MIN_LENGTH = {'cpu': 512, 'gpu': 2048, 'tpu': 8192}
 
 
 def choose_method(
