@@ -270,9 +270,12 @@ def test_t5_and_the_hybrid_differ_in_the_network_alone(size):
     'FOURIER_LENGTHS',
     'FOURIER_METHOD',
     'FOURIER_SCALE',
+    'GATED_CONVOLUTION_WIDTH',
     'MAX_ENCODER_LENGTH',
     'NON_ATTENTION_MIXING',
     'NUM_ATTENTION_LAYERS',
+    'TOEPLITZ_FILTER',
+    'TOEPLITZ_METHOD',
   }
 
 
@@ -296,6 +299,10 @@ def test_numbers_of_a_size_are_its_models(size):
     (
       "ENCODER_MIXING = ('linear', 'attention', 'none', 'fourier')",
       ('linear', 'attention', 'none', 'fourier'),
+    ),
+    (
+      "NON_ATTENTION_MIXING = 'toeplitz_gated'",
+      ('toeplitz_gated', 'toeplitz_gated', 'attention', 'attention'),
     ),
   ],
 )

@@ -110,7 +110,16 @@ def test_sharding_of_each_axis():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('scan', [False, True])
-@pytest.mark.parametrize('mixing', ['fourier', 'linear', 'attention'])
+@pytest.mark.parametrize(
+  'mixing',
+  [
+    'fourier',
+    'linear',
+    'attention',
+    'toeplitz',
+    'toeplitz_gated_dependent',
+  ],
+)
 def test_every_axis_of_every_parameter_has_its_rules(mixing, scan):
   model = small_runs.make_model(
     encoder_mixing=(mixing, 'attention'), scan_layers=scan
@@ -188,15 +197,63 @@ def test_collectives_of_the_encoder(name, mesh, scan):
   assert {each.kind for each in mixing} == allowed
 
 
+MIXINGS = ('toeplitz', 'hartley', 'toeplitz_gated_dependent', 'fourier_gated')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('name', 'mesh'),
+  [('data', (8, 1)), ('model_1d', (2, 4)), ('sequence_sharded', (2, 4))],
+)
+def test_collectives_of_other_mixings(name, mesh):
+  model = small_runs.make_model(
+    encoder_mixing=MIXINGS, num_encoder_layers=4, emb_dim=32
+  )
+  text = compile_encoder(
+    model, make_partitioner(name, mesh), small_runs.packed_batch(0)
+  )
+  found = [
+    each
+    for each in find_collectives(text)
+    if '/encoder/layers_' in each.op_name
+  ]
+  # One activation of a device that is not sharded over 'model'.
+  whole = 4 * 8 // mesh[0] * 24 * 32
+  gathered = [
+    each.op_name.rpartition('/')[0].rpartition('/')[2]
+    for each in found
+    if each.kind == 'all-gather' and each.bytes >= whole
+  ]
+  if name == 'data':
+    assert not found
+  # Toeplitz's output where only its heads are sharded; or its input where only
+  # tokens are, to project it to heads.
+  assert (
+    gathered
+    == {
+      'data': [],
+      'model_1d': ['toeplitz'],
+      'sequence_sharded': ['embed_mixing'],
+    }[name]
+  )
+  mixed = {
+    each.kind
+    for each in found
+    if {'hartley', 'fourier'} & set(each.op_name.split('/'))
+    and each.bytes >= whole // mesh[1]
+  }
+  assert mixed == (set() if name == 'data' else {'all-to-all'})
+
+
 @functools.cache
-def one_device():
-  return losses(small_runs.one_device())
+def one_device(**network):
+  return losses(small_runs.one_device(), **network)
 
 
-def losses(partitioner):
+def losses(partitioner, **network):
   """Returns loss and gradient norm of a step, and the loss after it."""
   trainer = small_runs.make_trainer(
-    small_runs.make_model(dropout_rate=0.1, z_loss=1e-4),
+    small_runs.make_model(dropout_rate=0.1, z_loss=1e-4, **network),
     partitioner,
     small_runs.packed_batch(0),
   )
@@ -216,3 +273,14 @@ def losses(partitioner):
 def test_trains_as_one_device(name, mesh):
   partitioner = make_partitioner(name, mesh)
   np.testing.assert_allclose(losses(partitioner), one_device(), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('name', 'mesh'),
+  [('model_1d', (2, 4)), ('model_2d', (2, 4)), ('sequence_sharded', (2, 4))],
+)
+def test_other_mixings_train_as_on_one_device(name, mesh):
+  network = {'encoder_mixing': MIXINGS, 'num_encoder_layers': 4}
+  found = losses(make_partitioner(name, mesh), **network)
+  np.testing.assert_allclose(found, one_device(**network), rtol=1e-4)

@@ -3,9 +3,10 @@
   python -m fnet_t5x.benchmarks.mixing --quick
 
 For each length, times our Fourier mixing by all methods, FNet's implementation
-(`vmap(fftn)(x).real`, differentiated by JAX), and T5's self-attention sublayer;
-each forward, and forward with backward. Prints the median time per call, and
-the speedup over FNet's implementation in the same run.
+(`vmap(fftn)(x).real`, differentiated by JAX), T5's self-attention sublayer, and
+the other mixings of the encoder, with their projections; each forward, and
+forward with backward. Prints the median time per call, and the speedup over
+FNet's implementation in the same run.
 """
 
 from __future__ import annotations
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 QUICK_LENGTHS = (128, 512)
 BASELINE = "FNet's implementation"
+# Mixings of the encoder that have projections, and so are compared as a whole.
+SUBLAYERS = (
+  'linear',
+  'toeplitz',
+  'convolution',
+  'fourier_gated',
+  'hartley_gated',
+  'toeplitz_gated',
+  'toeplitz_gated_dependent',
+)
 
 
 class Case(NamedTuple):
@@ -73,6 +84,88 @@ def attention_case(x: Float[Array, 'batch length embed']) -> Case:
   return Case(attend, (params, bias), trained=True)
 
 
+def toeplitz_case(
+  x: Float[Array, 'batch length embed'], method: str, packed: bool = False
+) -> Case:
+  """Returns a product with a free Toeplitz filter per head, without V."""
+  import jax
+
+  from fnet_t5x.layers.toeplitz_mixing import ToeplitzMixing
+
+  layer = ToeplitzMixing(
+    num_heads=_heads(x),
+    max_length=x.shape[1],
+    method=method,
+    dtype=x.dtype,
+    project=False,
+  )
+  ids = _ragged(x).astype('int32')
+  params = layer.init(jax.random.key(0), x[:1], ids[:1])['params']
+
+  def mix(x, params):
+    return layer.apply({'params': params}, x, ids, packed)
+
+  return Case(mix, (params,), trained=True)
+
+
+def sublayer_case(x: Float[Array, 'batch length embed'], mixing: str) -> Case:
+  """Returns a mixing of the encoder with all its parameters, on ragged rows.
+
+  Plans are made outside, as the encoder makes them once for all layers.
+  """
+  import flax.linen as nn
+  import jax
+
+  from fnet_t5x.fourier.mixing import make_mixing_plan
+  from fnet_t5x.networks import encoder_mixings, fnet_t5
+
+  cfg = fnet_t5.FNetT5Config(
+    vocab_size=1,
+    dtype=x.dtype,
+    emb_dim=x.shape[2],
+    num_heads=_heads(x),
+    num_encoder_layers=1,
+    max_encoder_length=x.shape[1],
+    encoder_mixing=(mixing,),
+  )
+  ragged = _ragged(x)
+
+  def inputs_of(rows):
+    plans = (
+      make_mixing_plan(rows, transform=transform, dtype=x.dtype)
+      if mixing.startswith(transform)
+      else None
+      for transform in ('fourier', 'hartley')
+    )
+    ids = rows.astype('int32')
+    return encoder_mixings.MixingInputs(ids, None, None, None, *plans)
+
+  class Sublayer(nn.Module):
+    @nn.compact
+    def __call__(self, x, inputs):
+      return encoder_mixings.MIXINGS[mixing](cfg, x, inputs)
+
+  params = Sublayer().init(jax.random.key(0), x[:1], inputs_of(ragged[:1]))
+  inputs = inputs_of(ragged)
+
+  def apply(x, params):
+    return Sublayer().apply({'params': params}, x, inputs)
+
+  return Case(apply, (params.get('params', {}),), trained=True)
+
+
+def _heads(x):
+  return max(x.shape[2] // min(64, x.shape[2]), 1)
+
+
+def _ragged(x):
+  import jax.numpy as jnp
+
+  batch, length = x.shape[:2]
+  rows = ragged_lengths(batch, length)
+  return jnp.asarray(np.arange(length)[None, :] < rows[:, None])
+
+
 def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
   """Returns the cases to time on these activations, by name."""
   import jax
@@ -81,8 +174,7 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
   from fnet_t5x.fourier.mixing import fourier_mix, make_mixing_plan, mix
 
   batch, length = x.shape[:2]
-  rows = ragged_lengths(batch, length)
-  ragged = jnp.asarray(np.arange(length)[None, :] < rows[:, None])
+  ragged = _ragged(x)
   # Rows of one segment: the cost of packed rows does not depend on segments.
   positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
   packed = (ragged.astype(jnp.int32), positions)
@@ -112,6 +204,16 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
       )
     ),
     'T5 self-attention': attention_case(x),
+    'Hartley, exact, full rows': Case(
+      mix, (plan_of(jnp.ones_like(ragged), transform='hartley'),)
+    ),
+    'Hartley, exact, matrices': Case(
+      mix, (matrices(ragged, transform='hartley'),)
+    ),
+    'Toeplitz, FFT': toeplitz_case(x, 'fft'),
+    'Toeplitz, matrices': toeplitz_case(x, 'matmul'),
+    'Toeplitz, packed': toeplitz_case(x, 'matmul', packed=True),
+    **{f'sublayer {name}': sublayer_case(x, name) for name in SUBLAYERS},
   }
 
 

@@ -27,6 +27,8 @@ _SIZES = {
   'num_decoder_layers': ('num_decoder_layers', 'NUM_DECODER_LAYERS'),
   'max_encoder_length': ('max_encoder_length', 'MAX_ENCODER_LENGTH'),
 }
+# Mixings of `hybrid_torch/modeling_fnet_t5.py`.
+_MIXINGS = ('fourier', 'attention', 'linear', 'none')
 _OPTIONS = {
   'encoder_position_embedding': (
     'ENCODER_POSITION_EMBEDDING',
@@ -62,8 +64,14 @@ def to_json(
     eos_id: the token that ends a text.
 
   Raises:
-    ValueError: an activation that transformers' T5 does not have.
+    ValueError: an activation that transformers' T5 does not have, or a mixing
+      that the exported code does not have.
   """
+  for mixing in config.layer_mixing:
+    if mixing not in _MIXINGS:
+      raise ValueError(
+        f'encoder_mixing has {mixing!r}; exported are {", ".join(_MIXINGS)}'
+      )
   activations = tuple(config.mlp_activations)
   if activations not in _ACTIVATIONS:
     raise ValueError(
@@ -126,8 +134,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   if type(extra_ids) is not int or not 0 <= extra_ids < config['vocab_size']:
     raise ValueError(f'{path}: extra_ids is {extra_ids!r}, not a number of ids')
   mixings = config.get('encoder_mixing')
-  known = ('fourier', 'attention', 'linear', 'none')
-  if not isinstance(mixings, list) or not all(m in known for m in mixings):
+  if not isinstance(mixings, list) or not all(m in _MIXINGS for m in mixings):
     raise ValueError(f'{path}: encoder_mixing is {mixings!r}')
   if len(mixings) != config['num_layers']:
     raise ValueError(

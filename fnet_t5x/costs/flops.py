@@ -13,20 +13,29 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
     GPT-2's layer        8 t D^2 + 4 t^2 D + 4 t D M     with t = n + m tokens
     GPT-2's output       2 t D V
     linear mixing        2 n^2 D + 2 n D^2
+    Toeplitz mixing      2 n^2 D + 2 n D^2     by matrices; by FFT over s >= 2 n
+                         points instead of 2 n^2 D: 5 D s log2 s
+    gated block          6 n D^2               and its mixing's; of Toeplitz
+      mixing without 2 n D^2, or with two terms of it and weights per token and
+      head, twice 2 n^2 D, or 15/2 D s log2 s, and 4 n D heads
     Fourier mixing (Lee-Thorp et al. 2021, arXiv 2105.03824), with f = D
     features if matrices transform both axes (not on CPU), otherwise half of
     them, f = D / 2 + 1:
       over features      4 n D f by matrices,  5/2 n D log2 D by FFT
       over tokens        4 n^2 f by matrices,  5 f n log2 n   by FFT,
                          n^2 f by folded matrices (rows that are not packed)
+    Hartley mixing       the same, but 2 n^2 f by folded matrices
 
 The backward pass computes two products per product, one for the gradient of
 each factor: three times the forward pass in total. Fourier mixing has a single
-factor, and is its own transpose: twice the forward pass. Not counted:
-embeddings, which are look-ups (the one-hot products for a sharded vocabulary
-belong to the program, not the model), normalisation, softmax, the optimizer,
-and recomputation by remat. Attention is counted in full, since programs compute
-it so, although half of the decoder's scores are masked.
+factor, and is its own transpose: twice the forward pass. So are the FFTs of
+Toeplitz mixing: gradients of both factors are products of spectra. Not counted:
+transforms of the filters, once per batch; convolutions over few tokens, which
+are sums of shifted activations, not products of matrices; embeddings, which are
+look-ups (the one-hot products for a sharded vocabulary belong to the program,
+not the model), normalisation, softmax, the optimizer, and recomputation by
+remat. Attention is counted in full, since programs compute it so, although half
+of the decoder's scores are masked.
 """
 
 import dataclasses
@@ -34,7 +43,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fnet_t5x.fourier import methods
+from fnet_t5x.fourier import methods, toeplitz
+from fnet_t5x.fourier.bluestein import convolution_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +55,8 @@ class Flops:
     encoder: forward pass of the encoder.
     decoder: forward pass of the decoder, without the output layer.
     output: forward pass of the output layer.
-    mixing: the part of `encoder` that is Fourier mixing.
+    mixing: the part of `encoder` whose backward pass takes as much as the
+      forward pass: Fourier and Hartley mixing, and FFTs of Toeplitz mixing.
   """
 
   encoder: float
@@ -126,8 +137,8 @@ def example_flops(
     config: a `T5Config` or `FNetT5Config`.
     inputs: tokens per row of the encoder.
     targets: tokens per row of the decoder.
-    packed: whether rows hold several examples: Fourier mixing then uses
-      matrices over tokens.
+    packed: whether rows hold several examples: mixings then use matrices over
+      tokens.
     backend: JAX's name of the platform, which decides between matrices and FFT.
   """
   embed, heads = config.emb_dim, config.num_heads * config.head_dim
@@ -139,25 +150,25 @@ def example_flops(
   def self_attention(tokens):
     return 8.0 * tokens * embed * heads + 4.0 * tokens**2 * heads
 
-  fourier = _fourier(config, inputs, packed, backend)
-  mixing = {
-    'attention': self_attention(inputs),
-    'fourier': fourier,
-    'linear': 2.0 * inputs**2 * embed + 2.0 * inputs * embed**2,
-    'none': 0.0,
-  }
   layers = layer_mixing(config)
+  mixing = {
+    'attention': (self_attention(inputs), 0.0),
+    **{
+      name: _mixing(name, config, inputs, packed, backend)
+      for name in set(layers) - {'attention'}
+    },
+  }
   cross = (
     4.0 * targets * embed * heads
     + 4.0 * inputs * embed * heads
     + 4.0 * targets * inputs * heads
   )
   return Flops(
-    encoder=sum(mixing[name] + feed_forward(inputs) for name in layers),
+    encoder=sum(sum(mixing[name]) + feed_forward(inputs) for name in layers),
     decoder=config.num_decoder_layers
     * (self_attention(targets) + cross + feed_forward(targets)),
     output=2.0 * targets * embed * config.vocab_size,
-    mixing=layers.count('fourier') * fourier,
+    mixing=sum(mixing[name][1] for name in layers),
   )
 
 
@@ -189,7 +200,35 @@ def layer_mixing(config: Any) -> tuple[str, ...]:
   )
 
 
-def _fourier(config, inputs, packed, backend):
+def _mixing(name, config, inputs, packed, backend):
+  """Returns the FLOPs of products with parameters, and of transforms."""
+  embed = config.emb_dim
+  kernel = 2.0 * inputs * embed**2
+  gated = name == 'convolution' or '_gated' in name
+  products, transforms = (3 * kernel if gated else 0.0), 0.0
+  match name.partition('_')[0]:
+    case 'fourier' | 'hartley' as transform:
+      transforms += _transform(transform, config, inputs, packed, backend)
+    case 'linear':
+      products += 2.0 * inputs**2 * embed + kernel
+    case 'toeplitz':
+      terms = 2 if name.endswith('_dependent') else 1
+      if not gated:
+        products += kernel
+      if terms == 2:
+        products += 4.0 * inputs * embed * config.num_heads
+      method = toeplitz.choose_method(
+        config.toeplitz_method, inputs, packed=packed, backend=backend
+      )
+      if method == 'fft':
+        size = convolution_size(inputs)
+        transforms += 2.5 * (terms + 1) * embed * size * math.log2(size)
+      else:
+        products += 2.0 * terms * inputs**2 * embed
+  return products, transforms
+
+
+def _transform(transform, config, inputs, packed, backend):
   embed = config.emb_dim
   ways = methods.choose_ways(
     inputs,
@@ -206,6 +245,6 @@ def _fourier(config, inputs, packed, backend):
     over_features = 2.5 * inputs * embed * math.log2(embed)
   over_tokens = {
     'matrices': 4.0 * inputs**2 * kept,
-    'folded': 1.0 * inputs**2 * kept,
+    'folded': (2.0 if transform == 'hartley' else 1.0) * inputs**2 * kept,
   }.get(ways.length, 5.0 * kept * inputs * math.log2(max(inputs, 2)))
   return over_features + over_tokens

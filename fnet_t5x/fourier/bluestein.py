@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
+from fnet_t5x.fourier import half_spectrum
+from fnet_t5x.fourier.methods import Transform
+
 
 def convolution_size(length: int) -> int:
   """Returns the smallest 2^a 3^b 5^c that fits a convolution of `length`."""
@@ -27,7 +30,7 @@ def convolution_size(length: int) -> int:
 def make_chirp(
   lengths: Int[Array, ' batch'], length: int
 ) -> tuple[Complex[Array, 'batch length'], Complex[Array, 'batch size']]:
-  """Returns the chirp and kernel of `bluestein_real`; all layers share them.
+  """Returns the chirp and kernel of `bluestein`; all layers share them.
 
   The chirp is exp(-i pi n^2 / L) at every token n < L and zero on padding; the
   kernel is the transform of the conjugate chirp over the convolution size.
@@ -51,26 +54,32 @@ def make_chirp(
   return jnp.where(real, chirp, 0), jnp.fft.fft(circular)
 
 
-def bluestein_real(
+def bluestein(
   x: Complex[Array, 'batch length columns'],
   chirp: Complex[Array, 'batch length'],
   kernel: Complex[Array, 'batch size'],
-) -> Float[Array, 'batch length columns']:
+  transform: Transform = 'fourier',
+) -> tuple[
+  Float[Array, 'batch length columns'], Float[Array, 'batch length columns']
+]:
   """Transforms each column of each row over that row's own length L.
 
-  Formula: y[b, n] = Re sum over m < L_b of x[b, m] exp(-2 pi i n m / L_b) for
+  Formula: z[b, n] = sum over m < L_b of x[b, m] exp(-2 pi i n m / L_b) for
   n < L_b, and zero for n >= L_b; finite values of x there have no effect.
+  Returns `half_spectrum.real_parts` of z.
   Cost: two complex FFTs of `convolution_size(length)` per column.
 
   Args:
     x: columns to transform.
     chirp: of `make_chirp`.
     kernel: of `make_chirp`.
+    transform: 'fourier' or 'hartley'.
   """
   length, size = chirp.shape[1], kernel.shape[1]
   chirp = chirp[:, None, :]
   # Move tokens to the last axis once, rather than around each FFT.
   columns = jnp.swapaxes(x, 1, 2) * chirp
   spectrum = jnp.fft.fft(columns, n=size) * kernel[:, None, :]
-  y = (jnp.fft.ifft(spectrum)[..., :length] * chirp).real
-  return jnp.swapaxes(y, 1, 2)
+  z = jnp.fft.ifft(spectrum)[..., :length] * chirp
+  first, second = half_spectrum.real_parts(z, transform)
+  return jnp.swapaxes(first, 1, 2), jnp.swapaxes(second, 1, 2)

@@ -8,7 +8,7 @@ sharded, it first gathers the whole batch onto every device (jax#15680). Under
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -94,6 +94,37 @@ def map_shards(
     out_specs=pieces,
     check_vma=False,
   )(x, shared)
+
+
+def map_rows_and_heads(
+  function: Callable,
+  xs: Sequence[jax.Array],
+  filters: Sequence[jax.Array],
+  axis: str | None,
+) -> jax.Array:
+  """Returns function(xs, filters), for each device's own rows and heads.
+
+  Args:
+    function: maps lists of activations [batch, length, heads, kv] and of
+      filters [heads, lags] to activations; rows and heads are independent.
+    xs: the activations, at least one.
+    filters: the filters, whole rows of lags.
+    axis: the mesh axis that heads are sharded over, if any.
+  """
+  mesh = context_mesh()
+  batch, _, heads, _ = xs[0].shape
+  rows = _batch_axes(mesh, batch) if mesh is not None else ()
+  axis = axis if is_sharded(axis, heads) else None
+  if not rows and axis is None:
+    return function(xs, filters)
+  pieces = PartitionSpec(rows or None, None, axis, None)
+  return jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=(pieces, PartitionSpec(axis, None)),
+    out_specs=pieces,
+    check_vma=False,
+  )(list(xs), list(filters))
 
 
 def _specs(operand, rows):

@@ -71,6 +71,27 @@ def folded_real(
   )
 
 
+def folded_hartley(
+  a: Columns,
+  b: Columns,
+  matrices: Float[Array, 'batch 2 half half'],
+  lengths: Int[Array, ' batch'],
+) -> tuple[Columns, Columns]:
+  """Returns Re - Im of F_L (a - i b) and of F_L (a + i b), for each column.
+
+  Re - Im of F_L z is Re F_L ((1 + i) z); twice the products of `folded_real`,
+  whose arguments these are, since the two results are not each other's mirror
+  images.
+  """
+  y, _ = folded_real(
+    jnp.concatenate([a + b, a - b], axis=2),
+    jnp.concatenate([b - a, -a - b], axis=2),
+    matrices,
+    lengths,
+  )
+  return tuple(jnp.split(y, 2, axis=2))
+
+
 def _unfold(first, mirrored, tokens, lengths):
   """Joins tokens 0 .. L / 2 with the mirrored ones, without 0 and L / 2."""
   index = jnp.arange(first.shape[1])[None, :]

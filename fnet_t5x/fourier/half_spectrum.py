@@ -4,11 +4,32 @@ With even[n] = sum_m a[m] cos(2 pi n m / L), odd[n] = sum_m b[m] sin(...), where
 a - i b is the transform over features, the mixed feature k is even - odd and
 the mixed feature D - k is even + odd, which is also feature k with the order of
 tokens reversed modulo L.
+
+For a Hartley transform, even[n] = sum_m a[m] cas(2 pi n m / L) and odd[n] =
+-sum_m b[m] cas(-2 pi n m / L), with cas = cos + sin. The sums for D - k are
+then those of another half: with Z the complex transform, feature k is Re Z -
+Im Z, and feature D - k is Re Z + Im Z with the order of tokens reversed.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Complex, Float, Int
+
+from fnet_t5x.fourier.methods import Transform
+
+
+def real_parts(
+  spectrum: Complex[Array, '*shape'], transform: Transform
+) -> tuple[Float[Array, '*shape'], Float[Array, '*shape']]:
+  """Returns mixed features k, and D - k but for the order of tokens.
+
+  Args:
+    spectrum: complex transform of features k over both axes.
+    transform: 'fourier' or 'hartley'.
+  """
+  if transform == 'fourier':
+    return spectrum.real, spectrum.real
+  return spectrum.real - spectrum.imag, spectrum.real + spectrum.imag
 
 
 def unfold(
@@ -21,10 +42,12 @@ def unfold(
 
 
 def mirror(
-  half: Float[Array, 'batch length half'], embed: int
+  half: Float[Array, 'batch length half'],
+  opposite: Float[Array, 'batch length half'],
+  embed: int,
 ) -> Float[Array, 'batch length embed']:
-  """Returns features 0..embed - 1 from 0..embed // 2, for whole rows."""
-  copied = _copied(half, embed)
+  """Returns features 0..embed - 1 of whole rows from those of `real_parts`."""
+  copied = _copied(opposite, embed)
   # Token 0 is its own mirror image; the order of the others is reversed.
   first = jax.lax.rev(copied[:, :1], (2,))
   others = jax.lax.rev(copied[:, 1:], (1, 2))
@@ -38,14 +61,15 @@ def mirror(
 
 def mirror_rows(
   half: Float[Array, 'batch length half'],
+  opposite: Float[Array, 'batch length half'],
   embed: int,
   lengths: Int[Array, ' batch'],
 ) -> Float[Array, 'batch length embed']:
   """`mirror` for rows whose transform spans their first lengths[b] tokens.
 
-  `half` is zero on padding, and so is the result.
+  Both are zero on padding, and so is the result.
   """
-  tail = jax.lax.rev(reverse_modulo(_copied(half, embed), lengths), (2,))
+  tail = jax.lax.rev(reverse_modulo(_copied(opposite, embed), lengths), (2,))
   return _join(half, tail, embed)
 
 

@@ -8,6 +8,7 @@ from fnet_t5x.choices import check_choice
 Method = Literal['auto', 'fft', 'matmul']
 Scale = Literal['ortho', 'none']
 Lengths = Literal['exact', 'padded']
+Transform = Literal['fourier', 'hartley']
 
 # Kinds of transforms: 'whole' over whole rows of tokens, or over features;
 # 'ragged' over each row's own tokens, where the FFT is Bluestein's; 'features'

@@ -73,7 +73,8 @@ def mix(
   With exact lengths, feature j of y at token n of a segment of L tokens is the
   sum over tokens m of the segment and features k of
   x[m, k] cos(2 pi (p_n p_m / L + k j / embed)), times 1 / sqrt(L embed) for
-  'ortho'; on padding y is 0, for any finite x there.
+  'ortho'; on padding y is 0, for any finite x there. A plan of the Hartley
+  transform has cos + sin in place of cos.
 
   Args:
     x: the activations.

@@ -16,7 +16,13 @@ from fnet_t5x.fourier.dft_matrix import (
 )
 from fnet_t5x.fourier.embed_dft import EmbedDFT, make_embed_matrices
 from fnet_t5x.fourier.folded import make_folded_matrices
-from fnet_t5x.fourier.methods import Lengths, Method, Scale, choose_ways
+from fnet_t5x.fourier.methods import (
+  Lengths,
+  Method,
+  Scale,
+  Transform,
+  choose_ways,
+)
 from fnet_t5x.fourier.plans import (
   BluesteinPlan,
   FFTPlan,
@@ -34,6 +40,7 @@ _FEW_FEATURES = 1
 def padded_plan(
   tokens: int,
   *,
+  transform: Transform = 'fourier',
   method: Method = 'auto',
   scale: Scale = 'ortho',
   embed: int | None = None,
@@ -43,15 +50,16 @@ def padded_plan(
 
   It fits any batch. The arguments are those of `make_mixing_plan`.
   """
+  check_choice('transform', transform, Transform)
   check_choice('scale', scale, Scale)
   ways = choose_ways(
     tokens, embed or _FEW_FEATURES, lengths='padded', method=method
   )
   embed_dft = _embed_dft(ways.features, scale, embed, dtype)
   if ways.length == 'fft':
-    return FFTPlan(tokens, scale, embed_dft)
-  cosine, sine = dft_matrices(tokens, tokens, tokens)
-  matrices = jnp.stack([cosine, -sine]) * scale_factor(tokens, scale)
+    return FFTPlan(tokens, scale, embed_dft, transform)
+  matrices = _pair(dft_matrices(tokens, tokens, tokens), transform, axis=0)
+  matrices *= scale_factor(tokens, scale)
   return MatricesPlan(
     _materialize(matrices, dtype), embed_dft, ways.all_features
   )
@@ -61,6 +69,7 @@ def make_mixing_plan(
   segment_ids: Int[Array, 'batch length'] | Bool[Array, 'batch length'],
   positions: Int[Array, 'batch length'] | None = None,
   *,
+  transform: Transform = 'fourier',
   lengths: Lengths = 'exact',
   method: Method = 'auto',
   length_method: Method | None = None,
@@ -76,6 +85,8 @@ def make_mixing_plan(
       With `positions` rows are packed: equal ids are one segment.
     positions: position of every token within its segment, 0 .. segment length
       - 1, as from SeqIO's packing. None for rows that are not packed.
+    transform: 'fourier' for Re(F_length x F_embed), 'hartley' for Re - Im of
+      it; see `plans.py`.
     lengths: 'exact' transforms every segment over its own tokens, so that the
       result is invariant to padding and packing; 'padded' is FNet's original
       mixing, which ignores both arguments above.
@@ -103,8 +114,14 @@ def make_mixing_plan(
   tokens = segment_ids.shape[1]
   if lengths == 'padded':
     return padded_plan(
-      tokens, method=method, scale=scale, embed=embed, dtype=dtype
+      tokens,
+      transform=transform,
+      method=method,
+      scale=scale,
+      embed=embed,
+      dtype=dtype,
     )
+  check_choice('transform', transform, Transform)
   check_choice('scale', scale, Scale)
   packed = positions is not None
   if packed:
@@ -119,15 +136,19 @@ def make_mixing_plan(
   embed_dft = _embed_dft(ways.features, scale, embed, dtype)
   if packed:
     segment_ids = segment_ids.astype(jnp.int32)
-    matrices = _segment_matrices(segment_ids, positions, scale, dtype)
+    matrices = _segment_matrices(
+      segment_ids, positions, transform, scale, dtype
+    )
     return MatricesPlan(matrices, embed_dft, ways.all_features)
   row_tokens = row_lengths(segment_ids.astype(bool))
-  plan = _ragged_plan(ways, row_tokens, tokens, embed_dft, scale, dtype)
+  plan = _ragged_plan(
+    ways, row_tokens, tokens, embed_dft, transform, scale, dtype
+  )
   if ways.full_rows is None:
     return plan
   if ways.full_rows.features != ways.features:
     embed_dft = _embed_dft(ways.full_rows.features, scale, embed, dtype)
-  fft = FFTPlan(tokens, scale, embed_dft)
+  fft = FFTPlan(tokens, scale, embed_dft, transform)
   return FullRowsPlan(row_tokens == tokens, fft, plan)
 
 
@@ -152,23 +173,23 @@ def _check_packed(segment_ids, positions, length_method):
     )
 
 
-def _ragged_plan(ways, row_tokens, tokens, embed_dft, scale, dtype):
+def _ragged_plan(ways, row_tokens, tokens, embed_dft, transform, scale, dtype):
   """Returns the plan of rows with one segment each."""
   if ways.length == 'bluestein':
     chirp, kernel = shard_map_batch(
       functools.partial(make_chirp, length=tokens), row_tokens
     )
     kernel = scaled(kernel, row_tokens[:, None], scale)
-    return BluesteinPlan(row_tokens, chirp, kernel, embed_dft)
+    return BluesteinPlan(row_tokens, chirp, kernel, embed_dft, transform)
   if ways.length == 'folded':
     matrices = make_folded_matrices(row_tokens, tokens)
     matrices = scaled(matrices, row_tokens[:, None, None, None], scale)
     matrices = _materialize(matrices, dtype)
-    return FoldedPlan(tokens, row_tokens, matrices, embed_dft)
+    return FoldedPlan(tokens, row_tokens, matrices, embed_dft, transform)
   positions = jnp.arange(tokens, dtype=jnp.int32)[None, :]
   segment_ids = (positions < row_tokens[:, None]).astype(jnp.int32)
   positions = jnp.broadcast_to(positions, segment_ids.shape)
-  matrices = _segment_matrices(segment_ids, positions, scale, dtype)
+  matrices = _segment_matrices(segment_ids, positions, transform, scale, dtype)
   return MatricesPlan(matrices, embed_dft, ways.all_features)
 
 
@@ -179,12 +200,21 @@ def _embed_dft(method, scale, embed, dtype):
   return EmbedDFT(method, scale, _materialize(matrices, dtype))
 
 
-def _segment_matrices(segment_ids, positions, scale, dtype):
-  """Returns cos and -sin per row, [batch, 2, length, length]."""
-  cosine, sine = segment_dft_matrices(segment_ids, positions)
-  matrices = jnp.stack([cosine, -sine], axis=1)
+def _segment_matrices(segment_ids, positions, transform, scale, dtype):
+  """Returns A and B of `plans.py` per row, [batch, 2, length, length]."""
+  matrices = _pair(
+    segment_dft_matrices(segment_ids, positions), transform, axis=1
+  )
   lengths = segment_lengths(segment_ids)[:, None, :, None]
   return _materialize(scaled(matrices, lengths, scale), dtype)
+
+
+def _pair(matrices, transform, axis):
+  """Returns A and B of `plans.py`, stacked."""
+  cosine, sine = matrices
+  if transform == 'hartley':
+    return jnp.stack([cosine + sine, cosine - sine], axis)
+  return jnp.stack([cosine, -sine], axis)
 
 
 def _materialize(matrices, dtype):

@@ -2,16 +2,24 @@
 
 A plan is a pytree, made by `make_mixing_plan`, that has
 
-- `mix(x)`: Re(F_length x F_embed) of activations, in their dtype;
-- `length_dft(a, b)`: Re(F_length (a - i b)) and Re(F_length (a + i b)) of each
-  column. For columns k of `embed_dft.half` these are the mixed features k and
-  embed - k;
+- `mix(x)`: the mixed activations, in their dtype;
+- `length_dft(a, b)`: A a + B b and A a - B b of each column. For columns k of
+  `embed_dft.half` these are the mixed features k and embed - k;
 - `embed_dft`: the transform over features;
 - `tokens`: tokens per row, padding included; `batch`: the number of rows it was
   made for, None if it fits any number;
 - `specs(rows)`: the specs of its arrays if `rows` is the spec of the batch.
 
-Scale 'ortho' is part of the arrays: 1 / sqrt(length) or 1 / sqrt(embed).
+Either transform is y = A x C_D + B x S_D, where C and S are the cosines and
+sines of an axis. Fourier mixing, Re(F_length x F_embed), has A = C_N and B =
+-S_N. The Hartley transform, Re - Im of the same, that is the sum over m and k
+of x[m, k] cas(2 pi (n m / length + j k / embed)) with cas = cos + sin, has A =
+C_N + S_N and B = C_N - S_N (Bracewell 1983). Both are their own transposes.
+Its matrices cost as much as Fourier's, and so do FFTs, whose imaginary parts
+are computed anyway; folded matrices cost twice as much.
+
+Scale 'ortho' is part of the arrays: 1 / sqrt(length) or 1 / sqrt(embed). The
+Hartley transform is then its own inverse, too.
 """
 
 import dataclasses
@@ -22,10 +30,10 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from fnet_t5x.fourier import half_spectrum
-from fnet_t5x.fourier.bluestein import bluestein_real
+from fnet_t5x.fourier.bluestein import bluestein
 from fnet_t5x.fourier.embed_dft import EmbedDFT
-from fnet_t5x.fourier.folded import folded_real
-from fnet_t5x.fourier.methods import Scale
+from fnet_t5x.fourier.folded import folded_hartley, folded_real
+from fnet_t5x.fourier.methods import Scale, Transform
 from fnet_t5x.fourier.precision import matmul, widen
 from fnet_t5x.fourier.scales import scale_factor
 
@@ -44,11 +52,13 @@ class FFTPlan:
     tokens: tokens per row.
     scale: 'ortho' or 'none'.
     embed_dft: the transform over features.
+    transform: 'fourier' or 'hartley'.
   """
 
   tokens: int = dataclasses.field(metadata=_STATIC)
   scale: Scale = dataclasses.field(metadata=_STATIC)
   embed_dft: EmbedDFT
+  transform: Transform = dataclasses.field(default='fourier', metadata=_STATIC)
 
   @property
   def batch(self) -> None:
@@ -65,19 +75,29 @@ class FFTPlan:
     embed = x.shape[-1]
     factor = scale_factor(self.tokens, self.scale)
     if self.embed_dft.method == 'fft':
-      half = jnp.fft.rfftn(widen(x), axes=(-2, -1)).real
+      spectrum = jnp.fft.rfftn(widen(x), axes=(-2, -1))
       factor *= scale_factor(embed, self.scale)
     else:
       a, b = self.embed_dft.half(x)
-      half = jnp.fft.fft(jax.lax.complex(a, -b), axis=-2).real
-    return half_spectrum.mirror((half * factor).astype(x.dtype), embed)
+      spectrum = jnp.fft.fft(jax.lax.complex(a, -b), axis=-2)
+    half, opposite = (
+      (part * factor).astype(x.dtype)
+      for part in half_spectrum.real_parts(spectrum, self.transform)
+    )
+    return half_spectrum.mirror(half, opposite, embed)
 
   def length_dft(self, a: Columns, b: Columns) -> tuple[Columns, Columns]:
     """Transforms columns; see the module."""
     factor = scale_factor(self.tokens, self.scale)
     z = jax.lax.complex(widen(a), -widen(b))
-    y = jnp.fft.fft(z, axis=-2).real * factor
-    return y, jnp.concatenate([y[:, :1], y[:, :0:-1]], axis=1)
+    y, opposite = (
+      part * factor
+      for part in half_spectrum.real_parts(
+        jnp.fft.fft(z, axis=-2), self.transform
+      )
+    )
+    opposite = jnp.concatenate([opposite[:, :1], opposite[:, :0:-1]], axis=1)
+    return y, opposite
 
 
 @jax.tree_util.register_dataclass
@@ -86,7 +106,7 @@ class MatricesPlan:
   """Products with DFT matrices over tokens.
 
   Attributes:
-    matrices: cos and -sin over tokens, shared by all rows or one per row.
+    matrices: A and B over tokens, shared by all rows or one per row.
     embed_dft: the transform over features.
     all_features: whether all features are computed, by matrices; otherwise half
       of them, and the rest by symmetry.
@@ -140,7 +160,7 @@ class MatricesPlan:
     return even - odd, even + odd
 
   def _sums(self, a, b):
-    """Sums of a cos and of b sin over tokens."""
+    """Returns A a and -B b: for Fourier, sums of a cos and of b sin."""
     pair = jnp.stack([a, b], axis=1)
     # Slices of the matrices would be copied in every layer.
     sums = matmul(f'{self._axis}cnm,bcmk->bcnk', self.matrices, pair)
@@ -157,12 +177,14 @@ class FoldedPlan:
     lengths: number of real tokens per row.
     matrices: of `make_folded_matrices`.
     embed_dft: the transform over features.
+    transform: 'fourier' or 'hartley'.
   """
 
   tokens: int = dataclasses.field(metadata=_STATIC)
   lengths: Int[Array, ' batch']
   matrices: Float[Array, 'batch 2 half half']
   embed_dft: EmbedDFT
+  transform: Transform = dataclasses.field(default='fourier', metadata=_STATIC)
 
   @property
   def batch(self) -> int:
@@ -182,7 +204,8 @@ class FoldedPlan:
 
   def length_dft(self, a: Columns, b: Columns) -> tuple[Columns, Columns]:
     """Transforms columns; see the module."""
-    return folded_real(a, b, self.matrices, self.lengths)
+    fold = folded_real if self.transform == 'fourier' else folded_hartley
+    return fold(a, b, self.matrices, self.lengths)
 
 
 @jax.tree_util.register_dataclass
@@ -195,12 +218,14 @@ class BluesteinPlan:
     chirp: first result of `make_chirp`.
     kernel: second result of `make_chirp`.
     embed_dft: the transform over features.
+    transform: 'fourier' or 'hartley'.
   """
 
   lengths: Int[Array, ' batch']
   chirp: Complex[Array, 'batch length']
   kernel: Complex[Array, 'batch size']
   embed_dft: EmbedDFT
+  transform: Transform = dataclasses.field(default='fourier', metadata=_STATIC)
 
   @property
   def tokens(self) -> int:
@@ -220,17 +245,19 @@ class BluesteinPlan:
 
   def mix(self, x: Activations) -> Activations:
     """Mixes rows; see the module."""
-    half = self._real(*self.embed_dft.half(x)).astype(x.dtype)
-    return half_spectrum.mirror_rows(half, x.shape[-1], self.lengths)
+    half, opposite = (
+      part.astype(x.dtype) for part in self._parts(*self.embed_dft.half(x))
+    )
+    return half_spectrum.mirror_rows(half, opposite, x.shape[-1], self.lengths)
 
   def length_dft(self, a: Columns, b: Columns) -> tuple[Columns, Columns]:
     """Transforms columns; see the module."""
-    y = self._real(a, b)
-    return y, half_spectrum.reverse_modulo(y, self.lengths)
+    y, opposite = self._parts(a, b)
+    return y, half_spectrum.reverse_modulo(opposite, self.lengths)
 
-  def _real(self, a, b):
+  def _parts(self, a, b):
     z = jax.lax.complex(widen(a), -widen(b))
-    return bluestein_real(z, self.chirp, self.kernel)
+    return bluestein(z, self.chirp, self.kernel, self.transform)
 
 
 @jax.tree_util.register_dataclass

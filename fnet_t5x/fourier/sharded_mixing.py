@@ -49,7 +49,7 @@ def mix_embed_sharded(
   Must be called inside `shard_map`; `plan` is the plan of whole rows.
   """
   zero = jnp.zeros_like(x)
-  # The imaginary part of F x is the real part of F (-i x).
+  # A x and B x; for Fourier, F x, since Im F x = Re F (-i x) = -S x.
   real, _ = plan.length_dft(x, zero)
   imaginary, _ = plan.length_dft(zero, x)
   pair = _exchange(

@@ -1,9 +1,19 @@
 """FNet-T5: an encoder with Fourier token mixing, and T5's decoder.
 
-Each encoder layer has one of four mixings: `fourier` (FNet, Lee-Thorp et al.
-2021, 2105.03824), `attention` (T5's layer), `linear` (learned matrices) or
-`none` (feed-forward only, the control). The default is FNet-Hybrid: Fourier
-layers, with attention in the last two.
+Each encoder layer has one of these mixings (`encoder_mixings.py`):
+
+- `fourier`: FNet's (Lee-Thorp et al. 2021, 2105.03824);
+- `hartley`: the same with the real Hartley transform;
+- `toeplitz`: learned filters over relative positions, one per head;
+- `fourier_gated`, `hartley_gated`, `toeplitz_gated`: these in a gated block
+  with a short convolution; `toeplitz_gated_dependent`: with weights that depend
+  on the tokens;
+- `convolution`: that block without a mixing, the control of the three above;
+- `attention`: T5's layer;
+- `linear`: learned matrices;
+- `none`: feed-forward only, the control.
+
+The default is FNet-Hybrid: Fourier layers, with attention in the last two.
 """
 
 from collections.abc import Sequence
@@ -13,20 +23,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
+from fnet_t5x import number_ranges
 from fnet_t5x.choices import check_choice
 from fnet_t5x.fourier import methods
 from fnet_t5x.fourier.mixing import MixingPlan, make_mixing_plan
+from fnet_t5x.layers import toeplitz_mixing
 from fnet_t5x.layers.embedding import LearnedPositions, sinusoidal_positions
-from fnet_t5x.layers.fourier_mixing import FourierMixing
-from fnet_t5x.layers.linear_mixing import LinearMixing
 from fnet_t5x.layers.normalization import LayerNorm
 from fnet_t5x.networks import layer_stack, t5, t5_config, t5_encoder
+from fnet_t5x.networks.encoder_mixings import MIXINGS, Mixing, MixingInputs
 
-Mixing = Literal['fourier', 'attention', 'linear', 'none']
 # The paper's, of which `fnet.py` has all.
-PublishedMixing = Literal[Mixing, 'random']
+PublishedMixing = Literal['fourier', 'attention', 'linear', 'none', 'random']
 Layout = Literal['top', 'bottom', 'middle', 'mixed']
 Positions = Literal['none', 'learned', 'sinusoidal']
 
@@ -36,10 +46,10 @@ Activations = t5_config.Activations
 
 def mixing_layout(
   num_encoder_layers: int,
-  mixing: PublishedMixing = 'fourier',
+  mixing: Mixing | PublishedMixing = 'fourier',
   num_attention_layers: int = 2,
   layout: Layout = 'top',
-) -> tuple[PublishedMixing, ...]:
+) -> tuple[Mixing | PublishedMixing, ...]:
   """Returns the mixing of each layer of a hybrid (2105.03824, section 4.4).
 
   For six layers, two with attention (A) and the others with `mixing` (f):
@@ -65,7 +75,7 @@ def mixing_layout(
   Raises:
     ValueError: for an unknown name, or more attention layers than layers.
   """
-  check_choice('mixing', mixing, PublishedMixing)
+  check_choice('mixing', mixing, Literal[Mixing, PublishedMixing])
   check_choice('layout', layout, Layout)
   layers, attending = num_encoder_layers, num_attention_layers
   if not 0 <= attending <= layers:
@@ -94,14 +104,21 @@ class FNetT5Config(t5.T5Config):
     encoder_position_embedding: what is added to the token embeddings.
       `learned` limits inputs to `max_encoder_length`.
     max_encoder_length: longest encoder input, in tokens, that learned
-      positions and linear mixing support.
+      positions, linear mixing and free Toeplitz filters support.
     fourier_scale: 'ortho', or 'none' for FNet's unnormalised transform.
     fourier_lengths: 'exact' transforms each example over its own tokens;
       'padded' transforms whole rows, with padding and packed neighbours.
-    fourier_method: 'fft', 'matmul', or 'auto' by backend and length.
+    fourier_method: 'fft', 'matmul', or 'auto' by backend and length. The three
+      also hold for Hartley transforms.
+    toeplitz_filter: 'free', one parameter per lag; or 'network', computed from
+      the lag, for inputs of any length.
+    toeplitz_method: 'fft', 'matmul', or 'auto' by backend and length.
+    gated_convolution_width: tokens that the convolution of gated blocks covers;
+      odd.
 
   Raises:
-    ValueError: for an unknown name, or if `encoder_mixing` does not name one
+    ValueError: for an unknown name, a width that is even, heads that do not
+      divide `emb_dim` where they must, or if `encoder_mixing` does not name one
       mixing per layer.
   """
 
@@ -111,6 +128,9 @@ class FNetT5Config(t5.T5Config):
   fourier_scale: methods.Scale = 'ortho'
   fourier_lengths: methods.Lengths = 'exact'
   fourier_method: methods.Method = 'auto'
+  toeplitz_filter: toeplitz_mixing.Filter = 'free'
+  toeplitz_method: methods.Method = 'auto'
+  gated_convolution_width: int = 5
 
   def __post_init__(self):
     super().__post_init__()
@@ -119,8 +139,14 @@ class FNetT5Config(t5.T5Config):
       ('fourier_scale', methods.Scale),
       ('fourier_lengths', methods.Lengths),
       ('fourier_method', methods.Method),
+      ('toeplitz_filter', toeplitz_mixing.Filter),
+      ('toeplitz_method', methods.Method),
     ):
       check_choice(name, getattr(self, name), choices)
+    width = self.gated_convolution_width
+    number_ranges.check('GATED_CONVOLUTION_WIDTH', width, 1, whole=True)
+    if width % 2 == 0:
+      raise ValueError(f'GATED_CONVOLUTION_WIDTH is {width}; it must be odd')
     if isinstance(self.encoder_mixing, str):
       raise ValueError(
         f'encoder_mixing={self.encoder_mixing!r} is one name; give one per '
@@ -133,6 +159,13 @@ class FNetT5Config(t5.T5Config):
       raise ValueError(
         f'encoder_mixing names {len(self.layer_mixing)} layers, '
         f'num_encoder_layers is {self.num_encoder_layers}; make them equal'
+      )
+    toeplitz = [name for name in self.layer_mixing if 'toeplitz' in name]
+    if toeplitz and self.emb_dim % self.num_heads:
+      raise ValueError(
+        f'encoder_mixing={toeplitz[0]!r} has one filter per head: '
+        f'emb_dim={self.emb_dim} must be a multiple of '
+        f'num_heads={self.num_heads}'
       )
 
   @property
@@ -163,25 +196,6 @@ def real_segment_ids(
   return jnp.where(real, segment_ids, 0).astype(jnp.int32)
 
 
-@struct.dataclass
-class MixingInputs:
-  """Per-batch inputs of token mixing, computed once for all layers.
-
-  Attributes:
-    segment_ids: id of the example that each token belongs to; 0 on padding.
-    positions: of each token in its example; None if rows are not packed.
-    mask: attention mask; None without attention layers.
-    bias: attention bias; None without attention layers, or if each has its own.
-    plan: plan of the Fourier transform; None without Fourier layers.
-  """
-
-  segment_ids: Tokens
-  positions: Tokens | None
-  mask: t5_config.Mask | None
-  bias: Float[Array, '1 heads length length'] | None
-  plan: MixingPlan | None
-
-
 class EncoderLayer(nn.Module):
   """Pre-norm token mixing other than attention, then a feed-forward block.
 
@@ -203,12 +217,7 @@ class EncoderLayer(nn.Module):
     x = inputs
     if self.mixing != 'none':
       x = LayerNorm(dtype=cfg.dtype, name='pre_mixing_layer_norm')(x)
-      if self.mixing == 'fourier':
-        x = FourierMixing(name='fourier')(x, mixing_inputs.plan)
-      else:
-        x = LinearMixing(cfg.max_encoder_length, cfg.dtype, name='linear')(
-          x, mixing_inputs.segment_ids, mixing_inputs.positions
-        )
+      x = MIXINGS[self.mixing](cfg, x, mixing_inputs)
       x = inputs + t5_config.dropout(cfg)(x, deterministic=deterministic)
 
     y = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(x)
@@ -280,7 +289,7 @@ class Encoder(nn.Module):
 
   def _mixing_inputs(self, tokens, segment_ids, positions) -> MixingInputs:
     cfg = self.config
-    mask = bias = plan = None
+    mask = bias = None
     if 'attention' in cfg.layer_mixing:
       mask = t5_encoder.encoder_attention_mask(tokens, segment_ids, cfg.dtype)
       if cfg.shares_relpos_bias:
@@ -294,17 +303,26 @@ class Encoder(nn.Module):
       positions = positions_of_segments(segment_ids)
     else:
       positions = positions.astype(jnp.int32)
-    if 'fourier' in cfg.layer_mixing:
-      plan = make_mixing_plan(
-        segment_ids,
-        positions,
-        lengths=cfg.fourier_lengths,
-        method=cfg.fourier_method,
-        scale=cfg.fourier_scale,
-        embed=cfg.emb_dim,
-        dtype=cfg.dtype,
-      )
-    return MixingInputs(segment_ids, positions, mask, bias, plan)
+    fourier, hartley = (
+      self._plan(transform, segment_ids, positions)
+      for transform in ('fourier', 'hartley')
+    )
+    return MixingInputs(segment_ids, positions, mask, bias, fourier, hartley)
+
+  def _plan(self, transform, segment_ids, positions) -> MixingPlan | None:
+    cfg = self.config
+    if not {transform, f'{transform}_gated'} & set(cfg.layer_mixing):
+      return None
+    return make_mixing_plan(
+      segment_ids,
+      positions,
+      transform=transform,
+      lengths=cfg.fourier_lengths,
+      method=cfg.fourier_method,
+      scale=cfg.fourier_scale,
+      embed=cfg.emb_dim,
+      dtype=cfg.dtype,
+    )
 
   def _add_positions(self, x, positions):
     cfg = self.config

@@ -28,6 +28,10 @@ def test_prints_the_table_and_writes_json(tmp_path, capsys):
     'ours, exact, matrices',
     mixing.BASELINE,
     'T5 self-attention',
+    'Hartley, exact, full rows',
+    'Toeplitz, FFT',
+    'Toeplitz, packed',
+    *(f'sublayer {name}' for name in mixing.SUBLAYERS),
   ):
     assert case in table
     assert {(case, 'forward'), (case, 'forward+backward')} <= timed
@@ -71,6 +75,10 @@ def test_all_cases_of_the_transform_compute_the_same():
   a, b = (cases[n].function(x, *cases[n].arguments) for n in ways)
   assert np.abs(a - b).max() / np.abs(a).max() < 1e-5
   assert np.abs(a - scaled).max() > 0.1
+  ways = ('Toeplitz, FFT', 'Toeplitz, matrices', 'Toeplitz, packed')
+  a, *others = (cases[n].function(x, *cases[n].arguments) for n in ways)
+  for b in others:
+    assert np.abs(a - b).max() / np.abs(a).max() < 1e-5
 
 
 def test_ragged_rows_are_never_full():

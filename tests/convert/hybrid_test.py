@@ -191,6 +191,17 @@ def test_other_networks_and_folders_are_refused(exported, tmp_path):
     hybrid_conversion.to_hugging_face(exported / 'run', exported / 'out')
 
 
+def test_mixings_that_the_exported_code_lacks_are_refused(tmp_path):
+  for mixing in ('toeplitz', 'hartley', 'fourier_gated'):
+    run = tmp_path / mixing
+    line = f"ENCODER_MIXING = ('linear', '{mixing}', 'fourier', 'none')"
+    hybrid_folders.write(run, line)
+    with pytest.raises(ValueError, match=f"encoder_mixing has '{mixing}'") as e:
+      hybrid_conversion.to_hugging_face(run, tmp_path / 'out')
+    one_line(e)
+  assert not (tmp_path / 'out').exists()
+
+
 def test_layers_with_other_activations_are_refused(tmp_path):
   line = "fnet_t5.FNetT5Config.mlp_activations = ('gelu',)"
   hybrid_folders.write(tmp_path / 'run', line)

@@ -88,6 +88,51 @@ def test_hybrid_executes_the_formula(method, backend):
   assert found == by_formula.training
 
 
+# Packed rows: Toeplitz mixing by matrices.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'mixings',
+  [
+    ('toeplitz', 'hartley', 'convolution'),
+    ('toeplitz_gated', 'toeplitz_gated_dependent', 'hartley_gated'),
+  ],
+)
+def test_other_mixings_execute_the_formula(mixings):
+  config = fnet_t5.FNetT5Config(
+    **HYBRID, encoder_mixing=mixings, fourier_method='matmul'
+  )
+  by_formula = flops.example_flops(config, INPUTS, TARGETS, backend='cpu')
+  found = executed(fnet_t5.Transformer(config))
+  # The decoder's position biases; the encoder has no attention.
+  found -= 2 * 2 * 4 * 32 * TARGETS**2 / ROWS
+  assert found == by_formula.training
+
+
+def test_transforms_of_toeplitz_and_hartley():
+  def count(mixing, tokens=INPUTS, **choices):
+    config = fnet_t5.FNetT5Config(
+      **HYBRID, encoder_mixing=(mixing, 'none', 'none'), **choices
+    )
+    return flops.example_flops(
+      config, tokens, TARGETS, packed=False, backend='cpu'
+    )
+
+  projections = 2 * INPUTS * 64**2
+  none = count('none').encoder
+  by_fft = count('toeplitz', toeplitz_method='fft')
+  # Two FFTs of 64 real numbers per feature.
+  assert by_fft.mixing == 2 * 2.5 * 64 * 64 * 6
+  assert by_fft.encoder - none == by_fft.mixing + projections
+  assert count('toeplitz', toeplitz_method='matmul').mixing == 0
+  dependent = count('toeplitz_gated_dependent', toeplitz_method='fft')
+  assert dependent.mixing == 1.5 * by_fft.mixing
+  assert count('convolution').encoder - none == 3 * projections
+  # Folded matrices, of which a Hartley transform takes twice as many.
+  assert count('hartley').mixing - count('fourier').mixing == INPUTS**2 * (
+    32 + 1
+  )
+
+
 def test_mixing_differs_by_layer():
   def encoder(*mixing):
     config = fnet_t5.FNetT5Config(**HYBRID, encoder_mixing=mixing)

@@ -26,6 +26,7 @@ LAYOUTS = {
   'hybrid': ('fourier', 'attention'),
   'linear': ('linear',) * 2,
   'none': ('none',) * 2,
+  'gated': ('toeplitz_gated_dependent', 'hartley_gated'),
 }
 
 

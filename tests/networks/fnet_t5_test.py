@@ -1,4 +1,5 @@
 import functools
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,14 @@ def test_published_layouts_where_layers_do_not_divide(layout, attending, want):
     ({'fourier_scale': 'unit'}, "fourier_scale='unit'"),
     ({'fourier_lengths': 'short'}, "fourier_lengths='short'"),
     ({'fourier_method': 'dct'}, "fourier_method='dct'"),
+    ({'toeplitz_method': 'dct'}, "toeplitz_method='dct'"),
+    ({'toeplitz_filter': 'fixed'}, "toeplitz_filter='fixed'"),
+    ({'gated_convolution_width': 4}, 'CONVOLUTION_WIDTH is 4.*odd'),
+    ({'gated_convolution_width': 0}, 'CONVOLUTION_WIDTH is 0'),
+    (
+      {'encoder_mixing': ('toeplitz', 'none'), 'num_heads': 7},
+      "'toeplitz' has one filter per head: emb_dim=512.*num_heads=7",
+    ),
   ],
 )
 def test_unknown_choices_are_a_one_line_error(choices, message):
@@ -76,6 +85,12 @@ def test_invalid_layouts_are_rejected():
     fnet_t5.mixing_layout(4, layout='up')
   with pytest.raises(ValueError, match="mixing='mlp' is not known"):
     fnet_t5.mixing_layout(4, mixing='mlp')
+  # FNet's, of which the hybrid's encoder has no layer.
+  layers = fnet_t5.mixing_layout(4, mixing='random')
+  with pytest.raises(ValueError, match="encoder_mixing='random' is not known"):
+    fnet_t5.FNetT5Config(
+      vocab_size=9, num_encoder_layers=4, encoder_mixing=layers
+    )
   with pytest.raises(ValueError, match='num_attention_layers=5 does not fit'):
     fnet_t5.mixing_layout(4, num_attention_layers=5)
 
@@ -146,8 +161,8 @@ def test_hybrids_have_t5_s_decoder_and_attention_layers(build):
 def test_every_parameter_has_axes():
   config = fnet_t5.FNetT5Config(
     vocab_size=9,
-    num_encoder_layers=4,
-    encoder_mixing=('fourier', 'attention', 'linear', 'none'),
+    num_encoder_layers=len(get_args(fnet_t5.Mixing)),
+    encoder_mixing=get_args(fnet_t5.Mixing),
   )
   ones = jnp.ones((1, 4))
   variables = jax.eval_shape(

@@ -23,6 +23,8 @@ SIZES = {
 MIXING = scanned_networks.SIZES['encoder_mixing']
 ALL_MIXING = ('none', 'linear', 'linear', 'fourier', 'attention', 'fourier')
 
+GATED_MIXING = ('toeplitz',) + 2 * ('toeplitz_gated_dependent',) + ('hartley',)
+
 
 def t5_network(**choices):
   return t5.Transformer(t5.T5Config(**SIZES | choices))
@@ -79,8 +81,12 @@ def assert_close(got, want, rtol=1e-5):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('mixing', 'packed', 'remat'),
-  [(MIXING, False, 'minimal'), (ALL_MIXING, True, 'none')],
-  ids=['hybrid with remat', 'all mixings, packed'],
+  [
+    (MIXING, False, 'minimal'),
+    (ALL_MIXING, True, 'none'),
+    (GATED_MIXING, False, 'minimal'),
+  ],
+  ids=['hybrid with remat', 'all mixings, packed', 'gated with remat'],
 )
 def test_scanned_losses_and_gradients(mixing, packed, remat):
   choices = {
