@@ -62,8 +62,14 @@ def to_json(
     eos_id: the token that ends a text.
 
   Raises:
-    ValueError: an activation that transformers' T5 does not have.
+    ValueError: an activation that transformers' T5 does not have, or a shorter
+      encoder output.
   """
+  if config.encoder_output_rate != 1:
+    raise ValueError(
+      f'encoder_output_rate is {config.encoder_output_rate}; exported are '
+      'hybrids whose decoder attends to all tokens (1)'
+    )
   activations = tuple(config.mlp_activations)
   if activations not in _ACTIVATIONS:
     raise ValueError(

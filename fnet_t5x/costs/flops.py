@@ -19,6 +19,7 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
       over features      4 n D f by matrices,  5/2 n D log2 D by FFT
       over tokens        4 n^2 f by matrices,  5 f n log2 n   by FFT,
                          n^2 f by folded matrices (rows that are not packed)
+    shorter encoder output of k tokens    2 k n D, and cross-attention to k
 
 The backward pass computes two products per product, one for the gradient of
 each factor: three times the forward pass in total. Fourier mixing has a single
@@ -35,6 +36,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fnet_t5x.fourier import methods
+from fnet_t5x.layers import low_pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Flops:
     encoder: forward pass of the encoder.
     decoder: forward pass of the decoder, without the output layer.
     output: forward pass of the output layer.
-    mixing: the part of `encoder` that is Fourier mixing.
+    mixing: the part of `encoder` that has no parameters: Fourier mixing, and a
+      shorter output.
   """
 
   encoder: float
@@ -147,17 +150,20 @@ def example_flops(
     'none': 0.0,
   }
   layers = layer_mixing(config)
+  attended = encoder_output_length(config, inputs, packed)
   cross = (
     4.0 * targets * embed * heads
-    + 4.0 * inputs * embed * heads
-    + 4.0 * targets * inputs * heads
+    + 4.0 * attended * embed * heads
+    + 4.0 * targets * attended * heads
   )
+  shortening = 2.0 * attended * inputs * embed if attended < inputs else 0.0
   return Flops(
-    encoder=sum(mixing[name] + feed_forward(inputs) for name in layers),
+    encoder=sum(mixing[name] + feed_forward(inputs) for name in layers)
+    + shortening,
     decoder=config.num_decoder_layers
     * (self_attention(targets) + cross + feed_forward(targets)),
     output=2.0 * targets * embed * config.vocab_size,
-    mixing=layers.count('fourier') * fourier,
+    mixing=layers.count('fourier') * fourier + shortening,
   )
 
 
@@ -180,6 +186,12 @@ def decoder_only_flops(config: Any, tokens: int) -> Flops:
     output=2.0 * tokens * embed * config.vocab_size,
     mixing=0.0,
   )
+
+
+def encoder_output_length(config: Any, inputs: int, packed: bool) -> int:
+  """Returns the number of tokens per row that the decoder attends to."""
+  rate = getattr(config, 'encoder_output_rate', 1)
+  return low_pass.output_length(inputs, rate, packed)
 
 
 def layer_mixing(config: Any) -> tuple[str, ...]:

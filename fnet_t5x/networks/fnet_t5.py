@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from fnet_t5x.choices import check_choice
 from fnet_t5x.fourier import methods
 from fnet_t5x.fourier.mixing import MixingPlan, make_mixing_plan
+from fnet_t5x.layers import low_pass
 from fnet_t5x.layers.embedding import LearnedPositions, sinusoidal_positions
 from fnet_t5x.layers.fourier_mixing import FourierMixing
 from fnet_t5x.layers.linear_mixing import LinearMixing
@@ -99,10 +100,12 @@ class FNetT5Config(t5.T5Config):
     fourier_lengths: 'exact' transforms each example over its own tokens;
       'padded' transforms whole rows, with padding and packed neighbours.
     fourier_method: 'fft', 'matmul', or 'auto' by backend and length.
+    encoder_output_rate: input tokens per token that the decoder attends to;
+      above 1, the encoder's output is cut to low frequencies (`low_pass`).
 
   Raises:
-    ValueError: for an unknown name, or if `encoder_mixing` does not name one
-      mixing per layer.
+    ValueError: for an unknown name, a rate below 1, or if `encoder_mixing` does
+      not name one mixing per layer.
   """
 
   encoder_mixing: Sequence[Mixing] | None = None
@@ -111,6 +114,7 @@ class FNetT5Config(t5.T5Config):
   fourier_scale: methods.Scale = 'ortho'
   fourier_lengths: methods.Lengths = 'exact'
   fourier_method: methods.Method = 'auto'
+  encoder_output_rate: int = 1
 
   def __post_init__(self):
     super().__post_init__()
@@ -121,6 +125,11 @@ class FNetT5Config(t5.T5Config):
       ('fourier_method', methods.Method),
     ):
       check_choice(name, getattr(self, name), choices)
+    rate = self.encoder_output_rate
+    if type(rate) is not int or rate < 1:
+      raise ValueError(
+        f'encoder_output_rate={rate!r} is not a whole number from 1 on'
+      )
     if isinstance(self.encoder_mixing, str):
       raise ValueError(
         f'encoder_mixing={self.encoder_mixing!r} is one name; give one per '
@@ -161,6 +170,37 @@ def real_segment_ids(
   if segment_ids is None:
     return real.astype(jnp.int32)
   return jnp.where(real, segment_ids, 0).astype(jnp.int32)
+
+
+def segments_and_positions(
+  tokens: Tokens, segment_ids: Tokens | None, positions: Tokens | None
+) -> tuple[Int[Array, 'batch length'], Int[Array, 'batch length'] | None]:
+  """Returns each token's example, and its position if rows are packed."""
+  packed = segment_ids is not None
+  segment_ids = real_segment_ids(tokens, segment_ids)
+  if not packed:
+    return segment_ids, None
+  if positions is None:
+    return segment_ids, positions_of_segments(segment_ids)
+  return segment_ids, positions.astype(jnp.int32)
+
+
+def low_pass_places(
+  config: FNetT5Config,
+  tokens: Tokens,
+  segment_ids: Tokens | None,
+  positions: Tokens | None = None,
+) -> tuple[low_pass.Places, int]:
+  """Returns where the encoder's outputs go, and the length of their rows."""
+  packed = segment_ids is not None
+  segment_ids, positions = segments_and_positions(
+    tokens, segment_ids, positions
+  )
+  rate = config.encoder_output_rate
+  return (
+    low_pass.make_places(segment_ids, positions, rate),
+    low_pass.output_length(tokens.shape[1], rate, packed),
+  )
 
 
 @struct.dataclass
@@ -243,7 +283,8 @@ class Encoder(nn.Module):
       deterministic: whether to skip dropout.
 
     Returns:
-      The encoded inputs; values on padding have no meaning.
+      The encoded inputs, shorter by `encoder_output_rate`; values on padding
+      have no meaning.
 
     Raises:
       ValueError: if rows are longer than `max_encoder_length` where that is a
@@ -275,6 +316,12 @@ class Encoder(nn.Module):
         length_axis='encoder_length',
       )
       first += count
+    if cfg.encoder_output_rate > 1:
+      places, short_length = low_pass_places(
+        cfg, encoder_input_tokens, encoder_segment_ids, encoder_positions
+      )
+      # Before the norm: means of states are smaller than states.
+      x = low_pass.shorten(x, places, short_length)
     x = LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)
     return nn.Dropout(rate=cfg.dropout_rate)(x, deterministic=deterministic)
 
@@ -286,14 +333,9 @@ class Encoder(nn.Module):
       if cfg.shares_relpos_bias:
         length = tokens.shape[-1]
         bias = t5_config.relative_position_biases(cfg)(length, length, True)
-    packed = segment_ids is not None
-    segment_ids = real_segment_ids(tokens, segment_ids)
-    if not packed:
-      positions = None
-    elif positions is None:
-      positions = positions_of_segments(segment_ids)
-    else:
-      positions = positions.astype(jnp.int32)
+    segment_ids, positions = segments_and_positions(
+      tokens, segment_ids, positions
+    )
     if 'fourier' in cfg.layer_mixing:
       plan = make_mixing_plan(
         segment_ids,
@@ -332,3 +374,44 @@ class Transformer(t5.Transformer):
   def make_encoder(self) -> nn.Module:
     """Returns the mixing encoder."""
     return Encoder(self.config, self.shared_embedding)
+
+  def decode(
+    self,
+    encoded: Float[Array, 'batch encoder_length embed'],
+    encoder_input_tokens: Int[Array, 'batch input_length'],
+    decoder_input_tokens: Tokens,
+    decoder_target_tokens: Tokens,
+    encoder_segment_ids: Int[Array, 'batch input_length'] | None = None,
+    decoder_segment_ids: Tokens | None = None,
+    decoder_positions: Tokens | None = None,
+    enable_dropout: bool = True,
+    decode: bool = False,
+    max_decode_length: int | None = None,
+    prefill: bool = False,
+    prefill_lengths: Int[Array, ' batch'] | None = None,
+    return_hidden: bool = False,
+  ) -> Float[Array, 'batch length vocab'] | Activations:
+    """Does as T5's, whose arguments they are, with outputs of any rate."""
+    if self.config.encoder_output_rate > 1:
+      places, length = low_pass_places(
+        self.config, encoder_input_tokens, encoder_segment_ids
+      )
+      # Stands for the tokens: only where they are 0 matters.
+      encoder_input_tokens = low_pass.shortened_segment_ids(places, length)
+      if encoder_segment_ids is not None:
+        encoder_segment_ids = encoder_input_tokens
+    return super().decode(
+      encoded,
+      encoder_input_tokens,
+      decoder_input_tokens,
+      decoder_target_tokens,
+      encoder_segment_ids=encoder_segment_ids,
+      decoder_segment_ids=decoder_segment_ids,
+      decoder_positions=decoder_positions,
+      enable_dropout=enable_dropout,
+      decode=decode,
+      max_decode_length=max_decode_length,
+      prefill=prefill,
+      prefill_lengths=prefill_lengths,
+      return_hidden=return_hidden,
+    )
