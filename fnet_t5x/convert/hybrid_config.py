@@ -64,14 +64,19 @@ def to_json(
     eos_id: the token that ends a text.
 
   Raises:
-    ValueError: an activation that transformers' T5 does not have, or a mixing
-      that the exported code does not have.
+    ValueError: an activation that transformers' T5 does not have; or a mixing,
+      or a shorter encoder output, that the exported code does not have.
   """
   for mixing in config.layer_mixing:
     if mixing not in _MIXINGS:
       raise ValueError(
         f'encoder_mixing has {mixing!r}; exported are {", ".join(_MIXINGS)}'
       )
+  if config.encoder_output_rate != 1:
+    raise ValueError(
+      f'encoder_output_rate is {config.encoder_output_rate}; exported are '
+      'hybrids whose decoder attends to all tokens (1)'
+    )
   activations = tuple(config.mlp_activations)
   if activations not in _ACTIVATIONS:
     raise ValueError(

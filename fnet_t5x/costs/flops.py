@@ -25,6 +25,7 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
       over tokens        4 n^2 f by matrices,  5 f n log2 n   by FFT,
                          n^2 f by folded matrices (rows that are not packed)
     Hartley mixing       the same, but 2 n^2 f by folded matrices
+    shorter encoder output of k tokens    2 k n D, and cross-attention to k
 
 The backward pass computes two products per product, one for the gradient of
 each factor: three times the forward pass in total. Fourier mixing has a single
@@ -45,6 +46,7 @@ from typing import Any
 
 from fnet_t5x.fourier import methods, toeplitz
 from fnet_t5x.fourier.bluestein import convolution_size
+from fnet_t5x.layers import low_pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Flops:
     decoder: forward pass of the decoder, without the output layer.
     output: forward pass of the output layer.
     mixing: the part of `encoder` whose backward pass takes as much as the
-      forward pass: Fourier and Hartley mixing, and FFTs of Toeplitz mixing.
+      forward pass: Fourier and Hartley mixing, FFTs of Toeplitz mixing, and a
+      shorter output.
   """
 
   encoder: float
@@ -158,17 +161,20 @@ def example_flops(
       for name in set(layers) - {'attention'}
     },
   }
+  attended = encoder_output_length(config, inputs, packed)
   cross = (
     4.0 * targets * embed * heads
-    + 4.0 * inputs * embed * heads
-    + 4.0 * targets * inputs * heads
+    + 4.0 * attended * embed * heads
+    + 4.0 * targets * attended * heads
   )
+  shortening = 2.0 * attended * inputs * embed if attended < inputs else 0.0
   return Flops(
-    encoder=sum(sum(mixing[name]) + feed_forward(inputs) for name in layers),
+    encoder=sum(sum(mixing[name]) + feed_forward(inputs) for name in layers)
+    + shortening,
     decoder=config.num_decoder_layers
     * (self_attention(targets) + cross + feed_forward(targets)),
     output=2.0 * targets * embed * config.vocab_size,
-    mixing=sum(mixing[name][1] for name in layers),
+    mixing=sum(mixing[name][1] for name in layers) + shortening,
   )
 
 
@@ -191,6 +197,12 @@ def decoder_only_flops(config: Any, tokens: int) -> Flops:
     output=2.0 * tokens * embed * config.vocab_size,
     mixing=0.0,
   )
+
+
+def encoder_output_length(config: Any, inputs: int, packed: bool) -> int:
+  """Returns the number of tokens per row that the decoder attends to."""
+  rate = getattr(config, 'encoder_output_rate', 1)
+  return low_pass.output_length(inputs, rate, packed)
 
 
 def layer_mixing(config: Any) -> tuple[str, ...]:

@@ -67,17 +67,18 @@ def generation_flops(
     )
   heads = config.num_heads * config.head_dim
   kernels = len(config.mlp_activations) + 1
+  attended = flops.encoder_output_length(config, prefix, packed=False)
   layer = (
     8.0 * embed * heads
     + 4.0 * tokens * heads
     + 4.0 * embed * heads
-    + 4.0 * prefix * heads
+    + 4.0 * attended * heads
     + 2.0 * kernels * embed * config.mlp_dim
   )
   encoder = flops.example_flops(
     config, prefix, 1, packed=False, backend=backend
   ).encoder
-  projections = config.num_decoder_layers * 4.0 * prefix * embed * heads
+  projections = config.num_decoder_layers * 4.0 * attended * embed * heads
   attending = flops.layer_mixing(config).count('attention')
   return GenerationFlops(
     prefix=encoder + projections,

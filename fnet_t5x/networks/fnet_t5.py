@@ -29,7 +29,7 @@ from fnet_t5x import number_ranges
 from fnet_t5x.choices import check_choice
 from fnet_t5x.fourier import methods
 from fnet_t5x.fourier.mixing import MixingPlan, make_mixing_plan
-from fnet_t5x.layers import toeplitz_mixing
+from fnet_t5x.layers import low_pass, toeplitz_mixing
 from fnet_t5x.layers.embedding import LearnedPositions, sinusoidal_positions
 from fnet_t5x.layers.normalization import LayerNorm
 from fnet_t5x.networks import layer_stack, t5, t5_config, t5_encoder
@@ -115,11 +115,13 @@ class FNetT5Config(t5.T5Config):
     toeplitz_method: 'fft', 'matmul', or 'auto' by backend and length.
     gated_convolution_width: tokens that the convolution of gated blocks covers;
       odd.
+    encoder_output_rate: input tokens per token that the decoder attends to;
+      above 1, the encoder's output is cut to low frequencies (`low_pass`).
 
   Raises:
-    ValueError: for an unknown name, a width that is even, heads that do not
-      divide `emb_dim` where they must, or if `encoder_mixing` does not name one
-      mixing per layer.
+    ValueError: for an unknown name, a width that is even, a rate below 1, heads
+      that do not divide `emb_dim` where they must, or if `encoder_mixing` does
+      not name one mixing per layer.
   """
 
   encoder_mixing: Sequence[Mixing] | None = None
@@ -131,6 +133,7 @@ class FNetT5Config(t5.T5Config):
   toeplitz_filter: toeplitz_mixing.Filter = 'free'
   toeplitz_method: methods.Method = 'auto'
   gated_convolution_width: int = 5
+  encoder_output_rate: int = 1
 
   def __post_init__(self):
     super().__post_init__()
@@ -147,6 +150,8 @@ class FNetT5Config(t5.T5Config):
     number_ranges.check('GATED_CONVOLUTION_WIDTH', width, 1, whole=True)
     if width % 2 == 0:
       raise ValueError(f'GATED_CONVOLUTION_WIDTH is {width}; it must be odd')
+    rate = self.encoder_output_rate
+    number_ranges.check('ENCODER_OUTPUT_RATE', rate, 1, whole=True)
     if isinstance(self.encoder_mixing, str):
       raise ValueError(
         f'encoder_mixing={self.encoder_mixing!r} is one name; give one per '
@@ -194,6 +199,37 @@ def real_segment_ids(
   if segment_ids is None:
     return real.astype(jnp.int32)
   return jnp.where(real, segment_ids, 0).astype(jnp.int32)
+
+
+def segments_and_positions(
+  tokens: Tokens, segment_ids: Tokens | None, positions: Tokens | None
+) -> tuple[Int[Array, 'batch length'], Int[Array, 'batch length'] | None]:
+  """Returns each token's example, and its position if rows are packed."""
+  packed = segment_ids is not None
+  segment_ids = real_segment_ids(tokens, segment_ids)
+  if not packed:
+    return segment_ids, None
+  if positions is None:
+    return segment_ids, positions_of_segments(segment_ids)
+  return segment_ids, positions.astype(jnp.int32)
+
+
+def low_pass_places(
+  config: FNetT5Config,
+  tokens: Tokens,
+  segment_ids: Tokens | None,
+  positions: Tokens | None = None,
+) -> tuple[low_pass.Places, int]:
+  """Returns where the encoder's outputs go, and the length of their rows."""
+  packed = segment_ids is not None
+  segment_ids, positions = segments_and_positions(
+    tokens, segment_ids, positions
+  )
+  rate = config.encoder_output_rate
+  return (
+    low_pass.make_places(segment_ids, positions, rate),
+    low_pass.output_length(tokens.shape[1], rate, packed),
+  )
 
 
 class EncoderLayer(nn.Module):
@@ -252,7 +288,8 @@ class Encoder(nn.Module):
       deterministic: whether to skip dropout.
 
     Returns:
-      The encoded inputs; values on padding have no meaning.
+      The encoded inputs, shorter by `encoder_output_rate`; values on padding
+      have no meaning.
 
     Raises:
       ValueError: if rows are longer than `max_encoder_length` where that is a
@@ -284,6 +321,12 @@ class Encoder(nn.Module):
         length_axis='encoder_length',
       )
       first += count
+    if cfg.encoder_output_rate > 1:
+      places, short_length = low_pass_places(
+        cfg, encoder_input_tokens, encoder_segment_ids, encoder_positions
+      )
+      # Before the norm: means of states are smaller than states.
+      x = low_pass.shorten(x, places, short_length)
     x = LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)
     return nn.Dropout(rate=cfg.dropout_rate)(x, deterministic=deterministic)
 
@@ -295,14 +338,9 @@ class Encoder(nn.Module):
       if cfg.shares_relpos_bias:
         length = tokens.shape[-1]
         bias = t5_config.relative_position_biases(cfg)(length, length, True)
-    packed = segment_ids is not None
-    segment_ids = real_segment_ids(tokens, segment_ids)
-    if not packed:
-      positions = None
-    elif positions is None:
-      positions = positions_of_segments(segment_ids)
-    else:
-      positions = positions.astype(jnp.int32)
+    segment_ids, positions = segments_and_positions(
+      tokens, segment_ids, positions
+    )
     fourier, hartley = (
       self._plan(transform, segment_ids, positions)
       for transform in ('fourier', 'hartley')
@@ -350,3 +388,44 @@ class Transformer(t5.Transformer):
   def make_encoder(self) -> nn.Module:
     """Returns the mixing encoder."""
     return Encoder(self.config, self.shared_embedding)
+
+  def decode(
+    self,
+    encoded: Float[Array, 'batch encoder_length embed'],
+    encoder_input_tokens: Int[Array, 'batch input_length'],
+    decoder_input_tokens: Tokens,
+    decoder_target_tokens: Tokens,
+    encoder_segment_ids: Int[Array, 'batch input_length'] | None = None,
+    decoder_segment_ids: Tokens | None = None,
+    decoder_positions: Tokens | None = None,
+    enable_dropout: bool = True,
+    decode: bool = False,
+    max_decode_length: int | None = None,
+    prefill: bool = False,
+    prefill_lengths: Int[Array, ' batch'] | None = None,
+    return_hidden: bool = False,
+  ) -> Float[Array, 'batch length vocab'] | Activations:
+    """Does as T5's, whose arguments they are, with outputs of any rate."""
+    if self.config.encoder_output_rate > 1:
+      places, length = low_pass_places(
+        self.config, encoder_input_tokens, encoder_segment_ids
+      )
+      # Stands for the tokens: only where they are 0 matters.
+      encoder_input_tokens = low_pass.shortened_segment_ids(places, length)
+      if encoder_segment_ids is not None:
+        encoder_segment_ids = encoder_input_tokens
+    return super().decode(
+      encoded,
+      encoder_input_tokens,
+      decoder_input_tokens,
+      decoder_target_tokens,
+      encoder_segment_ids=encoder_segment_ids,
+      decoder_segment_ids=decoder_segment_ids,
+      decoder_positions=decoder_positions,
+      enable_dropout=enable_dropout,
+      decode=decode,
+      max_decode_length=max_decode_length,
+      prefill=prefill,
+      prefill_lengths=prefill_lengths,
+      return_hidden=return_hidden,
+    )
