@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen.partitioning import param_with_axes
@@ -49,6 +48,27 @@ def relative_position_bucket(
   )
 
 
+def by_query_and_key(
+  by_offset: Float[Array, 'heads offsets'], qlen: int
+) -> Float[Array, 'heads qlen klen']:
+  """Returns `y[h, q, k] = by_offset[h, k - q + qlen - 1]`.
+
+  Copies of a row of n + 1 numbers, read in lines of n, begin one number earlier
+  with each line. So there is no constant of [qlen, klen], which long inputs
+  cannot afford, and the gradient is a product with ones, where a gather's would
+  scatter.
+
+  Args:
+    by_offset: values of the offsets from `1 - qlen` to `klen - 1`.
+    qlen: number of queries.
+  """
+  heads, offsets = by_offset.shape
+  row = jnp.pad(by_offset, ((0, 0), (0, 1)))
+  copies = jnp.einsum('q,hn->hqn', jnp.ones(qlen, row.dtype), row)
+  lines = copies.reshape(heads, -1)[:, : qlen * offsets]
+  return lines.reshape(heads, qlen, offsets)[:, :, qlen - 1 :]
+
+
 class RelativePositionBiases(nn.Module):
   """A learned bias per head and bucket of key-query offsets.
 
@@ -76,17 +96,20 @@ class RelativePositionBiases(nn.Module):
     )
 
   def _lookup(
-    self, relative_position: Int[np.ndarray, '...'], bidirectional: bool
-  ) -> Float[Array, 'heads ...']:
+    self, relative_position: Int[np.ndarray, ' offsets'], bidirectional: bool
+  ) -> Float[Array, 'heads offsets']:
     buckets = relative_position_bucket(
       relative_position, bidirectional, self.num_buckets, self.max_distance
     )
     # A contraction with a one-hot constant: its gradient is a matmul too. A
-    # gather's gradient would scatter q_length * kv_length updates.
-    one_hot = np.arange(self.num_buckets).reshape(-1, *[1] * buckets.ndim)
-    one_hot = jnp.asarray(buckets[None] == one_hot, self.dtype)
-    table = self.rel_embedding.astype(self.dtype)
-    return jax.lax.dot_general(table, one_hot, (((1,), (0,)), ((), ())))
+    # gather's gradient would scatter.
+    one_hot = np.arange(self.num_buckets)[:, None] == buckets[None]
+    # In float32, so that gradients are summed in it.
+    return jnp.matmul(
+      self.rel_embedding.astype(self.dtype).astype(jnp.float32),
+      jnp.asarray(one_hot, jnp.float32),
+      precision='highest',
+    )
 
   def __call__(
     self,
@@ -120,10 +143,11 @@ class RelativePositionBiases(nn.Module):
       return self._next_row()
     if decode:
       by_distance = self._lookup(-np.arange(klen), bidirectional)
+      by_distance = by_distance.astype(self.dtype)
       self.put_variable('cache', 'cached_bias', by_distance)
       self.put_variable('cache', 'cache_index', jnp.array(0, jnp.int32))
-    offsets = np.arange(klen)[None, :] - np.arange(qlen)[:, None]
-    return self._lookup(offsets, bidirectional)[None]
+    by_offset = self._lookup(np.arange(1 - qlen, klen), bidirectional)
+    return by_query_and_key(by_offset, qlen).astype(self.dtype)[None]
 
   def _next_row(self) -> Float[Array, '#batch heads 1 klen']:
     by_distance = self.get_variable('cache', 'cached_bias')

@@ -83,3 +83,14 @@ def test_decoding_returns_one_row_per_step(starts):
       np.testing.assert_array_equal(
         row[i, :, 0, :written], whole[:, written - 1, :written]
       )
+
+
+def test_programs_hold_no_constants_of_the_size_of_scores():
+  """A constant [buckets, 4096, 4096] would take two gigabytes."""
+  module, params = biases()
+  traced = jax.make_jaxpr(
+    lambda params: module.apply({'params': params}, 256, 256)
+  )(params)
+  sizes = [np.size(constant) for constant in traced.consts]
+  assert sizes
+  assert max(sizes) <= 32 * 512
