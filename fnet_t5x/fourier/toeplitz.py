@@ -117,19 +117,29 @@ def toeplitz_mix(
 
 
 def toeplitz_matrix(filters: Filters) -> Float[Array, 'heads length length']:
-  """Returns T[h, n, m] = t_h[n - m] of filters over lags -(N - 1) .. N - 1.
+  """Returns T[h, n, m] = t_h[n - m] of filters over lags -(N - 1) .. N - 1."""
+  return offset_matrix(filters[:, ::-1], (filters.shape[1] + 1) // 2)
 
-  By broadcasts and reshapes: of a gather, the gradient would be a scatter.
+
+def offset_matrix(
+  by_offset: Float[Array, 'heads offsets'], rows: int
+) -> Float[Array, 'heads rows columns']:
+  """Returns `y[h, n, m] = by_offset[h, m - n + rows - 1]`.
+
+  Copies of a row of k + 1 numbers, read in lines of k, begin one number earlier
+  with each line. So there is no constant of [rows, columns], which long inputs
+  cannot afford, and the gradient is a product with ones, where a gather's would
+  scatter.
+
+  Args:
+    by_offset: values of the offsets from `1 - rows` to `columns - 1`.
+    rows: number of rows.
   """
-  heads, lags = filters.shape
-  tokens = (lags + 1) // 2
-  # In rows of one element less than the period, each starts one further left.
-  periodic = jnp.pad(filters[:, ::-1], ((0, 0), (0, 1)))
-  rows = jnp.broadcast_to(
-    periodic[:, None, :], (heads, tokens, lags + 1)
-  ).reshape(heads, -1)
-  rows = rows[:, : tokens * lags].reshape(heads, tokens, lags)
-  return rows[:, :, tokens - 1 :]
+  heads, offsets = by_offset.shape
+  line = jnp.pad(by_offset, ((0, 0), (0, 1)))
+  copies = jnp.einsum('n,hk->hnk', jnp.ones(rows, line.dtype), line)
+  lines = copies.reshape(heads, -1)[:, : rows * offsets]
+  return lines.reshape(heads, rows, offsets)[:, :, rows - 1 :]
 
 
 def _convolve(xs, filters):

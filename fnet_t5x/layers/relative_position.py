@@ -8,6 +8,8 @@ import numpy as np
 from flax.linen.partitioning import param_with_axes
 from jaxtyping import Array, Float, Int
 
+from fnet_t5x.fourier.toeplitz import offset_matrix
+
 
 def relative_position_bucket(
   relative_position: Int[np.ndarray, '...'],
@@ -46,27 +48,6 @@ def relative_position_bucket(
   return (first + np.where(distance < exact, distance, log_spaced)).astype(
     np.int32
   )
-
-
-def by_query_and_key(
-  by_offset: Float[Array, 'heads offsets'], qlen: int
-) -> Float[Array, 'heads qlen klen']:
-  """Returns `y[h, q, k] = by_offset[h, k - q + qlen - 1]`.
-
-  Copies of a row of n + 1 numbers, read in lines of n, begin one number earlier
-  with each line. So there is no constant of [qlen, klen], which long inputs
-  cannot afford, and the gradient is a product with ones, where a gather's would
-  scatter.
-
-  Args:
-    by_offset: values of the offsets from `1 - qlen` to `klen - 1`.
-    qlen: number of queries.
-  """
-  heads, offsets = by_offset.shape
-  row = jnp.pad(by_offset, ((0, 0), (0, 1)))
-  copies = jnp.einsum('q,hn->hqn', jnp.ones(qlen, row.dtype), row)
-  lines = copies.reshape(heads, -1)[:, : qlen * offsets]
-  return lines.reshape(heads, qlen, offsets)[:, :, qlen - 1 :]
 
 
 class RelativePositionBiases(nn.Module):
@@ -147,7 +128,7 @@ class RelativePositionBiases(nn.Module):
       self.put_variable('cache', 'cached_bias', by_distance)
       self.put_variable('cache', 'cache_index', jnp.array(0, jnp.int32))
     by_offset = self._lookup(np.arange(1 - qlen, klen), bidirectional)
-    return by_query_and_key(by_offset, qlen).astype(self.dtype)[None]
+    return offset_matrix(by_offset, qlen).astype(self.dtype)[None]
 
   def _next_row(self) -> Float[Array, '#batch heads 1 klen']:
     by_distance = self.get_variable('cache', 'cached_bias')
