@@ -266,6 +266,7 @@ def test_t5_and_the_hybrid_differ_in_the_network_alone(size):
     'ARCHITECTURE',
     'ATTENTION_LAYOUT',
     'ENCODER_MIXING',
+    'ENCODER_OUTPUT_RATE',
     'ENCODER_POSITION_EMBEDDING',
     'FOURIER_LENGTHS',
     'FOURIER_METHOD',

@@ -54,13 +54,21 @@ def executed(module):
   return hlo.cost(compiled.as_text()).flops / ROWS
 
 
-def of_position_biases():
+def of_offset_matrix(tokens):
+  """The gradient of four heads' matrices of offsets: products with ones."""
+  return 2 * 4 * tokens * 2 * tokens / ROWS
+
+
+def of_position_biases(*lengths):
   """Look-ups of T5's relative positions, which programs do by matrix products.
 
   A batch's, not a row's, so that no formula of an example holds them: forward,
   and back to the table of 32 buckets.
   """
-  return 2 * 2 * 4 * 32 * (INPUTS**2 + TARGETS**2) / ROWS
+  return sum(
+    2 * 2 * 4 * 32 * (2 * tokens - 1) / ROWS + of_offset_matrix(tokens)
+    for tokens in lengths
+  )
 
 
 @pytest.mark.slow
@@ -68,7 +76,8 @@ def test_t5_executes_the_formula():
   config = t5.T5Config(**SIZES)
   by_formula = flops.example_flops(config, INPUTS, TARGETS)
   assert by_formula.mixing == 0
-  found = executed(t5.Transformer(config)) - of_position_biases()
+  found = executed(t5.Transformer(config))
+  found -= of_position_biases(INPUTS, TARGETS)
   assert found == by_formula.training
 
 
@@ -84,7 +93,7 @@ def test_hybrid_executes_the_formula(method, backend):
   assert by_formula.mixing > 0
   with target_backend(backend):
     found = executed(fnet_t5.Transformer(config))
-  found -= of_position_biases()
+  found -= of_position_biases(INPUTS, TARGETS)
   assert found == by_formula.training
 
 
@@ -104,7 +113,10 @@ def test_other_mixings_execute_the_formula(mixings):
   by_formula = flops.example_flops(config, INPUTS, TARGETS, backend='cpu')
   found = executed(fnet_t5.Transformer(config))
   # The decoder's position biases; the encoder has no attention.
-  found -= 2 * 2 * 4 * 32 * TARGETS**2 / ROWS
+  found -= of_position_biases(TARGETS)
+  # Once per filter and head, of which the dependent form has two.
+  matrices = {'toeplitz': 1, 'toeplitz_gated': 1, 'toeplitz_gated_dependent': 2}
+  found -= sum(matrices.get(m, 0) for m in mixings) * of_offset_matrix(INPUTS)
   assert found == by_formula.training
 
 

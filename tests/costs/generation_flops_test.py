@@ -50,8 +50,8 @@ def test_programs_execute_the_formulas(name):
   if name == 'GPT-2':
     assert prefix == by_formula.prefix
     return
-  # Position biases, by products with one-hot buckets for all rows.
-  prefix -= 2 * 2 * 32 * (PREFIX**2 + TOKENS + 1) / ROWS
+  # Position biases, by products with one-hot buckets of offsets, for all rows.
+  prefix -= 2 * 2 * 32 * (2 * PREFIX - 1 + TOKENS + 1) / ROWS
   # The position that is decoded twice: in the first of two layers projections,
   # attention to the prefix and feed-forward block, in the second keys and
   # values.

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,11 @@ def _parameters(network):
   return jax.jit(network.init)(jax.random.key(0), ones, ones, ones)['params']
 
 
+def _logits(network, params, inputs, targets, **packing):
+  apply = jax.jit(functools.partial(network.apply, enable_dropout=False))
+  return apply({'params': params}, inputs, targets, targets, **packing)
+
+
 def _tokens(seed, *shape):
   return np.random.default_rng(seed).integers(2, VOCABULARY, shape)
 
@@ -45,15 +52,12 @@ def test_padding_changes_nothing(scan_layers):
   params = _parameters(network)
   inputs, targets = _tokens(1, 2, 11), _tokens(2, 2, 5)
   padded = np.pad(inputs, ((0, 0), (0, 8)))
-  want = network.apply(
-    {'params': params}, inputs, targets, targets, enable_dropout=False
-  )
-  got = network.apply(
-    {'params': params}, padded, targets, targets, enable_dropout=False
-  )
+  want = _logits(network, params, inputs, targets)
+  got = _logits(network, params, padded, targets)
   np.testing.assert_allclose(got, want, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_packed_examples_are_those_alone():
   network = _network()
   params = _parameters(network)
@@ -61,10 +65,7 @@ def test_packed_examples_are_those_alone():
   pairs = [
     (_tokens(i, 1, n), _tokens(9 + i, 1, m)) for i, (n, m) in enumerate(lengths)
   ]
-  want = [
-    network.apply({'params': params}, x, y, y, enable_dropout=False)[0]
-    for x, y in pairs
-  ]
+  want = [_logits(network, params, x, y)[0] for x, y in pairs]
   sides = []
   for side, length in ((0, 20), (1, 12)):
     sizes = [pair[side].shape[1] for pair in pairs]
@@ -74,19 +75,19 @@ def test_packed_examples_are_those_alone():
     positions = np.concatenate([np.arange(n) for n in sizes])[None]
     sides.append([np.pad(x, pad) for x in (tokens, ids, positions)])
   (inputs, input_ids, places), (targets, target_ids, _) = sides
-  got = network.apply(
-    {'params': params},
+  got = _logits(
+    network,
+    params,
     inputs,
-    targets,
     targets,
     encoder_segment_ids=input_ids,
     decoder_segment_ids=target_ids,
     encoder_positions=places,
-    enable_dropout=False,
   )
   np.testing.assert_allclose(got[0, :11], np.concatenate(want), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_steps_equal_teacher_forcing_from_a_shorter_cache():
   network = _network(rate=4)
   params = _parameters(network)
