@@ -46,7 +46,9 @@ def _tokens(seed, *shape):
   return np.random.default_rng(seed).integers(2, VOCABULARY, shape)
 
 
-@pytest.mark.parametrize('scan_layers', [False, True])
+@pytest.mark.parametrize(
+  'scan_layers', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_padding_changes_nothing(scan_layers):
   network = _network(scan_layers=scan_layers)
   params = _parameters(network)
