@@ -24,6 +24,24 @@ def differences(
   ]
 
 
+def is_better(records: Sequence[Record], model: str, other: str) -> list[bool]:
+  """Returns whether a model's loss is lower, for each seed that both have.
+
+  Lower by two standard errors of the loss at least, where records have them:
+  losses over the same targets, of networks that learned the same, differ by
+  less than that.
+  """
+  runs = {(record['model'], record['seed']): record for record in records}
+  seeds = dict.fromkeys(record['seed'] for record in records)
+  return [
+    runs[model, seed]['loss']
+    < runs[other, seed]['loss']
+    - 2 * runs[other, seed].get('standard_error', 0.0)
+    for seed in seeds
+    if (model, seed) in runs and (other, seed) in runs
+  ]
+
+
 def context_line(records: Sequence[Record], attention: str = 'T5') -> str:
   """Returns whether attention is better than no mixing, in one line.
 
@@ -32,19 +50,19 @@ def context_line(records: Sequence[Record], attention: str = 'T5') -> str:
     attention: the model with attention in all layers.
   """
   found = differences(records, attention, 'none')
-  better = sum(difference < 0 for difference in found)
+  better = sum(is_better(records, attention, 'none'))
   values = ', '.join(f'{difference:+.4f}' for difference in found)
   verdict = (
     'context counts here'
     if found and better == len(found)
-    else 'so differences between mixings mean little here'
+    else 'so attention makes little use of context here'
   )
   name = 'attention'
   if attention != name:
     name += f' ({attention})'
   return (
     f'{name} less no mixing at all: {values} nats per target token: '
-    f'better with {better} of {len(found)} seeds, {verdict}'
+    f'better beyond the error with {better} of {len(found)} seeds, {verdict}'
   )
 
 

@@ -69,7 +69,7 @@ def quality_answers(records: Sequence[Record]) -> list[str]:
   if context:
     line = quality_summary.context_line(records)
     lines.append(
-      f'**Does attention beat no mixing here?** {_decided(context)}. '
+      f'**Does attention beat no mixing here?** {_decided(records)}. '
       f'{line[0].upper()}{line[1:]}.'
     )
   compared = []
@@ -94,9 +94,9 @@ def quality_answers(records: Sequence[Record]) -> list[str]:
   return lines
 
 
-def _decided(differences: Sequence[float]) -> str:
-  """Returns whether a loss is lower with all seeds."""
-  lower = [difference < 0 for difference in differences]
+def _decided(records: Sequence[Record]) -> str:
+  """Returns whether attention is better than no mixing with all seeds."""
+  lower = quality_summary.is_better(records, 'T5', 'none')
   return 'Yes' if all(lower) else 'Not with every seed' if any(lower) else 'No'
 
 

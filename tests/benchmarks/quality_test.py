@@ -106,8 +106,12 @@ def test_differences_are_those_of_a_seed():
   np.testing.assert_allclose(found, [-0.5, 0.1])
   line = quality_summary.context_line(records)
   assert '-0.5000, +0.1000' in line and '1 of 2 seeds' in line
-  assert 'mean little' in line
+  assert 'little use of context' in line
   assert 'context counts' in quality_summary.context_line(records[:2])
+  # The difference of seed 1 is within two standard errors.
+  uncertain = [{**r, 'standard_error': 0.3} for r in records[:2]]
+  assert quality_summary.is_better(uncertain, 'T5', 'none') == [False]
+  assert 'little use of context' in quality_summary.context_line(uncertain)
 
 
 def test_losses_at_equal_steps_are_interpolated():
