@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from fnet_t5x import number_ranges
 from fnet_t5x.choices import check_choice
@@ -389,43 +389,14 @@ class Transformer(t5.Transformer):
     """Returns the mixing encoder."""
     return Encoder(self.config, self.shared_embedding)
 
-  def decode(
-    self,
-    encoded: Float[Array, 'batch encoder_length embed'],
-    encoder_input_tokens: Int[Array, 'batch input_length'],
-    decoder_input_tokens: Tokens,
-    decoder_target_tokens: Tokens,
-    encoder_segment_ids: Int[Array, 'batch input_length'] | None = None,
-    decoder_segment_ids: Tokens | None = None,
-    decoder_positions: Tokens | None = None,
-    enable_dropout: bool = True,
-    decode: bool = False,
-    max_decode_length: int | None = None,
-    prefill: bool = False,
-    prefill_lengths: Int[Array, ' batch'] | None = None,
-    return_hidden: bool = False,
-  ) -> Float[Array, 'batch length vocab'] | Activations:
-    """Does as T5's, whose arguments they are, with outputs of any rate."""
-    if self.config.encoder_output_rate > 1:
-      places, length = low_pass_places(
-        self.config, encoder_input_tokens, encoder_segment_ids
-      )
-      # Stands for the tokens: only where they are 0 matters.
-      encoder_input_tokens = low_pass.shortened_segment_ids(places, length)
-      if encoder_segment_ids is not None:
-        encoder_segment_ids = encoder_input_tokens
-    return super().decode(
-      encoded,
-      encoder_input_tokens,
-      decoder_input_tokens,
-      decoder_target_tokens,
-      encoder_segment_ids=encoder_segment_ids,
-      decoder_segment_ids=decoder_segment_ids,
-      decoder_positions=decoder_positions,
-      enable_dropout=enable_dropout,
-      decode=decode,
-      max_decode_length=max_decode_length,
-      prefill=prefill,
-      prefill_lengths=prefill_lengths,
-      return_hidden=return_hidden,
+  def attended(
+    self, encoder_input_tokens: Tokens, encoder_segment_ids: Tokens | None
+  ) -> tuple[Tokens, Tokens | None]:
+    """Returns the segment ids of a shorter output, in place of tokens too."""
+    if self.config.encoder_output_rate == 1:
+      return encoder_input_tokens, encoder_segment_ids
+    places, length = low_pass_places(
+      self.config, encoder_input_tokens, encoder_segment_ids
     )
+    ids = low_pass.shortened_segment_ids(places, length)
+    return ids, None if encoder_segment_ids is None else ids

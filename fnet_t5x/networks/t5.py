@@ -78,6 +78,16 @@ class Transformer(nn.Module):
       deterministic=not enable_dropout,
     )
 
+  def attended(
+    self, encoder_input_tokens: Tokens, encoder_segment_ids: Tokens | None
+  ) -> tuple[Tokens, Tokens | None]:
+    """Returns tokens and segment ids of what the decoder attends to.
+
+    Subclasses whose encoder returns other rows than it reads override this. Of
+    the tokens, only where they are 0 matters.
+    """
+    return encoder_input_tokens, encoder_segment_ids
+
   def decode(
     self,
     encoded: Float[Array, 'batch encoder_length embed'],
@@ -129,6 +139,9 @@ class Transformer(nn.Module):
     """
     del decoder_positions, max_decode_length
     dtype = self.decoder_config.dtype
+    encoder_input_tokens, encoder_segment_ids = self.attended(
+      encoder_input_tokens, encoder_segment_ids
+    )
     inputs_real = encoder_input_tokens > 0
     if decode or prefill:
       if encoder_segment_ids is not None:
