@@ -35,7 +35,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	for script in xm_launch/*.sh; do bash -n $$script || exit 1; done
 
-# About an hour on two cores, then docs/RESULTS.md; continues if interrupted.
+# Up to 90 minutes, then docs/RESULTS.md; continues if interrupted.
 # make bench BENCH_ARGS='--text ~/novels' trains on your own texts.
 bench: $(VENV)/.installed
 	$(BIN)/python -m fnet_t5x.benchmarks.results $(BENCH_ARGS)

@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 
-from fnet_t5x import command_line
+from fnet_t5x import command_line, whole_file
 
 
 def _define_flags() -> None:
@@ -44,9 +44,7 @@ def write(path: pathlib.Path, content: bytes) -> None:
   """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.tmp')
-    part.write_bytes(content)
-    part.replace(path)
+    whole_file.write(path, content)
   except OSError as error:
     raise OSError(
       f'--output: {path} cannot be written ({error.strerror}); name a writable '

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from fnet_t5x import whole_file
+
 
 def environment() -> dict[str, Any]:
   """Returns the versions and devices that figures depend on."""
@@ -116,6 +118,4 @@ def write_json(
   if path.exists() and not path.is_file():
     path.write_text(text)  # Such as /dev/stdout.
     return
-  whole = path.with_name(f'{path.name}.tmp')
-  whole.write_text(text)
-  whole.replace(path)
+  whole_file.write(path, text.encode())

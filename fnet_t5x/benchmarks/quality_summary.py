@@ -13,15 +13,7 @@ def differences(
   records: Sequence[Record], model: str, other: str
 ) -> list[float]:
   """Returns a model's loss less another's, for each seed that both have."""
-  losses = {
-    (record['model'], record['seed']): record['loss'] for record in records
-  }
-  seeds = dict.fromkeys(record['seed'] for record in records)
-  return [
-    losses[model, seed] - losses[other, seed]
-    for seed in seeds
-    if (model, seed) in losses and (other, seed) in losses
-  ]
+  return [a['loss'] - b['loss'] for a, b in _pairs(records, model, other)]
 
 
 def is_better(records: Sequence[Record], model: str, other: str) -> list[bool]:
@@ -31,12 +23,18 @@ def is_better(records: Sequence[Record], model: str, other: str) -> list[bool]:
   losses over the same targets, of networks that learned the same, differ by
   less than that.
   """
+  return [
+    a['loss'] < b['loss'] - 2 * b.get('standard_error', 0.0)
+    for a, b in _pairs(records, model, other)
+  ]
+
+
+def _pairs(records, model, other):
+  """Returns the records of two models, for each seed that both have."""
   runs = {(record['model'], record['seed']): record for record in records}
   seeds = dict.fromkeys(record['seed'] for record in records)
   return [
-    runs[model, seed]['loss']
-    < runs[other, seed]['loss']
-    - 2 * runs[other, seed].get('standard_error', 0.0)
+    (runs[model, seed], runs[other, seed])
     for seed in seeds
     if (model, seed) in runs and (other, seed) in runs
   ]

@@ -8,15 +8,13 @@ Runs every section as a process of its own, and writes its figures to
 docs/measurements/results, with machine, versions, commit and command; then the
 page. A section whose figures are there, by the same command, is not run again,
 so that an interrupted run continues where it was; --again runs it. If a section
-fails, the page says so, and the others run. All of it takes about an hour on
-two CPU cores, and is stopped before 90 minutes. --write writes the page alone,
-from the files.
+fails, the page says so, and the others run. Each has a limit of time; together
+they end before 90 minutes. --write writes the page alone, from the files.
 """
 
 import argparse
 import importlib.util
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -26,7 +24,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fnet_t5x import argument_parser, environment, result_table
+from fnet_t5x import argument_parser, environment, result_table, whole_file
 from fnet_t5x.benchmarks import results_page
 from fnet_t5x.benchmarks.results_sections import SECTIONS, Section
 from fnet_t5x.generated_page import DOCS
@@ -75,7 +73,7 @@ def run_section(
     # Not that of an earlier run.
     picture.unlink(missing_ok=True)
     if drawn.exists():
-      os.replace(drawn, picture)
+      drawn.replace(picture)
     _write(options.out / f'{section.name}.json', json.dumps(content, indent=1))
   finally:
     part.unlink(missing_ok=True)
@@ -156,10 +154,7 @@ def write_page(options: argparse.Namespace) -> None:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-  """Writes a file as a whole, or not at all."""
-  beside = path.with_name(path.name + '.part')
-  beside.write_text(text.rstrip('\n') + '\n')
-  os.replace(beside, path)
+  whole_file.write(path, (text.rstrip('\n') + '\n').encode())
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

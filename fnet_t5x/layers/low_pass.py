@@ -41,7 +41,7 @@ def output_length(length: int, rate: int, packed: bool) -> int:
 
 @struct.dataclass
 class Places:
-  """Where the tokens of each example go, [batch, length].
+  """Where the tokens of each example go.
 
   Attributes:
     segment_ids: id of the example that each token belongs to; 0 on padding.
@@ -49,6 +49,8 @@ class Places:
     lengths: n, of each token's example.
     kept: k, of each token's example.
     first: place of its example's first shortened token.
+    short_length: length of the shortened rows.
+    packed: whether rows hold several examples.
   """
 
   segment_ids: Int[Array, 'batch length']
@@ -56,6 +58,8 @@ class Places:
   lengths: Int[Array, 'batch length']
   kept: Int[Array, 'batch length']
   first: Int[Array, 'batch length']
+  short_length: int = struct.field(pytree_node=False)
+  packed: bool = struct.field(pytree_node=False)
 
 
 def make_places(
@@ -72,41 +76,44 @@ def make_places(
     rate: tokens per token that is left.
   """
   real = segment_ids > 0
-  if positions is None:
+  packed = positions is not None
+  if packed:
+    lengths = segment_lengths(segment_ids)
+  else:
     index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)
     positions = jnp.broadcast_to(index, segment_ids.shape)
     lengths = jnp.sum(real, axis=1, keepdims=True, dtype=jnp.int32)
-  else:
-    lengths = segment_lengths(segment_ids)
   lengths = jnp.where(real, lengths, 1)
   kept = jnp.maximum(1, lengths // rate)
   counts = jnp.where(real & (positions == 0), kept, 0)
   first = jnp.cumsum(counts, axis=1) - kept
-  return Places(segment_ids, positions, lengths, kept, first)
-
-
-def shortened_segment_ids(
-  places: Places, length: int
-) -> Int[Array, 'batch short_length']:
-  """Returns the segment ids of the shortened rows; 0 on padding."""
-  return jnp.max(
-    jnp.where(_belongs(places, length), places.segment_ids[:, None, :], 0),
-    axis=2,
+  short_length = output_length(segment_ids.shape[1], rate, packed)
+  return Places(
+    segment_ids, positions, lengths, kept, first, short_length, packed
   )
 
 
-def low_pass_matrices(
-  places: Places, length: int
-) -> Float[Array, 'batch short_length length']:
-  """Returns each row's matrix, in float32; 0 on padding and across examples.
+def shortened_segment_ids(
+  places: Places,
+) -> Int[Array, 'batch short_length']:
+  """Returns the segment ids of the shortened rows; 0 on padding."""
+  ids = places.segment_ids
+  if places.packed:
+    return jnp.max(jnp.where(_belongs(places), ids[:, None, :], 0), axis=2)
+  # Each step of generation asks for these, so not by pairs of tokens.
+  kept = jnp.where(ids[:, :1] > 0, places.kept[:, :1], 0)
+  j = jnp.arange(places.short_length, dtype=jnp.int32)[None, :]
+  return jnp.where(j < kept, ids[:, :1], 0)
 
-  Args:
-    places: of the tokens.
-    length: of the shortened rows.
-  """
+
+def low_pass_matrices(
+  places: Places,
+) -> Float[Array, 'batch short_length length']:
+  """Returns each row's matrix, in float32; 0 on padding and across examples."""
   n, k = places.lengths[:, None, :], places.kept[:, None, :]
-  j = jnp.arange(length, dtype=jnp.int32)[None, :, None]
-  j = jnp.where(_belongs(places, length), j - places.first[:, None, :], 0)
+  belongs = _belongs(places)
+  j = jnp.arange(places.short_length, dtype=jnp.int32)[None, :, None]
+  j = jnp.where(belongs, j - places.first[:, None, :], 0)
   m = places.positions[:, None, :]
   # The arguments t, as integers t * 2kn: sines of large floats are inexact.
   difference = (2 * j + 1) * n - (2 * m + 1) * k
@@ -114,27 +121,21 @@ def low_pass_matrices(
   # D has a period of 2 and is even. Keeps t / 2 away from pi.
   total = jnp.minimum(total, 4 * k * n - total)
   kernel = _dirichlet(difference, k, n) + _dirichlet(total, k, n)
-  return jnp.where(_belongs(places, length), kernel / n, 0.0)
+  return jnp.where(belongs, kernel / n, 0.0)
 
 
 def shorten(
-  x: Float[Array, 'batch length embed'], places: Places, length: int
+  x: Float[Array, 'batch length embed'], places: Places
 ) -> Float[Array, 'batch short_length embed']:
-  """Returns the low frequencies of each example; 0 on padding.
-
-  Args:
-    x: activations.
-    places: of the tokens.
-    length: of the shortened rows.
-  """
-  matrices = low_pass_matrices(places, length).astype(x.dtype)
+  """Returns the low frequencies of each example; 0 on padding."""
+  matrices = low_pass_matrices(places).astype(x.dtype)
   x = jnp.einsum('bjm,bmd->bjd', matrices, x)
   return with_sharding_constraint(x, ('batch', None, 'embed'))
 
 
-def _belongs(places, length):
+def _belongs(places):
   """Whether they share an example, [batch, short_length, length]."""
-  j = jnp.arange(length, dtype=jnp.int32)[None, :, None]
+  j = jnp.arange(places.short_length, dtype=jnp.int32)[None, :, None]
   first = places.first[:, None, :]
   inside = (first <= j) & (j < first + places.kept[:, None, :])
   return inside & (places.segment_ids > 0)[:, None, :]

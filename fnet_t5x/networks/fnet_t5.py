@@ -214,24 +214,6 @@ def segments_and_positions(
   return segment_ids, positions.astype(jnp.int32)
 
 
-def low_pass_places(
-  config: FNetT5Config,
-  tokens: Tokens,
-  segment_ids: Tokens | None,
-  positions: Tokens | None = None,
-) -> tuple[low_pass.Places, int]:
-  """Returns where the encoder's outputs go, and the length of their rows."""
-  packed = segment_ids is not None
-  segment_ids, positions = segments_and_positions(
-    tokens, segment_ids, positions
-  )
-  rate = config.encoder_output_rate
-  return (
-    low_pass.make_places(segment_ids, positions, rate),
-    low_pass.output_length(tokens.shape[1], rate, packed),
-  )
-
-
 class EncoderLayer(nn.Module):
   """Pre-norm token mixing other than attention, then a feed-forward block.
 
@@ -322,11 +304,13 @@ class Encoder(nn.Module):
       )
       first += count
     if cfg.encoder_output_rate > 1:
-      places, short_length = low_pass_places(
-        cfg, encoder_input_tokens, encoder_segment_ids, encoder_positions
+      places = low_pass.make_places(
+        mixing_inputs.segment_ids,
+        mixing_inputs.positions,
+        cfg.encoder_output_rate,
       )
       # Before the norm: means of states are smaller than states.
-      x = low_pass.shorten(x, places, short_length)
+      x = low_pass.shorten(x, places)
     x = LayerNorm(dtype=cfg.dtype, name='encoder_norm')(x)
     return nn.Dropout(rate=cfg.dropout_rate)(x, deterministic=deterministic)
 
@@ -395,8 +379,10 @@ class Transformer(t5.Transformer):
     """Returns the segment ids of a shorter output, in place of tokens too."""
     if self.config.encoder_output_rate == 1:
       return encoder_input_tokens, encoder_segment_ids
-    places, length = low_pass_places(
-      self.config, encoder_input_tokens, encoder_segment_ids
+    ids, positions = segments_and_positions(
+      encoder_input_tokens, encoder_segment_ids, None
     )
-    ids = low_pass.shortened_segment_ids(places, length)
+    ids = low_pass.shortened_segment_ids(
+      low_pass.make_places(ids, positions, self.config.encoder_output_rate)
+    )
     return ids, None if encoder_segment_ids is None else ids
