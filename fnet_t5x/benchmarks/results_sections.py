@@ -54,9 +54,9 @@ SECTIONS = {
     Section(
       'encoders',
       'FNet and BERT',
-      '--size base --layers 2 --lengths 512 1024 2048 --seconds 30',
+      '--size base --layers 2 --lengths 512 1024 2048 4096 --seconds 10',
       '--size toy --lengths 16 --rows 2 --rounds 3 --seconds 0',
-      9,
+      13,
     ),
     Section(
       'inference',

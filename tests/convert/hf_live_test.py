@@ -114,18 +114,24 @@ def test_both_directions(make, tmp_path):
   )
   logits, other = np.asarray(logits)[..., to_ours], np.array(want['logits'])
   assert np.abs(logits - other).max() < 1e-5 * np.abs(other).max()
-  searches = [(None, 'greedy'), (BEAMS, 'beam')]
+  endless = 40  # no token
+  searches = [
+    ('greedy', None, to_ours[eos]),
+    ('beam', BEAMS, to_ours[eos]),
+    ('endless_beam', BEAMS, endless),
+  ]
   if make in (t5_1_1, gpt2):
     # Outputs that end, where the two searches may differ: of the 8 best
     # candidates of a step, ours (and T5X's) lets all end, Hugging Face only the
     # first 4, and it also counts beams that are cut at the end as finished.
-    searches.pop()
-  for beams, name in searches:
+    del searches[1]
+  for name, beams, ours in searches:
     got = converted_models.generate(
-      module, params, to_ours[inputs], NEW_TOKENS, to_ours[eos], beams
+      module, params, to_ours[inputs], NEW_TOKENS, ours, beams
     )
-    got = converted_models.until(to_ours[got], eos)
-    assert got == converted_models.until(want[name], eos), name
+    end = endless if ours == endless else eos
+    got = converted_models.until(to_ours[got], end)
+    assert got == converted_models.until(want[name], end), name
 
   back = hf_conversion.to_hugging_face(path, tmp_path / 'back', **options)
   kind = 't5' if kind == 'mt5' else kind

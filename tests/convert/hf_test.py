@@ -49,7 +49,7 @@ def converted(request, tmp_path_factory):
 
 
 def test_numbers_are_those_of_hugging_face(converted):
-  """Logits within 1e-5; greedy outputs, and T5's of beams, token for token."""
+  """Logits within 1e-5; outputs, greedy and of beams, token for token."""
   name, module, params = converted
   config, want = golden.CASES[name], RECORDED[name]
   inputs, targets = golden.tokens(name)
@@ -63,18 +63,25 @@ def test_numbers_are_those_of_hugging_face(converted):
   )
   logits = np.asarray(logits)[..., theirs]
   assert relative_error(logits, np.array(want['logits'])) < 1e-5
-  searches = [(None, 'greedy'), (golden.BEAMS, 'beam')]
+  # No token ends a text: the rule is the same in both.
+  endless = config['vocab_size']
+  searches = [
+    ('greedy', None, ours),
+    ('beam', golden.BEAMS, ours),
+    ('endless_beam', golden.BEAMS, endless),
+  ]
   if name == 'gpt2':
-    # Here the two searches differ: of the 8 best candidates of a step, ours
-    # (and T5X's) lets all end, Hugging Face only the first 4, and it also
-    # counts beams that are cut at the end as finished.
-    searches.pop()
-  for beams, key in searches:
+    # Here the rules differ: of the 8 best candidates of a step, ours (and
+    # T5X's) lets all end, Hugging Face only the first 4, and it also counts
+    # beams that are cut at the end as finished.
+    del searches[1]
+  for key, beams, eos in searches:
     got = converted_models.generate(
-      module, params, theirs[inputs], golden.NEW_TOKENS, ours, beams
+      module, params, theirs[inputs], golden.NEW_TOKENS, eos, beams
     )
-    assert converted_models.until(theirs[got], config['eos_token_id']) == (
-      converted_models.until(want[key], config['eos_token_id'])
+    end = endless if eos == endless else config['eos_token_id']
+    assert converted_models.until(theirs[got], end) == (
+      converted_models.until(want[key], end)
     ), key
 
 

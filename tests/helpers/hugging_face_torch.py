@@ -36,7 +36,8 @@ def outputs(model, inputs, targets, new_tokens, beams):
   """Returns logits, and outputs of greedy and beam search, as lists.
 
   Beam search has no length penalty and stops when nothing better can follow:
-  so it is ours with `alpha=0`.
+  so it is ours with `alpha=0`, but for the rules by which texts end. For
+  'endless_beam' no token ends them.
   """
   inputs = torch.tensor(inputs)
   options = {'do_sample': False, 'max_new_tokens': new_tokens}
@@ -55,8 +56,15 @@ def outputs(model, inputs, targets, new_tokens, beams):
       ).logits
     greedy = model.generate(inputs, **options)
     best = model.generate(inputs, num_beams=beams, **options, **beam)
+    eos, model.generation_config.eos_token_id = (
+      model.generation_config.eos_token_id,
+      None,
+    )
+    endless = model.generate(inputs, num_beams=beams, **options, **beam)
+    model.generation_config.eos_token_id = eos
   return {
     'logits': logits.tolist(),
     'greedy': greedy[:, start:].tolist(),
     'beam': best[:, start:].tolist(),
+    'endless_beam': endless[:, start:].tolist(),
   }
