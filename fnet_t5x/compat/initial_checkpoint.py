@@ -5,6 +5,8 @@ import os
 
 from t5x import checkpoints
 
+from fnet_t5x import bare_weights
+
 _Manager = checkpoints.OrbaxCheckpointManagerInterface
 
 
@@ -15,6 +17,8 @@ def keep_own_position() -> None:
   manager reads it from every checkpoint. A run that starts from a checkpoint of
   another task would end with an error of TensorFlow's, and one of the same task
   would continue with the other run's data.
+
+  It also words the error for a checkpoint without optimizer state.
 
   The method is replaced, because T5X's training loop constructs its own
   configuration to resume from, and refuses to mix classes of managers.
@@ -33,6 +37,13 @@ def _without_others_position(restore):
       self._should_write_dataset_ckpt = reads_position and own
     try:
       return restore(self, step, path, *args, **kwargs)
+    except ValueError as error:
+      # JAX's comparison of what was read with what was to be.
+      if 'different numbers of pytree children' in str(error) and (
+        "tree['state']" in str(error) and 'param_states' in str(error)
+      ):
+        raise bare_weights.refusal(path) from error
+      raise
     finally:
       self._should_write_dataset_ckpt = reads_position
 

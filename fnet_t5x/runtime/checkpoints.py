@@ -22,6 +22,7 @@ from clu.data import dataset_iterator
 from etils import epath
 from flax import traverse_util
 
+from fnet_t5x import bare_weights
 from fnet_t5x.runtime import (
   checksums,
   console,
@@ -484,12 +485,18 @@ def _check_same_architecture(
       if s in saved and _shape(saved[s]) != _shape(wanted[n])
     ]
     if differences := [*shaped, *missing, *extra]:
+      if what == 'optimizer' and not any(map(_is_moment, saved)):
+        raise bare_weights.refusal(where)
       raise ValueError(
         f'{where} was written by another {what}: {differences[0]} '
         f'({len(missing)} missing, {len(extra)} left over, {len(shaped)} of '
         'another shape); use the gin file it was trained with, or another '
         'MODEL_DIR or checkpoint'
       )
+
+
+def _is_moment(name: str) -> bool:
+  return name.startswith('state/') and name != 'state/step'
 
 
 def _report(saved: Mapping[str, Any], sources: Sources) -> None:

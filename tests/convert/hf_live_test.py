@@ -4,6 +4,7 @@ In both directions, with weights that transformers made and saved.
 """
 
 import converted_models
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -138,6 +139,40 @@ def test_both_directions(make, tmp_path):
   again = hugging_face_torch.load(back, kind)
   same = hugging_face_torch.outputs(again, inputs, targets, NEW_TOKENS, BEAMS)
   assert same == want
+
+
+def test_gpt2_of_124m(tmp_path):
+  """The smallest published size: logits and greedy outputs."""
+  torch.manual_seed(0)
+  theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+  eos = 50256
+  theirs.save_pretrained(tmp_path / 'hf')
+  path = hf_conversion.from_hugging_face(tmp_path / 'hf', tmp_path / 'ours')
+  module, params = converted_models.load(path)
+  assert sum(x.size for x in jax.tree.leaves(params)) == 124_439_808
+  inputs = np.random.default_rng(0).integers(1, eos, (2, 64))
+  inputs[:, 0] = eos
+  to_ours = np.arange(eos + 1)
+  to_ours[[0, eos]] = eos, 0
+  ids = torch.tensor(inputs)
+  with torch.no_grad():
+    want = theirs(ids).logits.numpy()
+    greedy = theirs.generate(
+      ids,
+      attention_mask=torch.ones_like(ids),
+      do_sample=False,
+      max_new_tokens=8,
+      pad_token_id=eos,
+    )[:, 64:]
+  logits = converted_models.logits(
+    module, params, jnp.asarray(to_ours[inputs]), None
+  )
+  logits = np.asarray(logits)[..., to_ours]
+  assert np.abs(logits - want).max() < 1e-5 * np.abs(want).max()
+  got = converted_models.generate(module, params, to_ours[inputs], 8, 0)
+  assert converted_models.until(to_ours[got], eos) == (
+    converted_models.until(greedy, eos)
+  )
 
 
 def test_tokenizer_of_an_exported_t5(tmp_path):

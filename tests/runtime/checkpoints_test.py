@@ -1,6 +1,7 @@
 """Checkpoints: atomic, and rejected by another architecture."""
 
 import contextlib
+import dataclasses
 import pathlib
 import re
 
@@ -9,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
+from etils import epath
 from flax import traverse_util
 
+from fnet_t5x.convert import checkpoint_leaves
 from fnet_t5x.runtime import (
   checkpoints,
   optimizers,
@@ -244,6 +247,28 @@ def test_another_optimizer_is_one_line(saved):
     small_runs.make_initializer(model).from_checkpoint(
       RestoreCheckpointConfig(path=str(saved))
     )
+
+
+def test_weights_without_an_optimizer_name_the_remedy(saved, tmp_path):
+  leaves = checkpoint_leaves.read(epath.Path(saved / 'checkpoint_7'), list)
+  bare = {n: x for n, x in leaves.items() if 'param_states' not in n}
+  path = tmp_path / 'bare/checkpoint_7'
+  checkpoint_leaves.write(epath.Path(path.parent), 7, bare)
+  initializer = small_runs.make_initializer(small_runs.make_model())
+  cfg = RestoreCheckpointConfig(path=str(path))
+  with pytest.raises(ValueError, match=r'no optimizer state.*start_from_weigh'):
+    initializer.from_checkpoint(cfg)
+  # As gin/runs/start_from_weights.gin has it.
+  cfg = dataclasses.replace(
+    cfg, assignment_map=((r'state/.*', None),), fallback_to_scratch=True
+  )
+  restored = initializer.from_checkpoint(cfg, jax.random.key(0))
+  assert restored.step == 0
+  name = 'token_embedder/embedding'
+  np.testing.assert_array_equal(
+    traverse_util.flatten_dict(restored.params, sep='/')[name],
+    leaves[f'target/{name}'],
+  )
 
 
 # Encoder layer 1 of the checkpoint uses attention; here layer 0 does.
