@@ -305,7 +305,6 @@ def main(arguments: list[str] | None = None) -> None:
   options = parse(arguments)
   import jax
 
-  from fnet_t5x.benchmarks import hugging_face
   from fnet_t5x.benchmarks.accelerator import ceilings
   from fnet_t5x.benchmarks.accelerator.bench import Setting
 
@@ -321,6 +320,8 @@ def main(arguments: list[str] | None = None) -> None:
   for prefix in options.prefixes:
     for rows in options.batches:
       sections.append(measure(options, prefix, rows, copy_rate))
+      # What a run has that is stopped early.
+      _write(options, sections, copy_rate)
       # Caches and parameters of these sizes are garbage now.
       jax.clear_caches()
   result_table.print_table(
@@ -330,22 +331,30 @@ def main(arguments: list[str] | None = None) -> None:
     COLUMNS,
     [as_section(records) for records in sections],
   )
-  rows = [record for records in sections for record in records]
-  if options.json:
-    settings = {
-      name: value
-      for name, value in vars(options).items()
-      if name not in ('json', 'figure')
-    }
-    settings['copy_bytes_per_second'] = copy_rate
-    settings['process_peak_bytes'] = process_peak_bytes()
-    if set(options.models) & {*THEIRS}:
-      settings['versions'] = hugging_face.versions()
-    result_table.write_json(options.json, 'inference', settings, rows)
   if options.figure:
     from fnet_t5x.benchmarks import inference_figure
 
+    rows = [record for records in sections for record in records]
     options.figure.write_bytes(inference_figure.draw(rows))
+
+
+def _write(options, sections, copy_rate):
+  """Writes the JSON file, if one was asked for."""
+  if not options.json:
+    return
+  from fnet_t5x.benchmarks import hugging_face
+
+  settings = {
+    name: value
+    for name, value in vars(options).items()
+    if name not in ('json', 'figure')
+  }
+  settings['copy_bytes_per_second'] = copy_rate
+  settings['process_peak_bytes'] = process_peak_bytes()
+  if set(options.models) & {*THEIRS}:
+    settings['versions'] = hugging_face.versions()
+  rows = [record for records in sections for record in records]
+  result_table.write_json(options.json, 'inference', settings, rows)
 
 
 def process_peak_bytes() -> int:

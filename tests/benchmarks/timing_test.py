@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fnet_t5x.benchmarks import timing
 from fnet_t5x.benchmarks.timing import speedup, time_in_turns
 
 
@@ -18,6 +19,16 @@ def test_cases_take_turns_after_a_warm_up():
   assert len(calls) == 14
   assert {name: len(taken) for name, taken in times.items()} == {'a': 3, 'b': 3}
   assert all((taken > 0).all() for taken in times.values())
+
+
+def test_long_calls_are_made_once_per_round(monkeypatch):
+  monkeypatch.setattr(timing, '_LONG_SECONDS', 0.0)
+  calls = []
+  cases = {name: lambda name=name: calls.append(name) for name in 'ab'}
+  time_in_turns(cases, rounds=3)
+  assert len(calls) == 8
+  for start in range(0, 8, 2):
+    assert {*calls[start : start + 2]} == {'a', 'b'}
 
 
 def test_time_limit_leaves_the_minimum_of_rounds():
