@@ -49,14 +49,14 @@ SECTIONS = {
       'Token mixing',
       '--lengths 512 2048',
       '--lengths 16 --embed 8 --tokens 32 --quick',
-      10,
+      8,
     ),
     Section(
       'encoders',
       'FNet and BERT',
       '--size base --layers 2 --lengths 512 1024 2048 4096 --seconds 10',
       '--size toy --lengths 16 --rows 2 --rounds 3 --seconds 0',
-      17,
+      14,
     ),
     Section(
       'inference',
@@ -65,7 +65,7 @@ SECTIONS = {
       '--tokens 128 --rounds 3',
       '--models hybrid,t5,gpt2 --size toy --prefixes 8,16 --batches 2 '
       '--tokens 3 --rounds 3 --seconds 0',
-      22,
+      34,
       draws=True,
     ),
     Section(
@@ -73,11 +73,11 @@ SECTIONS = {
       'Quality after equal training time',
       '--size mini --objective fixed_prefix_lm --inputs 256 --targets 256 '
       # Few rows: more steps in the time.
-      '--minutes 2 --seeds 1,2,3 --rows 4 --validation_rows 64',
+      '--minutes 1.5 --seeds 1,2,3 --rows 4 --validation_rows 64',
       '--size toy --objective fixed_prefix_lm --inputs 8 --targets 8 '
       '--steps 8 --seeds 1,2 --rows 2 --validation_rows 4 --train_rows 16 '
       '--pieces 300',
-      40,
+      33,
       draws=True,
       reads_text=True,
     ),
