@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags
 from absl import logging as absl_logging
 
-from fnet_t5x import checkpoint_flags, gin_check, number_ranges
+from fnet_t5x import checkpoint_flags, gin_check, number_ranges, t5x_modules
 from fnet_t5x.gin_root import gin_root
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
@@ -291,6 +291,10 @@ def read_run(argv: Sequence[str], run_mode: str, description: str) -> None:
   contents = gin_check.check(
     run_mode, given.gin_file, given.gin_bindings, search_paths(), texts
   )
+  from fnet_t5x.compat import engine
+
+  if engine.engine_name() == 'runtime':
+    t5x_modules.check(contents.imports)
   if texts:
     checkpoint_flags.check_text_files(contents.macros)
   for name, limits in _RANGES.items():

@@ -116,6 +116,14 @@ def test_files_of_t5x_are_unseen_if_not_installed(tmp_path):
   # A run on this machine cannot start without it.
   with pytest.raises(FileNotFoundError, match=r't5x/examples/small.gin: in'):
     stock(tmp_path, elsewhere=())
+  with pytest.raises(FileNotFoundError, match='gin_search_paths=FOLDER; gin/m'):
+    stock(tmp_path, elsewhere=())
+
+
+def test_imports_have_a_place(tmp_path):
+  (tmp_path / 'mine.gin').write_text('A = 1\nfrom t5x import utils\n')
+  contents = gin_check.read(['mine.gin'], [], [str(tmp_path)])
+  assert contents.imports == {'t5x.utils': 'mine.gin, line 2'}
 
 
 @pytest.mark.parametrize(

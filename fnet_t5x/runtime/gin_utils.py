@@ -14,8 +14,8 @@ import tensorflow as tf
 from absl import logging
 from clu import metric_writers
 
-from fnet_t5x import gin_binding, gin_check, gin_syntax
-from fnet_t5x.runtime import model_directory
+from fnet_t5x import gin_binding, gin_check, gin_syntax, t5x_modules
+from fnet_t5x.runtime import console, model_directory
 
 
 def parse_gin_flags(
@@ -36,8 +36,13 @@ def parse_gin_flags(
     gin.add_config_file_search_path(path)
   for name in gin_files:
     _check_exists(name, gin_search_paths)
-  for name in gin_files:
-    _parse_file(name, gin_search_paths, skip_unknown)
+  with t5x_modules.served_to_gin() as served:
+    for name in gin_files:
+      _parse_file(name, gin_search_paths, skip_unknown)
+  if served:
+    console.print_line(
+      f"t5x in the gin files: the embedded runtime's modules ({len(served)})"
+    )
   known = sorted(macros_set() | macros_used())
   for binding in gin_bindings:
     _parse_binding(binding, known, skip_unknown)
@@ -55,7 +60,8 @@ def parse_file(name: str, search_paths: Sequence[str]) -> None:
   for path in search_paths:
     gin.add_config_file_search_path(path)
   _check_exists(name, search_paths)
-  _parse_file(name, search_paths, False)
+  with t5x_modules.served_to_gin():
+    _parse_file(name, search_paths, False)
 
 
 def macros_set() -> set[str]:
@@ -163,6 +169,10 @@ def _parse_gin(
     raise ValueError(
       f'{_where(error, name)}: {selector[1]} is not in {selector[2]}; correct '
       'the name, or use the command that this file is for'
+    ) from error
+  except t5x_modules.UnservedError as error:
+    raise t5x_modules.UnservedError(
+      f'{_where(error, name)}: {_first_line(str(error))}'
     ) from error
   except (ImportError, ValueError) as error:
     raise ValueError(
