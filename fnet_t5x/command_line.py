@@ -90,6 +90,12 @@ def define_process_flags() -> None:
   )
   flags.DEFINE_integer('process_count', None, 'Number of processes.')
   flags.DEFINE_integer('process_index', None, 'Index of this process.')
+  flags.DEFINE_integer(
+    'initialization_timeout',
+    None,
+    'Seconds to wait for the other processes; 300 by default.',
+    lower_bound=1,
+  )
 
 
 def rewrite_gin_args(args: Sequence[str]) -> list[str]:
@@ -384,8 +390,12 @@ def join_processes(uses_t5x: bool) -> None:
 
   given = flags.FLAGS
   try:
+    timeout = given.initialization_timeout
     jax.distributed.initialize(
-      given.coordinator_address, given.process_count, given.process_index
+      given.coordinator_address,
+      given.process_count,
+      given.process_index,
+      **({'initialization_timeout': timeout} if timeout else {}),
     )
   except ValueError as error:
     raise ValueError(

@@ -39,6 +39,7 @@ _PROVIDERS = (
   'runs',
   'partitioning',
 )
+_REQUIRED = '%gin.REQUIRED'
 
 
 class _Text(str):
@@ -181,7 +182,13 @@ class Contents:
   def check_macros(self) -> None:
     """Raises ValueError if a macro is used and has no value."""
     if not self.unseen:
-      check_set(self.used - set(self.macros))
+      # T5X's files name what a run must set by this constant.
+      set_ = {
+        name
+        for name, macro in self.macros.items()
+        if not (isinstance(macro.value, _Text) and macro.value == _REQUIRED)
+      }
+      check_set(self.used - set_)
 
   def check_cycles(self) -> None:
     """Raises ValueError if a macro refers to itself."""

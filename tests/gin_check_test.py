@@ -120,6 +120,19 @@ def test_files_of_t5x_are_unseen_if_not_installed(tmp_path):
     stock(tmp_path, elsewhere=())
 
 
+def test_macros_that_stay_required_are_named(tmp_path):
+  """As T5X's run files have them; those that nothing uses may stay."""
+  (tmp_path / 'mine.gin').write_text(
+    'TRAIN_STEPS = %gin.REQUIRED\nMODEL_DIR = %gin.REQUIRED\n'
+    'UNUSED = %gin.REQUIRED\n'
+  )
+  files = [*MODEL, *RUN_FILES['train'], 'mine.gin']
+  with pytest.raises(ValueError, match=r'MODEL_DIR not set: .*MODEL_DIR=') as e:
+    check(files=files, bindings=['TRAIN_STEPS=3'], folders=[tmp_path])
+  assert 'TRAIN_STEPS' not in str(e.value)
+  check(files=files, folders=[tmp_path])
+
+
 def test_imports_have_a_place(tmp_path):
   (tmp_path / 'mine.gin').write_text('A = 1\nfrom t5x import utils\n')
   contents = gin_check.read(['mine.gin'], [], [str(tmp_path)])

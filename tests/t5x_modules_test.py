@@ -8,7 +8,7 @@ from gin import config
 
 from fnet_t5x import saved_config, t5x_modules
 from fnet_t5x.networks import t5
-from fnet_t5x.runtime import checkpoints, gin_utils
+from fnet_t5x.runtime import checkpoints, gin_utils, model_directory
 
 HEADER = 'from __gin__ import dynamic_registration\n'
 
@@ -116,8 +116,30 @@ def test_other_parsers_are_left_alone(tmp_path):
     gin.parse_config('import t5x.utils')
 
 
+def test_a_configuration_that_t5x_saved_is_read(tmp_path):
+  """The model of a run of T5X with its own network, without T5X."""
+  folder = tmp_path / 'run'
+  (folder / 'checkpoint_1').mkdir(parents=True)
+  (folder / 'config.gin').write_text(
+    HEADER + 'from t5x import models\nfrom t5x import utils\n'
+    'from t5x.examples.t5 import network\n'
+    'MODEL = @models.EncoderDecoderModel()\n'
+    'models.EncoderDecoderModel.module = @network.Transformer()\n'
+    'network.Transformer.config = @network.T5Config()\n'
+    'network.T5Config.vocab_size = 77\n'
+    'utils.SaveCheckpointConfig.period = 5\n'
+  )
+  model_directory.parse(model_directory.locate(str(folder)))
+  assert gin.get_configurable(t5.Transformer)().config.vocab_size == 77
+  assert 'period' not in gin.config_str()
+  assert 't5x' not in sys.modules
+
+
 def test_a_saved_configuration_gains_nothing():
   """Those are not trusted: what they may name is another list."""
+  text = f'{HEADER}from t5x import models\nA = @models.os.system()\n'
+  with pytest.raises(ValueError, match=r'line 3: models.os.system is not all'):
+    saved_config.read(text, 'config.gin')
   for module in ('export_lib', 'losses', 'utils'):
     text = f'{HEADER}from t5x import {module} as m\nA = @m.os.system()\n'
     read = saved_config.read(text, 'config.gin')

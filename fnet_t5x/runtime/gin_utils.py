@@ -14,7 +14,13 @@ import tensorflow as tf
 from absl import logging
 from clu import metric_writers
 
-from fnet_t5x import gin_binding, gin_check, gin_syntax, t5x_modules
+from fnet_t5x import (
+  gin_binding,
+  gin_check,
+  gin_syntax,
+  t5x_modules,
+  t5x_settings,
+)
 from fnet_t5x.runtime import console, model_directory
 
 
@@ -103,6 +109,24 @@ def macros_used() -> set[str]:
   return set(re.findall(r'%(\w+)\b(?!\.)', config))
 
 
+def sum_fn(var1: Any, var2: Any) -> Any:
+  """Returns a sum, for gin files."""
+  return var1 + var2
+
+
+def bool_fn(var1: Any) -> bool:
+  """Returns whether a value is true, for gin files."""
+  return bool(var1)
+
+
+def string_split_fn(
+  text: str, separator: str, maxsplit: int = -1, index: int | None = None
+) -> list[str] | str:
+  """Returns the parts of a text, or one of them, for gin files."""
+  parts = text.split(separator, maxsplit)
+  return parts if index is None else parts[index]
+
+
 def summarize_gin_config(
   model_dir: str,
   summary_writer: metric_writers.MetricWriter | None,
@@ -166,9 +190,11 @@ def _parse_gin(
     )
     if not selector:
       raise
+    remedy = t5x_settings.instead(selector[1]) or (
+      'correct the name, or use the command that this file is for'
+    )
     raise ValueError(
-      f'{_where(error, name)}: {selector[1]} is not in {selector[2]}; correct '
-      'the name, or use the command that this file is for'
+      f'{_where(error, name)}: {selector[1]} is not in {selector[2]}; {remedy}'
     ) from error
   except t5x_modules.UnservedError as error:
     raise t5x_modules.UnservedError(
@@ -177,7 +203,7 @@ def _parse_gin(
   except (ImportError, ValueError) as error:
     raise ValueError(
       f'{_where(error, name)}: {_first_line(str(error)).rstrip(".")}'
-      f'{_unknown(error) or "; correct it, or import what it names"}'
+      f'{_unknown(error) or _absent(error)}'
     ) from error
 
 
@@ -207,6 +233,8 @@ def _unknown(error: Exception) -> str:
   parameter = re.search(
     r"Configurable '(.*?)' doesn't have a parameter named '(.*?)'", str(error)
   )
+  if parameter and (remedy := t5x_settings.instead(parameter[2])):
+    return f'; {remedy}'
   if parameter:
     function = gin.get_configurable(parameter[1])
     # The signature of a class wrapped by gin is (*args, **kwargs).
@@ -225,6 +253,16 @@ def _unknown(error: Exception) -> str:
   if same:
     return f'; did you mean {", ".join(same)}?'
   return _close(configurable[1], names)
+
+
+def _absent(error: Exception) -> str:
+  """Returns a remedy for a module or name that cannot be found."""
+  if "No module named 't5'" in str(error):
+    return (
+      "; T5's tasks are the package t5's: install it, or leave the import out "
+      'and name another task (python -m fnet_t5x.tasks.catalog lists ours)'
+    )
+  return '; correct it, or import what it names'
 
 
 def _close(name: str, known: Sequence[str]) -> str:

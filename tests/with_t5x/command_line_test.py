@@ -111,6 +111,48 @@ def test_train_resume_finetune_evaluate_and_infer(python, tmp_path):
     assert keys <= rows(written)[0].keys()
 
 
+def test_inference_writes_the_rows_of_the_runtime(python, tmp_path):
+  """The task keeps no texts; T5X's own rows have none."""
+  model_dir = tmp_path / 'trained'
+  python(
+    '-m',
+    'fnet_t5x.train',
+    *arguments(
+      tmp_path,
+      'pretrain',
+      **TRAIN | {'EVAL_PERIOD': 0},
+      TRAIN_STEPS=1,
+      MODEL_DIR=str(model_dir),
+    ),
+    engine='runtime',
+  )
+  for mode in ('predict', 'score'):
+    written = {}
+    for engine, module in (('t5x', 't5x.infer'), ('runtime', 'fnet_t5x.infer')):
+      folder = tmp_path / f'{mode}_{engine}'
+      python(
+        '-m',
+        module,
+        *arguments(
+          tmp_path,
+          'infer',
+          CHECKPOINT_PATH=str(model_dir / 'checkpoint_1'),
+          INFER_OUTPUT_DIR=str(folder),
+          INFER_MODE=mode,
+        ),
+        engine=engine,
+      )
+      written[engine] = rows(
+        folder / f'{runs.TASK}-{mode}.jsonl-00000-of-00001'
+      )
+    first = written['t5x'][0]
+    assert first['inputs'].keys() == {'inputs', 'targets'}
+    for theirs, ours in zip(written['t5x'], written['runtime'], strict=True):
+      if mode == 'score':
+        assert theirs.pop('score') == pytest.approx(ours.pop('score'), rel=1e-4)
+      assert theirs == ours
+
+
 def test_eight_devices_train_as_one(python, tmp_path):
   losses = {}
   for name, devices, mesh in (
