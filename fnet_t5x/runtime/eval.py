@@ -99,9 +99,13 @@ def evaluate(
   if fallback_init_rng is not None:
     init_rng = jax.random.PRNGKey(fallback_init_rng)
   target_text = TargetText(model.output_vocabulary)
-  trainer = evaluator = None
+  trainer = evaluator = train_state = None
   results: dict[str, dict[str, float]] = {}
   for restore_cfg in checkpoints.each(restore_checkpoint_cfg):
+    # Not two states at once.
+    del train_state
+    if trainer is not None:
+      trainer.train_state = None
     with console.waiting('restoring the checkpoint'):
       train_state = initializer.from_checkpoint(restore_cfg, init_rng)
     step = int(train_state.step)
