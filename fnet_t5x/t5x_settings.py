@@ -18,7 +18,6 @@ _INSTEAD = {
   'best: set SaveCheckpointConfig.keep = None to keep all, and choose by '
   'metrics.jsonl',
   'UpcycleCheckpointer': 'mixtures of experts need T5X',
-  'WeightMetricsComputer': 'the runtime has grad_norm alone: leave it out',
   'checkpoint_ds_iter': 'the runtime resumes by chunks: leave it out',
   'checkpoint_manager_cls': _ONE_LAYOUT,
   'checkpointer_cls': _ONE_LAYOUT,
@@ -35,7 +34,6 @@ _INSTEAD = {
   'leave it out',
   'runtime_preprocessors': "put them into the task's preprocessors",
   'training_evaluator_cls': 'the loss of every task is evaluated: leave it out',
-  'weight_metrics_computer': 'the runtime has grad_norm alone: leave it out',
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 import seqio
 
 from fnet_t5x import saved_config
-from fnet_t5x.runtime import checkpoints, datasets, gin_utils, trainer, utils
+from fnet_t5x.runtime import checkpoints, datasets, gin_utils, utils
 
 HEADER = """from __gin__ import dynamic_registration
 import seqio
@@ -57,11 +57,6 @@ def test_settings_that_are_taken(tmp_path):
       'SaveBestCheckpointer is not in .*set SaveCheckpointConfig.keep = None',
     ),
     (
-      'trainer.Trainer.weight_metrics_computer = '
-      '@trainer.WeightMetricsComputer()',
-      'trainer.WeightMetricsComputer is not in .* leave it out',
-    ),
-    (
       'utils.RestoreCheckpointConfig.checkpointer_cls = None',
       "line 9: .* doesn't have a parameter named 'checkpointer_cls'; the runt",
     ),
@@ -104,4 +99,3 @@ def test_functions_in_values(tmp_path):
   assert (
     utils.round_vocab_size_to_multiple(seqio.PassThroughVocabulary(128)) == 128
   )
-  assert not hasattr(trainer, 'WeightMetricsComputer')
