@@ -182,13 +182,20 @@ class Contents:
   def check_macros(self) -> None:
     """Raises ValueError if a macro is used and has no value."""
     if not self.unseen:
+      check_set(self.used - set(self.macros))
       # T5X's files name what a run must set by this constant.
-      set_ = {
+      required = [
         name
-        for name, macro in self.macros.items()
-        if not (isinstance(macro.value, _Text) and macro.value == _REQUIRED)
-      }
-      check_set(self.used - set_)
+        for name in sorted(self.used)
+        if isinstance(self.macros[name].value, _Text)
+        and self.macros[name].value == _REQUIRED
+      ]
+      if required:
+        raise ValueError(
+          f'{", ".join(required)} not set, as '
+          f'{self.macros[required[0]].file} requires: give '
+          f'--gin.{required[0]}=...'
+        )
 
   def check_cycles(self) -> None:
     """Raises ValueError if a macro refers to itself."""
