@@ -89,9 +89,12 @@ def text(output: list, vocabulary: seqio.Vocabulary) -> Any:
 def _unpadded(
   example: Example, features: Mapping[str, seqio.Feature]
 ) -> dict[str, Any]:
-  """Returns an example without the zeros that end its features in a batch."""
+  """Returns an example without the zeros that end its features in a batch.
+
+  The first value stays: of a label, 0 is one of the values.
+  """
   return {
-    name: np.trim_zeros(value, 'b')
+    name: value[: max(1, len(np.trim_zeros(value, 'b')))]
     if name in features and value.ndim == 1
     else value
     for name, value in example.items()

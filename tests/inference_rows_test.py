@@ -67,6 +67,14 @@ def test_rows_of_padded_examples_have_the_texts(task, tmp_path):
   assert ''.join(own) == path.read_text()
 
 
+def test_a_label_of_zero_is_not_padding():
+  feature = seqio.Feature(seqio.PassThroughVocabulary(size=2), rank=1)
+  (line,) = inference_rows.lines(
+    [{'label': np.array([0])}], ([[0.1, 0.9]], {}), 'score', {'label': feature}
+  )
+  assert json.loads(line) == {'inputs': {'label': [0]}, 'score': [0.1, 0.9]}
+
+
 def test_scores(task, tmp_path):
   examples = task.get_dataset(None, 'validation', shuffle=False).take(2)
   path = tmp_path / 'rows'
