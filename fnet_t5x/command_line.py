@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags
 from absl import logging as absl_logging
 
-from fnet_t5x import checkpoint_flags, gin_check, number_ranges
+from fnet_t5x import checkpoint_flags, gin_check, number_ranges, t5x_modules
 from fnet_t5x.gin_root import gin_root
 
 TRACEBACK_VARIABLE = 'FNET_T5X_TRACEBACK'
@@ -90,6 +90,12 @@ def define_process_flags() -> None:
   )
   flags.DEFINE_integer('process_count', None, 'Number of processes.')
   flags.DEFINE_integer('process_index', None, 'Index of this process.')
+  flags.DEFINE_integer(
+    'initialization_timeout',
+    None,
+    'Seconds to wait for the other processes; 300 by default.',
+    lower_bound=1,
+  )
 
 
 def rewrite_gin_args(args: Sequence[str]) -> list[str]:
@@ -291,6 +297,10 @@ def read_run(argv: Sequence[str], run_mode: str, description: str) -> None:
   contents = gin_check.check(
     run_mode, given.gin_file, given.gin_bindings, search_paths(), texts
   )
+  from fnet_t5x.compat import engine
+
+  if engine.engine_name() == 'runtime':
+    t5x_modules.check(contents.imports)
   if texts:
     checkpoint_flags.check_text_files(contents.macros)
   for name, limits in _RANGES.items():
@@ -380,8 +390,12 @@ def join_processes(uses_t5x: bool) -> None:
 
   given = flags.FLAGS
   try:
+    timeout = given.initialization_timeout
     jax.distributed.initialize(
-      given.coordinator_address, given.process_count, given.process_index
+      given.coordinator_address,
+      given.process_count,
+      given.process_index,
+      **({'initialization_timeout': timeout} if timeout else {}),
     )
   except ValueError as error:
     raise ValueError(

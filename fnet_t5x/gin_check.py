@@ -39,6 +39,7 @@ _PROVIDERS = (
   'runs',
   'partitioning',
 )
+_REQUIRED = '%gin.REQUIRED'
 
 
 class _Text(str):
@@ -89,6 +90,7 @@ class Contents:
       they set is unknown here.
     elsewhere: packages that are installed where the run takes place, but maybe
       not on this machine; if such a package is missing, its files are unseen.
+    imports: imported modules, with file and line of the first import.
   """
 
   search_paths: Sequence[str]
@@ -96,6 +98,7 @@ class Contents:
   functions: dict[str, str] = dataclasses.field(default_factory=dict)
   unseen: list[str] = dataclasses.field(default_factory=list)
   elsewhere: Collection[str] = ()
+  imports: dict[str, str] = dataclasses.field(default_factory=dict)
   _delegate: _Macros = dataclasses.field(default_factory=_Macros)
   _scripts: set[str] = dataclasses.field(default_factory=set)
   _refers: dict[str, list[str]] = dataclasses.field(default_factory=dict)
@@ -131,9 +134,15 @@ class Contents:
         self.unseen.append(name)
         return
       where = f'{included_by[-1]} includes {name}' if included_by else name
+      remedy = 'correct the name, or add --gin_search_paths'
+      if package == T5X and _package(T5X) is None:
+        remedy = (
+          "T5X's gin files come with T5X: install it, or give the folder of a "
+          'checkout, which has t5x/, by --gin_search_paths=FOLDER; gin/models '
+          'and gin/runs have ours'
+        )
       raise FileNotFoundError(
-        f'gin file {where}: in none of {", ".join(self.search_paths)}; correct '
-        'the name, or add --gin_search_paths'
+        f'gin file {where}: in none of {", ".join(self.search_paths)}; {remedy}'
       )
     if os.path.isdir(path):
       raise ValueError(f'gin file {name}: is a folder; name a file in it')
@@ -174,6 +183,19 @@ class Contents:
     """Raises ValueError if a macro is used and has no value."""
     if not self.unseen:
       check_set(self.used - set(self.macros))
+      # T5X's files name what a run must set by this constant.
+      required = [
+        name
+        for name in sorted(self.used)
+        if isinstance(self.macros[name].value, _Text)
+        and self.macros[name].value == _REQUIRED
+      ]
+      if required:
+        raise ValueError(
+          f'{", ".join(required)} not set, as '
+          f'{self.macros[required[0]].file} requires: give '
+          f'--gin.{required[0]}=...'
+        )
 
   def check_cycles(self) -> None:
     """Raises ValueError if a macro refers to itself."""
@@ -190,6 +212,8 @@ class Contents:
     if isinstance(statement, config_parser.IncludeStatement):
       self.read(statement.filename, (*included_by, name))
     elif isinstance(statement, config_parser.ImportStatement):
+      where = f'{name}, line {statement.location.line_num}'
+      self.imports.setdefault(statement.module, where)
       if statement.module == '__main__':
         self._scripts.add(statement.bound_name())
     elif isinstance(statement, config_parser.BindingStatement):

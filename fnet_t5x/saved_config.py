@@ -15,6 +15,8 @@ from typing import Any
 
 from gin import config_parser
 
+from fnet_t5x import t5x_modules
+
 # The user's own modules, comma-separated, that a file may import and call.
 TRUST_VARIABLE = 'FNET_T5X_TRUSTED_MODULES'
 _DYNAMIC_REGISTRATION = '__gin__.dynamic_registration'
@@ -33,8 +35,12 @@ _MODEL_NAMES = {
     'rmsprop',
     'sgd',
   ),
-  # The learning rate schedule of an optax optimizer.
-  'fnet_t5x.compat.utils': ('create_learning_rate_scheduler',),
+  'fnet_t5x.compat.gin_utils': ('bool_fn', 'string_split_fn', 'sum_fn'),
+  'fnet_t5x.compat.utils': (
+    # The learning rate schedule of an optax optimizer.
+    'create_learning_rate_scheduler',
+    'round_vocab_size_to_multiple',
+  ),
   'fnet_t5x.encoder_models': ('ClassificationModel', 'EncoderOnlyModel'),
   'fnet_t5x.learning_rates': ('linear_decay_factor', 'warmup_steps'),
   'fnet_t5x.networks.fnet': ('FNet', 'FNetConfig'),
@@ -101,6 +107,7 @@ _MODEL = {f'{m}.{name}' for m, names in _MODEL_NAMES.items() for name in names}
 _RUN_MODULES = (
   '__main__',
   'fnet_t5x.example_texts',
+  'fnet_t5x.inference_rows',
   'fnet_t5x.compat.gin_utils',
   'fnet_t5x.compat.partitioning',
   'fnet_t5x.compat.trainer',
@@ -187,7 +194,8 @@ def read(text: str, where: str) -> SavedConfig:
       imports.append(statement)
       name = module = statement.bound_name()
       if statement.is_from or statement.alias:
-        module = statement.module
+        # T5X's are kept by the same names as ours, which gin gets for them.
+        module = t5x_modules.MODULES.get(statement.module, statement.module)
       if symbols.setdefault(name, module) != module:
         raise ValueError(f'{at}: {name} is imported twice; rename one')
       continue

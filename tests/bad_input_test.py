@@ -117,7 +117,6 @@ def line_of(error) -> str:
     ('LABEL_SMOOTHING = 1.0', r'LABEL_SMOOTHING is 1.0; it must be .* than 1'),
     ('Z_LOSS = -1.0', r'Z_LOSS is -1.0; it must be a number, at least 0'),
     ('DROPOUT_RATE = 1.0', r'DROPOUT_RATE is 1.0; it must be a number'),
-    ('USE_HARDWARE_RNG = True', r'USE_HARDWARE_RNG is for T5X'),
   ],
 )
 def test_binding_is_refused_before_anything_is_written(

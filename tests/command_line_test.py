@@ -4,9 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
+from absl import flags
 from checkout import ROOT
+
+from fnet_t5x import command_line
 
 
 def train(folder, *arguments, engine):
@@ -51,6 +56,25 @@ def train(folder, *arguments, engine):
 )
 def test_processes_that_cannot_join(tmp_path, engine, arguments, message):
   assert message in train(tmp_path, *arguments, engine=engine)
+
+
+@pytest.mark.parametrize('timeout', [None, 7])
+def test_time_to_wait_for_other_processes(monkeypatch, timeout):
+  given = types.SimpleNamespace(
+    coordinator_address='localhost:1',
+    process_count=2,
+    process_index=1,
+    initialization_timeout=timeout,
+  )
+  called = []
+  monkeypatch.setattr(flags, 'FLAGS', given)
+  # Joining needs another process.
+  monkeypatch.setattr(
+    jax.distributed, 'initialize', lambda *a, **k: called.append((a, k))
+  )
+  command_line.join_processes(uses_t5x=True)
+  expected = {} if timeout is None else {'initialization_timeout': timeout}
+  assert called == [(('localhost:1', 2, 1), expected)]
 
 
 def run(folder, *arguments, module='train'):

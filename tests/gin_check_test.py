@@ -116,6 +116,27 @@ def test_files_of_t5x_are_unseen_if_not_installed(tmp_path):
   # A run on this machine cannot start without it.
   with pytest.raises(FileNotFoundError, match=r't5x/examples/small.gin: in'):
     stock(tmp_path, elsewhere=())
+  with pytest.raises(FileNotFoundError, match='gin_search_paths=FOLDER; gin/m'):
+    stock(tmp_path, elsewhere=())
+
+
+def test_macros_that_stay_required_are_named(tmp_path):
+  """As T5X's run files have them; those that nothing uses may stay."""
+  (tmp_path / 'mine.gin').write_text(
+    'TRAIN_STEPS = %gin.REQUIRED\nMODEL_DIR = %gin.REQUIRED\n'
+    'UNUSED = %gin.REQUIRED\n'
+  )
+  files = [*MODEL, *RUN_FILES['train'], 'mine.gin']
+  with pytest.raises(ValueError, match=r'^MODEL_DIR not set, as mine.gin') as e:
+    check(files=files, bindings=['TRAIN_STEPS=3'], folders=[tmp_path])
+  assert 'TRAIN_STEPS' not in str(e.value)
+  check(files=files, folders=[tmp_path])
+
+
+def test_imports_have_a_place(tmp_path):
+  (tmp_path / 'mine.gin').write_text('A = 1\nfrom t5x import utils\n')
+  contents = gin_check.read(['mine.gin'], [], [str(tmp_path)])
+  assert contents.imports == {'t5x.utils': 'mine.gin, line 2'}
 
 
 @pytest.mark.parametrize(

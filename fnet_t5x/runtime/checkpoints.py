@@ -22,7 +22,7 @@ from clu.data import dataset_iterator
 from etils import epath
 from flax import traverse_util
 
-from fnet_t5x import bare_weights
+from fnet_t5x import bare_weights, number_ranges
 from fnet_t5x.runtime import (
   checksums,
   console,
@@ -52,16 +52,26 @@ class SaveCheckpointConfig:
     dtype: of the saved parameters, 'float32' or 'bfloat16'; None to keep
       theirs.
     period: steps between checkpoints; None saves none.
+    checkpoint_steps: further steps to save checkpoints at.
     keep: number of latest checkpoints to keep; None keeps all.
+    keep_dataset_checkpoints: no effect, as in T5X with Orbax: a position is
+      kept as long as its checkpoint.
     save_dataset: whether to save the position in the training data too.
+    state_transformation_fns: T5X's functions of the state; must be empty.
   """
 
   dtype: str | None = 'float32'
   period: int | None = None
+  checkpoint_steps: Sequence[int] | None = None
   keep: int | None = None
+  keep_dataset_checkpoints: int | None = None
   save_dataset: bool = False
+  state_transformation_fns: Sequence[object] = ()
 
   def __post_init__(self):
+    _check_no_functions('SaveCheckpointConfig', self.state_transformation_fns)
+    for step in self.checkpoint_steps or ():
+      number_ranges.check('checkpoint_steps', step, minimum=0, whole=True)
     _check_dtype('SaveCheckpointConfig', self.dtype)
     keep = self.keep
     if keep is not None and (type(keep) is not int or keep < 1):
@@ -76,36 +86,39 @@ class RestoreCheckpointConfig:
   """Checkpoint to start from (T5X's fields).
 
   Attributes:
-    path: a checkpoint (`mode='specific'`) or a folder of them (`'latest'`);
-      empty to start from scratch.
-    mode: 'specific' or 'latest'.
+    path: a checkpoint (`mode='specific'`) or a folder of them (`'latest'` and
+      `'all'`); empty to start from scratch. Evaluation takes several.
+    mode: 'specific', 'latest', or, for evaluation, 'all'.
     assignment_map: pairs of a regular expression for parameter names here and
       the name in the checkpoint; None for the latter skips the parameter.
+    strict: whether the checkpoint must have the state of the optimizer; if not,
+      what it lacks of that is initialised.
     fallback_to_scratch: whether to initialise what the checkpoint lacks.
     dtype: of the restored parameters; None for the dtype saved.
     restore_dataset: whether to restore the position in the training data too.
+    state_transformation_fns: T5X's functions of the state; must be empty.
   """
 
   path: str | Sequence[str] = ()
   mode: str = 'latest'
   assignment_map: Sequence[tuple[str, str | None]] | None = None
+  strict: bool = True
   fallback_to_scratch: bool = False
   dtype: str | None = None
   restore_dataset: bool = False
+  state_transformation_fns: Sequence[object] = ()
 
   def __post_init__(self):
     _check_dtype('RestoreCheckpointConfig', self.dtype)
-    if self.mode not in ('specific', 'latest'):
+    _check_no_functions(
+      'RestoreCheckpointConfig', self.state_transformation_fns
+    )
+    if self.mode not in ('specific', 'latest', 'all'):
       raise ValueError(
-        f"RestoreCheckpointConfig.mode is {self.mode!r}; use 'specific' or "
-        "'latest'"
+        f"RestoreCheckpointConfig.mode is {self.mode!r}; use 'specific', "
+        "'latest' or, to evaluate, 'all'"
       )
-    if not isinstance(self.path, str):
-      if len(self.path) > 1:
-        raise ValueError(
-          f'RestoreCheckpointConfig.path names {len(self.path)} checkpoints; '
-          'name one'
-        )
+    if not isinstance(self.path, str) and len(self.path) < 2:
       self.path = self.path[0] if self.path else ''
 
 
@@ -115,6 +128,24 @@ class CheckpointConfig:
 
   save: SaveCheckpointConfig | None = None
   restore: RestoreCheckpointConfig | None = None
+
+
+def check_orbax(use_orbax: bool) -> None:
+  """Raises ValueError for T5X's older layout, which is only read."""
+  if not use_orbax:
+    raise ValueError(
+      "use_orbax = False: the embedded runtime saves Orbax's checkpoints only, "
+      "which T5X reads; it reads T5X's older ones"
+    )
+
+
+def _check_no_functions(where: str, functions: Sequence[object]) -> None:
+  if functions:
+    raise ValueError(
+      f'{where}.state_transformation_fns: the embedded runtime takes none; '
+      'rename or skip parameters by RestoreCheckpointConfig.assignment_map, or '
+      'convert the checkpoint (fnet_t5x.convert)'
+    )
 
 
 def _check_dtype(where: str, dtype: str | None) -> None:
@@ -383,8 +414,14 @@ def locate(cfg: RestoreCheckpointConfig) -> tuple[str, int]:
 
   Raises:
     FileNotFoundError: there is no checkpoint, or only an incomplete one.
-    ValueError: `mode='specific'` with a path that does not name a checkpoint.
+    ValueError: `mode='specific'` with a path that does not name a checkpoint,
+      or a config of several checkpoints.
   """
+  if cfg.mode == 'all' or not isinstance(cfg.path, str):
+    raise ValueError(
+      f'RestoreCheckpointConfig.path = {cfg.path!r}, mode {cfg.mode!r}: only '
+      'evaluation takes several checkpoints; name one'
+    )
   path = epath.Path(cfg.path)
   name = re.fullmatch(rf'{PREFIX}_(\d+)', path.name)
   if name:
@@ -401,6 +438,26 @@ def locate(cfg: RestoreCheckpointConfig) -> tuple[str, int]:
   if step is None:
     raise FileNotFoundError(f'{path} holds no {PREFIX}_<step>; check the path')
   return os.fspath(path), step
+
+
+def each(cfg: RestoreCheckpointConfig) -> list[RestoreCheckpointConfig]:
+  """Returns a config of one checkpoint for each that `cfg` names, in its order.
+
+  Raises:
+    FileNotFoundError: a folder has none.
+  """
+  paths = [cfg.path] if isinstance(cfg.path, str) else list(cfg.path)
+  if cfg.mode == 'all':
+    folders, paths = paths, []
+    for folder in folders:
+      found = steps(folder)
+      if not found:
+        raise FileNotFoundError(
+          f'{folder} holds no {PREFIX}_<step>; check the path'
+        )
+      paths += [os.path.join(folder, f'{PREFIX}_{step}') for step in found]
+  mode = 'specific' if cfg.mode == 'all' else cfg.mode
+  return [dataclasses.replace(cfg, path=path, mode=mode) for path in paths]
 
 
 def latest_step(directory: str) -> int | None:
@@ -431,7 +488,8 @@ def _find_sources(
   """Returns the name in the checkpoint of each wanted leaf.
 
   None marks leaves that are not restored: `cfg.assignment_map` skips them, or
-  the checkpoint lacks them and `cfg.fallback_to_scratch` is set.
+  the checkpoint lacks them, and `cfg.fallback_to_scratch` or `cfg.strict` allow
+  it.
 
   Raises:
     ValueError: a pattern of `cfg.assignment_map` matches nothing, or maps to a
@@ -449,7 +507,10 @@ def _find_sources(
           f'RestoreCheckpointConfig.assignment_map fills {name} from {source}, '
           f'which the checkpoint lacks; it has {_similar(source, saved)}'
         )
-    elif cfg.fallback_to_scratch and source not in saved:
+    elif source not in saved and (
+      cfg.fallback_to_scratch
+      or not (cfg.strict or name.startswith(_PARAMETERS))
+    ):
       source = None
     sources[name] = source
   for index, (pattern, _) in enumerate(cfg.assignment_map or ()):

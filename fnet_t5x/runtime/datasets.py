@@ -39,6 +39,8 @@ class DatasetConfig:
     use_custom_packing_ops: whether to use SeqIO's TensorFlow packing op.
     use_memory_cache: whether to keep evaluation batches in memory.
     module: module to import first, for its registrations.
+    num_prefetch_threads: no effect: tf.data chooses the number.
+    num_workers: T5X's processes of its other pipeline; must be 0.
   """
 
   mixture_or_task_name: str | seqio.Task | seqio.Mixture
@@ -53,6 +55,15 @@ class DatasetConfig:
   use_custom_packing_ops: bool = False
   use_memory_cache: bool = True
   module: str | None = None
+  num_prefetch_threads: int | None = None
+  num_workers: int = 0
+
+  def __post_init__(self):
+    if self.num_workers:
+      raise ValueError(
+        f'DatasetConfig.num_workers is {self.num_workers!r}: the embedded '
+        'runtime reads data in its own process; leave it out'
+      )
 
 
 def get_mixture_or_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
@@ -131,8 +142,8 @@ def _check_cached(provider: seqio.Task | seqio.Mixture) -> None:
     folders = ', '.join(seqio.utils.get_global_cache_dirs()) or 'none given'
     raise ValueError(
       f'USE_CACHED_TASKS is True, but {", ".join(missing)} is in no cache '
-      f'folder ({folders}); add the folder with --seqio_additional_cache_dirs, '
-      'or create it with seqio_cache_tasks '
+      f'folder ({folders}); set USE_CACHED_TASKS to False, add the folder with '
+      '--seqio_additional_cache_dirs, or create it with seqio_cache_tasks '
       f'--tasks={",".join(missing)} --module_import=fnet_t5x.tasks.catalog '
       '--output_cache_dir=FOLDER'
     )

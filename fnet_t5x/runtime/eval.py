@@ -20,6 +20,7 @@ from fnet_t5x.runtime import (
   checkpoints,
   console,
   datasets,
+  feature_lengths,
   gin_utils,
   models,
   partitioning,
@@ -43,9 +44,14 @@ def evaluate(
   output_dir: str,
   inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
   summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
+  train_state_initializer_cls: Callable[
+    ..., utils.TrainStateInitializer
+  ] = utils.TrainStateInitializer,
+  fallback_init_rng: int | None = None,
+  use_orbax: bool = True,
   num_examples: int | None = None,
 ) -> Mapping[str, Mapping[str, float]]:
-  """Evaluates a checkpoint; T5X's `evaluate` with T5X's arguments.
+  """Evaluates checkpoints; T5X's `evaluate` with T5X's arguments.
 
   Besides the tasks' own metrics, it computes the loss of every task with
   teacher forcing, over every example once.
@@ -53,27 +59,31 @@ def evaluate(
   Args:
     model: computes the loss and predictions.
     dataset_cfg: the task or mixture, and its split.
-    restore_checkpoint_cfg: the checkpoint.
+    restore_checkpoint_cfg: the checkpoint, or several.
     partitioner: shards parameters and batches over the mesh.
     output_dir: folder of `eval.jsonl` and the output of SeqIO's loggers.
     inference_evaluator_cls: constructs SeqIO's evaluator.
     summarize_config_fn: writes the configuration to `output_dir`.
+    train_state_initializer_cls: constructs the initializer.
+    fallback_init_rng: seed for initializing what the checkpoint lacks, with
+      `RestoreCheckpointConfig.fallback_to_scratch`.
+    use_orbax: must be True.
     num_examples: number of examples of each task over which to compute the
       loss; None for all. Not in T5X. `inference_evaluator_cls` has a
       `num_examples` for the tasks' metrics.
 
   Returns:
-    Metrics by task.
+    Metrics by task, of the last checkpoint.
 
   Raises:
     ValueError: bad input.
     FileNotFoundError: there is no checkpoint.
   """
+  checkpoints.check_orbax(use_orbax)
   provider = datasets.get_mixture_or_task(dataset_cfg)
   datasets.verify_matching_vocabs(dataset_cfg, model)
+  dataset_cfg = feature_lengths.with_lengths(dataset_cfg)
   lengths = dataset_cfg.task_feature_lengths
-  if lengths is None:
-    raise ValueError('TASK_FEATURE_LENGTHS is not set; set one per feature')
   partitioner.get_data_layout(dataset_cfg.batch_size)
   reporting.check_writable(output_dir, 'EVAL_OUTPUT_DIR')
   shapes = {
@@ -82,55 +92,79 @@ def evaluate(
     .get_model_feature_lengths(lengths)
     .items()
   }
-  initializer = utils.TrainStateInitializer(
+  initializer = train_state_initializer_cls(
     None, model.get_initial_variables, shapes, partitioner
   )
-  with console.waiting('restoring the checkpoint'):
-    train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
-  step = int(train_state.step)
-  console.print_line(
-    console.wrapped([f'evaluating step {step}', restore_checkpoint_cfg.path])
-  )
-  summarize_config_fn(output_dir, None, step)
-
-  trainer = trainer_lib.Trainer(
-    model=model,
-    train_state=train_state,
-    partitioner=partitioner,
-    eval_names=(),
-    summary_dir=None,
-    train_state_axes=initializer.train_state_axes,
-    rng=jax.random.PRNGKey(0),
-    learning_rate_fn=lambda step: step,
-    num_microbatches=None,
-  )
+  init_rng = None
+  if fallback_init_rng is not None:
+    init_rng = jax.random.PRNGKey(fallback_init_rng)
   target_text = TargetText(model.output_vocabulary)
+  trainer = evaluator = train_state = None
   results: dict[str, dict[str, float]] = {}
-  for task in seqio.get_subtasks(provider):
-    if dataset_cfg.split in task.splits:
-      batches = padded_batches(
-        dataset_cfg, task, model.FEATURE_CONVERTER_CLS, num_examples
+  for restore_cfg in checkpoints.each(restore_checkpoint_cfg):
+    # Not two states at once.
+    del train_state
+    if trainer is not None:
+      trainer.train_state = None
+    with console.waiting('restoring the checkpoint'):
+      train_state = initializer.from_checkpoint(restore_cfg, init_rng)
+    step = int(train_state.step)
+    console.print_line(
+      console.wrapped([f'evaluating step {step}', restore_cfg.path])
+    )
+    if trainer is None:
+      summarize_config_fn(output_dir, None, step)
+      trainer = trainer_lib.Trainer(
+        model=model,
+        train_state=train_state,
+        partitioner=partitioner,
+        eval_names=(),
+        summary_dir=None,
+        train_state_axes=initializer.train_state_axes,
+        rng=jax.random.PRNGKey(0),
+        learning_rate_fn=lambda step: step,
+        num_microbatches=None,
       )
-      batches = target_text.counted(task.name, batches)
-      with console.waiting(f'evaluating the loss of {task.name}'):
-        metrics = metrics_lib.scalars(trainer.eval(batches))
-      if not metrics:
-        raise ValueError(f'{task.name}, split {dataset_cfg.split!r}, is empty')
-      results[task.name] = metrics | target_text.metrics(task.name, metrics)
-  evaluator = make_evaluator(
-    dataset_cfg,
-    inference_evaluator_cls,
-    model,
-    partitioner,
-    initializer.train_state_axes,
-    output_dir,
-  )
-  task_metrics = {}
-  if evaluator:
-    with console.waiting('evaluating predictions'):
-      task_metrics = evaluator.evaluate(train_state)
-    for task, metrics in task_metrics.items():
-      results.setdefault(task, {}).update(metrics)
+    trainer.train_state = train_state
+    results = {}
+    for task in seqio.get_subtasks(provider):
+      if dataset_cfg.split in task.splits:
+        batches = padded_batches(
+          dataset_cfg, task, model.FEATURE_CONVERTER_CLS, num_examples
+        )
+        batches = target_text.counted(task.name, batches)
+        with console.waiting(f'evaluating the loss of {task.name}'):
+          metrics = metrics_lib.scalars(trainer.eval(batches))
+        if not metrics:
+          raise ValueError(
+            f'{task.name}, split {dataset_cfg.split!r}, is empty'
+          )
+        results[task.name] = metrics | target_text.metrics(task.name, metrics)
+    evaluator = evaluator or make_evaluator(
+      dataset_cfg,
+      inference_evaluator_cls,
+      model,
+      partitioner,
+      initializer.train_state_axes,
+      output_dir,
+    )
+    task_metrics = {}
+    if evaluator:
+      with console.waiting('evaluating predictions'):
+        task_metrics = evaluator.evaluate(train_state)
+      for task, metrics in task_metrics.items():
+        results.setdefault(task, {}).update(metrics)
+    _write(output_dir, step, results, task_metrics)
+  return results
+
+
+def _write(
+  output_dir: str,
+  step: int,
+  results: Mapping[str, Mapping[str, float]],
+  task_metrics: Mapping[str, Mapping[str, float]],
+) -> None:
+  """Appends a checkpoint's metrics to `eval.jsonl`, and prints them."""
   with tf.io.gfile.GFile(os.path.join(output_dir, 'eval.jsonl'), 'a') as f:
     for task, metrics in results.items():
       f.write(reporting.json_line({'step': step, 'task': task, **metrics}))
@@ -139,7 +173,6 @@ def evaluate(
       if task_metrics.get(task):
         fields = [f'{task}:', *reporting.listed(task_metrics[task])]
         console.print_line(console.wrapped(fields))
-  return results
 
 
 class InferenceEvaluator:

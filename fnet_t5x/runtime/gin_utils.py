@@ -14,8 +14,14 @@ import tensorflow as tf
 from absl import logging
 from clu import metric_writers
 
-from fnet_t5x import gin_binding, gin_check, gin_syntax
-from fnet_t5x.runtime import model_directory
+from fnet_t5x import (
+  gin_binding,
+  gin_check,
+  gin_syntax,
+  t5x_modules,
+  t5x_settings,
+)
+from fnet_t5x.runtime import console, model_directory
 
 
 def parse_gin_flags(
@@ -36,8 +42,13 @@ def parse_gin_flags(
     gin.add_config_file_search_path(path)
   for name in gin_files:
     _check_exists(name, gin_search_paths)
-  for name in gin_files:
-    _parse_file(name, gin_search_paths, skip_unknown)
+  with t5x_modules.served_to_gin() as served:
+    for name in gin_files:
+      _parse_file(name, gin_search_paths, skip_unknown)
+  if served:
+    console.print_line(
+      f"t5x in the gin files: the embedded runtime's modules ({len(served)})"
+    )
   known = sorted(macros_set() | macros_used())
   for binding in gin_bindings:
     _parse_binding(binding, known, skip_unknown)
@@ -55,7 +66,8 @@ def parse_file(name: str, search_paths: Sequence[str]) -> None:
   for path in search_paths:
     gin.add_config_file_search_path(path)
   _check_exists(name, search_paths)
-  _parse_file(name, search_paths, False)
+  with t5x_modules.served_to_gin():
+    _parse_file(name, search_paths, False)
 
 
 def macros_set() -> set[str]:
@@ -95,6 +107,24 @@ def macros_used() -> set[str]:
   config = re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", '', _code())
   # Names with a dot are constants, such as %gin.REQUIRED.
   return set(re.findall(r'%(\w+)\b(?!\.)', config))
+
+
+def sum_fn(var1: Any, var2: Any) -> Any:
+  """Returns a sum, for gin files."""
+  return var1 + var2
+
+
+def bool_fn(var1: Any) -> bool:
+  """Returns whether a value is true, for gin files."""
+  return bool(var1)
+
+
+def string_split_fn(
+  text: str, separator: str, maxsplit: int = -1, index: int | None = None
+) -> list[str] | str:
+  """Returns the parts of a text, or one of them, for gin files."""
+  parts = text.split(separator, maxsplit)
+  return parts if index is None else parts[index]
 
 
 def summarize_gin_config(
@@ -160,14 +190,20 @@ def _parse_gin(
     )
     if not selector:
       raise
+    remedy = t5x_settings.instead(selector[1]) or (
+      'correct the name, or use the command that this file is for'
+    )
     raise ValueError(
-      f'{_where(error, name)}: {selector[1]} is not in {selector[2]}; correct '
-      'the name, or use the command that this file is for'
+      f'{_where(error, name)}: {selector[1]} is not in {selector[2]}; {remedy}'
+    ) from error
+  except t5x_modules.UnservedError as error:
+    raise t5x_modules.UnservedError(
+      f'{_where(error, name)}: {_first_line(str(error))}'
     ) from error
   except (ImportError, ValueError) as error:
     raise ValueError(
       f'{_where(error, name)}: {_first_line(str(error)).rstrip(".")}'
-      f'{_unknown(error) or "; correct it, or import what it names"}'
+      f'{_unknown(error) or _absent(error)}'
     ) from error
 
 
@@ -197,6 +233,8 @@ def _unknown(error: Exception) -> str:
   parameter = re.search(
     r"Configurable '(.*?)' doesn't have a parameter named '(.*?)'", str(error)
   )
+  if parameter and (remedy := t5x_settings.instead(parameter[2])):
+    return f'; {remedy}'
   if parameter:
     function = gin.get_configurable(parameter[1])
     # The signature of a class wrapped by gin is (*args, **kwargs).
@@ -215,6 +253,16 @@ def _unknown(error: Exception) -> str:
   if same:
     return f'; did you mean {", ".join(same)}?'
   return _close(configurable[1], names)
+
+
+def _absent(error: Exception) -> str:
+  """Returns a remedy for a module or name that cannot be found."""
+  if "No module named 't5'" in str(error):
+    return (
+      "; T5's tasks are the package t5's: install it, or leave the import out "
+      'and name another task (python -m fnet_t5x.tasks.catalog lists ours)'
+    )
+  return '; correct it, or import what it names'
 
 
 def _close(name: str, known: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
 """Inference run: predictions or scores of a task, as JSON lines."""
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,11 +9,12 @@ import jax
 import seqio
 import tensorflow as tf
 
-from fnet_t5x import example_texts
+from fnet_t5x import inference_rows
 from fnet_t5x.runtime import (
   checkpoints,
   console,
   datasets,
+  feature_lengths,
   gin_utils,
   models,
   partitioning,
@@ -38,6 +38,12 @@ def infer(
   shard_id: int = 0,
   num_shards: int = 1,
   summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
+  train_state_initializer_cls: Callable[
+    ..., utils.TrainStateInitializer
+  ] = utils.TrainStateInitializer,
+  fallback_init_rng: int | None = None,
+  use_orbax: bool = True,
+  write_fn: Callable[..., None] | None = None,
   num_examples: int | None = None,
 ) -> Sequence[str]:
   """Writes predictions or scores; T5X's `infer` with T5X's arguments.
@@ -58,6 +64,12 @@ def infer(
     shard_id: this run's shard of the dataset.
     num_shards: number of shards.
     summarize_config_fn: writes the configuration to `output_dir`.
+    train_state_initializer_cls: constructs the initializer.
+    fallback_init_rng: seed for initializing what the checkpoint lacks, with
+      `RestoreCheckpointConfig.fallback_to_scratch`.
+    use_orbax: must be True.
+    write_fn: writes a chunk, as `inference_rows.write_inferences`; None for
+      that function, with the features of each task.
     num_examples: maximum number of examples per task and shard; None for all.
       Not in T5X.
 
@@ -70,21 +82,24 @@ def infer(
   """
   if mode not in _MODES:
     raise ValueError(f'mode is {mode!r}; use one of {", ".join(_MODES)}')
+  checkpoints.check_orbax(use_orbax)
   provider = datasets.get_mixture_or_task(dataset_cfg)
   datasets.verify_matching_vocabs(dataset_cfg, model)
+  dataset_cfg = feature_lengths.with_lengths(dataset_cfg)
   lengths = dataset_cfg.task_feature_lengths
-  if lengths is None:
-    raise ValueError('TASK_FEATURE_LENGTHS is not set; set one per feature')
   reporting.check_writable(output_dir, 'INFER_OUTPUT_DIR')
   converter = model.FEATURE_CONVERTER_CLS(pack=False)
   shapes = {
     name: (dataset_cfg.batch_size, length)
     for name, length in converter.get_model_feature_lengths(lengths).items()
   }
-  initializer = utils.TrainStateInitializer(
+  initializer = train_state_initializer_cls(
     None, model.get_initial_variables, shapes, partitioner
   )
-  train_state = initializer.from_checkpoint(restore_checkpoint_cfg)
+  init_rng = None
+  if fallback_init_rng is not None:
+    init_rng = jax.random.PRNGKey(fallback_init_rng)
+  train_state = initializer.from_checkpoint(restore_checkpoint_cfg, init_rng)
   summarize_config_fn(output_dir, None, int(train_state.step))
   step = {
     'predict': model.predict_batch_with_aux,
@@ -128,7 +143,23 @@ def infer(
         train_state,
         jax.random.fold_in(jax.random.PRNGKey(0), index),
       )
-      _write(chunks[-1], _lines(part, outputs, mode, task.output_features))
+      inferences = _inferences(outputs)
+      if write_fn is None:
+        _write(
+          chunks[-1],
+          inference_rows.lines(part, inferences, mode, task.output_features),
+        )
+      else:
+        of_part = _dataset(part, examples.element_spec)
+        vocabulary = task.output_features.get('targets')
+        write_fn(
+          f'{chunks[-1]}.tmp',
+          inferences,
+          of_part,
+          mode,
+          vocabulary and vocabulary.vocabulary,
+        )
+        tf.io.gfile.rename(f'{chunks[-1]}.tmp', chunks[-1], overwrite=True)
       console.print_line(f'{name}: wrote chunk {index}')
     if not chunks:
       raise ValueError(f'{task.name}, split {dataset_cfg.split!r}, is empty')
@@ -154,34 +185,10 @@ def _dataset(examples: Sequence[Example], element_spec) -> tf.data.Dataset:
   )
 
 
-def _lines(
-  examples: Sequence[Example],
-  outputs: Any,
-  mode: str,
-  features: Mapping[str, seqio.Feature],
-) -> Iterator[str]:
-  """Yields one JSON line per example and output, in order."""
+def _inferences(outputs: Any) -> inference_rows.Inferences:
+  """Returns outputs in order, and auxiliary values."""
   pairs, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, {})
-  for example, (index, output) in zip(examples, pairs, strict=True):
-    row: dict[str, Any] = {'inputs': example_texts.texts(example, features)}
-    if mode == 'score':
-      row['score'] = output
-    else:
-      # Classes and numbers of a model that generates no text.
-      is_text = 'targets' in features
-      row['prediction'] = (
-        _text(output, features['targets'].vocabulary) if is_text else output
-      )
-    if auxiliary:
-      row['aux'] = {name: values[index] for name, values in auxiliary.items()}
-    yield json.dumps(row) + '\n'
-
-
-def _text(output: list, vocabulary: seqio.Vocabulary) -> Any:
-  """Returns decoded text; a list if the model returns several decodes."""
-  if output and isinstance(output[0], list):
-    return [_text(decode, vocabulary) for decode in output]
-  return vocabulary.decode(output)
+  return [output for _, output in pairs], auxiliary
 
 
 def _joined(paths: Sequence[str]) -> Iterator[str]:

@@ -74,6 +74,9 @@ def use_configured(run: str) -> None:
   """
   for macro in _STARTING_POINTS.get(run, ('CHECKPOINT_PATH',)):
     path = _value(f'{macro}/gin.macro.value')
+    if isinstance(path, (list, tuple)) and path:
+      # An evaluation of several, which one model reads.
+      path = path[0]
     if isinstance(path, str) and path:
       folder, _ = model_directory.split(path)
       if tf.io.gfile.exists(_kept_file(folder)):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fnet_t5x import saved_config
+from fnet_t5x import saved_config, t5x_modules
 from fnet_t5x.runtime import damaged_checkpoints
 
 CONFIG_FILE = 'config.gin'
@@ -171,7 +171,8 @@ def parse(
 
   saved = read_config(directory)
   try:
-    gin.parse_config(saved.text)
+    with t5x_modules.served_to_gin():
+      gin.parse_config(saved.text)
   except (ImportError, ValueError, AttributeError) as error:
     raise ValueError(
       f'{directory.config_file}: {str(error).strip().splitlines()[0]} '

@@ -23,7 +23,9 @@ from fnet_t5x.runtime import (
   datasets,
   directory_lock,
   disk_space,
+  feature_lengths,
   free_memory,
+  garbage,
   models,
   partitioning,
   reporting,
@@ -61,6 +63,19 @@ def train(
   run_eval_before_training: bool = False,
   actions: Mapping[str, Sequence[trainer_lib.BaseAction]] | None = None,
   concurrent_metrics: bool = True,
+  get_dataset_fn: Callable[..., tf.data.Dataset] = datasets.get_dataset,
+  train_eval_get_dataset_fn: Callable[
+    ..., Mapping[str, tf.data.Dataset]
+  ] = datasets.get_training_eval_datasets,
+  train_state_initializer_cls: Callable[
+    ..., utils.TrainStateInitializer
+  ] = utils.TrainStateInitializer,
+  verify_matching_vocabs_fn: Callable[
+    [datasets.DatasetConfig, models.BaseModel], None
+  ]
+  | None = datasets.verify_matching_vocabs,
+  gc_period: int = 0,
+  use_orbax: bool = True,
 ) -> int:
   """Trains a model; T5X's `train` with T5X's arguments.
 
@@ -81,7 +96,8 @@ def train(
     relative_steps: steps after the first one; replaces `total_steps`.
     stats_period: steps between reports; None for `eval_period`.
     random_seed: seed of initialization and dropout; None for the time.
-    use_hardware_rng: T5X's switch for TPU's fast generator; must be False.
+    use_hardware_rng: whether this process generates random numbers by JAX's
+      `unsafe_rbg`: faster on a TPU, other numbers on other meshes.
     summarize_config_fn: writes the configuration to `model_dir`.
     inference_evaluator_cls: constructs SeqIO's evaluator.
     run_eval_before_training: whether to evaluate the initial state, too.
@@ -90,6 +106,14 @@ def train(
       ('TRAIN_EVAL') or predictions ('INFER_EVAL').
     concurrent_metrics: ignored. In T5X, actions of 'TRAIN' and 'INFER_EVAL'
       run only if it is False; here all actions run.
+    get_dataset_fn: makes the training data.
+    train_eval_get_dataset_fn: makes the data evaluated with teacher forcing.
+    train_state_initializer_cls: constructs the initializer.
+    verify_matching_vocabs_fn: raises an error if the vocabularies of a task and
+      the model differ; None for no check.
+    gc_period: training steps between runs of Python's garbage collector; 0
+      leaves it to Python.
+    use_orbax: must be True.
 
   Returns:
     The exit code: 0, 130 after Ctrl-C, or 143 after SIGTERM. If the run saves
@@ -101,9 +125,10 @@ def train(
     OSError: `model_dir` is not writable, or its disk is full.
   """
   del concurrent_metrics
+  checkpoints.check_orbax(use_orbax)
   start = time.perf_counter()
   if use_hardware_rng:
-    raise ValueError('USE_HARDWARE_RNG is for T5X; set it to False')
+    jax.config.update('jax_default_prng_impl', 'unsafe_rbg')
   if not isinstance(model_dir, str) or not model_dir:
     raise ValueError(f'MODEL_DIR is {model_dir!r}; choose a folder')
   _check_numbers(
@@ -112,6 +137,7 @@ def train(
     EVAL_PERIOD=eval_period,
     STATS_PERIOD=stats_period,
     SAVE_PERIOD=checkpoint_cfg.save and checkpoint_cfg.save.period,
+    gc_period=gc_period,
   )
   actions = trainer_lib.parse_actions(actions)
   if random_seed is None:
@@ -123,19 +149,24 @@ def train(
   datasets.get_mixture_or_task(train_dataset_cfg)
   partitioner.get_data_layout(train_dataset_cfg.batch_size)
   for cfg in (train_dataset_cfg, train_eval_dataset_cfg):
-    if cfg:
-      datasets.verify_matching_vocabs(cfg, model)
+    if cfg and verify_matching_vocabs_fn:
+      verify_matching_vocabs_fn(cfg, model)
+
+  if infer_eval_dataset_cfg:
+    infer_eval_dataset_cfg = feature_lengths.with_lengths(
+      infer_eval_dataset_cfg,
+      train_dataset_cfg.task_feature_lengths,
+      measured=False,
+    )
 
   def make_train_iter() -> datasets.DeviceIterator:
     return datasets.DeviceIterator(
-      datasets.get_dataset(
-        train_dataset_cfg, 0, 1, model.FEATURE_CONVERTER_CLS
-      ),
+      get_dataset_fn(train_dataset_cfg, 0, 1, model.FEATURE_CONVERTER_CLS),
       partitioner.get_shardings(partitioner.data_partition_spec),
     )
 
   train_iter = make_train_iter()
-  initializer = utils.TrainStateInitializer(
+  initializer = train_state_initializer_cls(
     model.optimizer_def,
     model.get_initial_variables,
     {k: tuple(v.shape) for k, v in train_iter.element_spec.items()},
@@ -206,7 +237,7 @@ def train(
     )
     summarize_config_fn(model_dir, reporter.summary_writer, first_step)
     manager = None
-    if save_cfg and save_cfg.period:
+    if save_cfg and (save_cfg.period or save_cfg.checkpoint_steps):
       manager = checkpoints.CheckpointManager(
         model_dir,
         save_cfg.keep,
@@ -220,7 +251,11 @@ def train(
       save_cfg=save_cfg,
       train_iter=train_iter,
       eval_datasets=_eval_datasets(
-        train_eval_dataset_cfg, eval_steps, model, partitioner
+        train_eval_dataset_cfg,
+        eval_steps,
+        model,
+        partitioner,
+        train_eval_get_dataset_fn,
       ),
       evaluator=eval_lib.make_evaluator(
         infer_eval_dataset_cfg,
@@ -253,7 +288,9 @@ def train(
       _compile(trainer, first_batch, train_dataset_cfg.batch_size, partitioner)
       # Not earlier: until there is a step to save, a signal ends the process.
       with stop_signals.deferred(stop, console.print_line) as received:
-        run.run(itertools.chain([first_batch], train_iter))
+        batches = itertools.chain([first_batch], train_iter)
+        with garbage.collected_every(gc_period, batches) as batches:
+          run.run(batches)
     step = int(trainer.train_state.step)
     if received.signal:
       by = ' by SIGTERM' if received.signal == signal.SIGTERM else ''
@@ -355,13 +392,12 @@ def _eval_datasets(
   eval_steps: int,
   model: models.BaseModel,
   partitioner: partitioning.PjitPartitioner,
+  get_dataset_fn: Callable[..., Mapping[str, tf.data.Dataset]],
 ) -> Mapping[str, tf.data.Dataset]:
   if cfg is None:
     return {}
   partitioner.get_data_layout(cfg.batch_size)
-  return datasets.get_training_eval_datasets(
-    cfg, 0, 1, eval_steps, model.FEATURE_CONVERTER_CLS
-  )
+  return get_dataset_fn(cfg, 0, 1, eval_steps, model.FEATURE_CONVERTER_CLS)
 
 
 class TrainLoop:
@@ -404,6 +440,9 @@ class TrainLoop:
     self._loss: float | None = None
     self._stopped_by_action = False
     self._save_period = save_cfg.period if checkpoint_manager else 0
+    self._save_steps = (
+      {*(save_cfg.checkpoint_steps or ())} if save_cfg else set()
+    )
     self._step = int(trainer.train_state.step)
 
   def run(self, batches: Iterator[trainer_lib.Batch]) -> None:
@@ -421,6 +460,7 @@ class TrainLoop:
       boundary = min(
         self._total_steps,
         *(_next(self._step, period) for period in periods if period),
+        *(step for step in self._save_steps if step > self._step),
       )
       try:
         metrics, taken = self._trainer.train(batches, boundary - self._step)
@@ -442,7 +482,7 @@ class TrainLoop:
       self._loss = values['loss']
       if self._manager:
         self._manager.check_for_errors()
-      if self._is_due(self._save_period):
+      if self._is_due(self._save_period) or self._step in self._save_steps:
         self.save()
       if self._is_due(self._eval_period):
         self.evaluate()

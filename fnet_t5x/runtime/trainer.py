@@ -30,6 +30,7 @@ from fnet_t5x.costs import flops
 from fnet_t5x.runtime import metrics as metrics_lib
 from fnet_t5x.runtime import models, partitioning
 from fnet_t5x.runtime import train_state as train_state_lib
+from fnet_t5x.runtime.weight_metrics import WeightMetricsComputer
 
 Batch = Mapping[str, jax.Array]
 LearningRate = Callable[[Int[Array, '']], Float[Array, '']]
@@ -62,8 +63,24 @@ class Trainer:
     rng: PRNGKeyArray,
     learning_rate_fn: LearningRate,
     num_microbatches: int | None,
+    weight_metrics_computer: WeightMetricsComputer | None = None,
   ):
-    del eval_names, summary_dir  # T5X's trainer writes its own summaries.
+    """Initializes the trainer; T5X's arguments.
+
+    Args:
+      model: computes the loss.
+      train_state: the initial state.
+      partitioner: shards state and batches over the mesh.
+      eval_names: ignored.
+      summary_dir: ignored; T5X's trainer writes its own summaries.
+      train_state_axes: partition specs of the state.
+      rng: key of dropout.
+      learning_rate_fn: learning rate by step.
+      num_microbatches: microbatches per batch.
+      weight_metrics_computer: computes further metrics of each step; None for
+        none.
+    """
+    del eval_names, summary_dir
     self.train_state = train_state
     self.flops_per_step: float | None = None
     self.stop_training = False
@@ -75,6 +92,7 @@ class Trainer:
       learning_rate_fn=learning_rate_fn,
       num_microbatches=num_microbatches,
       data_partition_spec=spec,
+      weight_metrics_computer=weight_metrics_computer,
     )
     self._partitioner = partitioner
     self.num_microbatches = num_microbatches
@@ -223,6 +241,7 @@ def _train_step(
   learning_rate_fn: LearningRate,
   num_microbatches: int | None,
   data_partition_spec: jax.sharding.PartitionSpec,
+  weight_metrics_computer: WeightMetricsComputer | None,
 ) -> tuple[train_state_lib.TrainState, metrics_lib.MetricsMap]:
   step = train_state.step
   grads, metrics = accumulate_grads_microbatched(
@@ -235,6 +254,11 @@ def _train_step(
   )
   learning_rate = learning_rate_fn(step)
   new_state = train_state.apply_gradient(grads, learning_rate=learning_rate)
+  if weight_metrics_computer:
+    metrics = {
+      **metrics,
+      **weight_metrics_computer.compute_metrics(grads, train_state, new_state),
+    }
   last = clu_metrics.LastValue.from_model_output
   average = clu_metrics.Average.from_model_output
   return new_state, {

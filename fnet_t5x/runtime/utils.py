@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 from flax import traverse_util
@@ -153,6 +154,13 @@ def log_model_info(
   with tf.io.gfile.GFile(path, 'w') as f:
     f.write('\n'.join(lines) + '\n')
   return total
+
+
+def round_vocab_size_to_multiple(
+  vocabulary: seqio.Vocabulary, divisor: int = 128
+) -> int:
+  """Returns a vocabulary's size, rounded up to a multiple of `divisor`."""
+  return -(-vocabulary.vocab_size // divisor) * divisor
 
 
 def create_learning_rate_scheduler(

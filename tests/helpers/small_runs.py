@@ -236,7 +236,12 @@ def make_initializer(
 
 
 def make_trainer(
-  model, partitioner, batch, num_microbatches=None, learning_rate_fn=None
+  model,
+  partitioner,
+  batch,
+  num_microbatches=None,
+  learning_rate_fn=None,
+  **arguments,
 ) -> trainer.Trainer:
   """Returns a trainer with a fresh state, for batches like this one."""
   initializer = make_initializer(model, partitioner, batch)
@@ -250,6 +255,7 @@ def make_trainer(
     rng=jax.random.PRNGKey(1),
     learning_rate_fn=learning_rate_fn or (lambda step: 0.01),
     num_microbatches=num_microbatches,
+    **arguments,
   )
 
 

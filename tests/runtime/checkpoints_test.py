@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -341,6 +342,47 @@ def test_assignment_map_that_does_nothing_is_refused(
   assert '\n' not in str(error.value)
 
 
+def test_state_of_the_optimizer_may_be_lacking_if_not_strict(saved, state):
+  """As of a checkpoint of another optimizer; parameters may not."""
+  model = small_runs.make_model()
+  model.optimizer_def = optimizers.sgd(0.01, momentum=0.9)
+  initializer = small_runs.make_initializer(model)
+  rng = jax.random.PRNGKey(2)
+  with pytest.raises(ValueError, match='written by another optimizer'):
+    initializer.from_checkpoint(RestoreCheckpointConfig(path=str(saved)), rng)
+  cfg = RestoreCheckpointConfig(path=str(saved), strict=False)
+  restored, before = flat(initializer.from_checkpoint(cfg, rng)), flat(state)
+  states = [name for name in restored if name not in before]
+  assert states and all(name.startswith('state/') for name in states)
+  for name in restored.keys() & before.keys():
+    np.testing.assert_array_equal(restored[name], before[name], err_msg=name)
+  other = small_runs.make_initializer(small_runs.make_model(**TURNED))
+  with pytest.raises(ValueError, match='written by another architecture'):
+    other.from_checkpoint(cfg, rng)
+
+
+def test_each_of_several_checkpoints(tmp_path, saved):
+  for step in (2, 11):
+    shutil.copytree(saved / 'checkpoint_7', tmp_path / f'checkpoint_{step}')
+  paths = [f'{tmp_path}/checkpoint_{step}' for step in (2, 11)]
+  for cfg, expected in (
+    ({'path': str(tmp_path), 'mode': 'all'}, paths),
+    ({'path': paths[::-1], 'mode': 'specific'}, paths[::-1]),
+    ({'path': paths[0], 'mode': 'specific'}, paths[:1]),
+    (
+      {'path': [str(saved), str(tmp_path)], 'mode': 'all'},
+      [f'{saved}/checkpoint_7', *paths],
+    ),
+  ):
+    each = checkpoints.each(RestoreCheckpointConfig(**cfg, dtype='bfloat16'))
+    assert [(one.path, one.mode) for one in each] == [
+      (path, 'specific') for path in expected
+    ]
+    assert {one.dtype for one in each} == {'bfloat16'}
+  with pytest.raises(FileNotFoundError, match='holds no checkpoint_<step>'):
+    checkpoints.each(RestoreCheckpointConfig(path='nowhere', mode='all'))
+
+
 def test_fallback_to_scratch_initialises_what_is_lacking(saved, state):
   initializer = small_runs.make_initializer(small_runs.make_model(**TURNED))
   cfg = RestoreCheckpointConfig(path=str(saved), fallback_to_scratch=True)
@@ -374,10 +416,18 @@ def test_configs_refuse_what_they_do_not_know():
     SaveCheckpointConfig(dtype='float17')
   with pytest.raises(ValueError, match="dtype is 'float17'"):
     RestoreCheckpointConfig(dtype='float17')
-  with pytest.raises(ValueError, match="mode is 'all'"):
-    RestoreCheckpointConfig(mode='all')
-  with pytest.raises(ValueError, match='path names 2 checkpoints'):
-    RestoreCheckpointConfig(path=['a', 'b'])
+  with pytest.raises(ValueError, match="mode is 'each'"):
+    RestoreCheckpointConfig(mode='each')
+  for several in ({'path': ['a', 'b']}, {'path': 'a', 'mode': 'all'}):
+    with pytest.raises(ValueError, match='only evaluation takes several'):
+      checkpoints.locate(RestoreCheckpointConfig(**several))
+  for config in (RestoreCheckpointConfig, SaveCheckpointConfig):
+    with pytest.raises(ValueError, match='takes none; rename or skip'):
+      config(state_transformation_fns=[flat])
+  with pytest.raises(ValueError, match='checkpoint_steps is -1'):
+    SaveCheckpointConfig(checkpoint_steps=[3, -1])
+  with pytest.raises(ValueError, match='use_orbax = False: the embedded'):
+    checkpoints.check_orbax(False)
   assert RestoreCheckpointConfig(path=['a']).path == 'a'
   assert RestoreCheckpointConfig(path=[]).path == ''
 

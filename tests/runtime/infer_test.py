@@ -11,7 +11,7 @@ import pytest
 import seqio
 import small_runs
 
-from fnet_t5x import example_texts
+from fnet_t5x import example_texts, inference_rows
 from fnet_t5x.runtime import checkpoints, infer
 from fnet_t5x.runtime import eval as eval_lib
 from fnet_t5x.runtime import metrics as metrics_lib
@@ -126,6 +126,26 @@ def test_evaluation_weighs_every_token_once(
   assert f'validation loss {loss:.4f}  acc ' in capfd.readouterr().out
 
 
+def test_evaluation_of_several_checkpoints(bigram, tmp_path):
+  """Each is evaluated as it is alone."""
+  model, first = bigram
+  other = jax.tree.map(lambda x: 2 * x, fresh_state(model).params)
+  second = save(fresh_state(model).replace_params(other), tmp_path / 'second')
+  found = {}
+  for name, path in (
+    ('a', first),
+    ('b', second),
+    ('both', [first, second]),
+  ):
+    given = arguments(model, path, tmp_path / name)
+    result = eval_lib.evaluate(**given, use_orbax=True)
+    rows = read(tmp_path / name / 'eval.jsonl')
+    found[name] = [row['loss'] for row in rows]
+    assert result[small_runs.TASK]['loss'] == found[name][-1]
+  assert found['both'] == found['a'] + found['b']
+  assert found['a'] != found['b']
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('mode', ['predict', 'score', 'predict_with_aux'])
 def test_inference_writes_every_example_in_order(
@@ -220,7 +240,7 @@ def test_task_without_texts_shows_decoded_inputs(examples):
 def test_every_decode_is_text():
   ids = small_runs.VOCABULARY.encode
   decodes = [[*ids('ab'), 1, 0], [*ids('c'), 1, 0, 0]]
-  assert infer._text(decodes, small_runs.VOCABULARY) == ['ab', 'c']
+  assert inference_rows.text(decodes, small_runs.VOCABULARY) == ['ab', 'c']
 
 
 @pytest.mark.slow
@@ -245,7 +265,6 @@ def test_last_batch_is_padded_with_empty_rows(model):
     ({'mode': 'guess'}, ValueError, "mode is 'guess'; use one of predict"),
     ({'batch_size': 0}, ValueError, 'BATCH_SIZE is 0'),
     ({'split': 'tests'}, ValueError, "has no split 'tests'"),
-    ({'task_feature_lengths': None}, ValueError, 'TASK_FEATURE_LENGTHS is not'),
     ({'path': 'nowhere'}, ValueError, 'nowhere is not a checkpoint'),
     (
       {'output_dir': 'file/x'},

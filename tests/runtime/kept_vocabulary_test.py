@@ -105,6 +105,15 @@ def test_checkpoint_determines_the_vocabulary(models, tmp_path, run, macro):
   assert found == str(tmp_path / 'vocabulary.model')
 
 
+def test_several_checkpoints_have_the_vocabulary_of_the_first(models, tmp_path):
+  (tmp_path / 'vocabulary.model').write_bytes(models[0].read_bytes())
+  paths = [str(tmp_path / f'checkpoint_{step}') for step in (7, 8)]
+  configure(f'CHECKPOINT_PATH = {paths!r}')
+  kept_vocabulary.use_configured('evaluate')
+  found = vocabularies.default_vocabulary().sentencepiece_model_file
+  assert found == str(tmp_path / 'vocabulary.model')
+
+
 @pytest.mark.parametrize('gone', [False, True])
 def test_configured_vocabulary_must_match(models, tmp_path, gone):
   """It must equal the run's, which is used if the named file is gone."""

@@ -28,6 +28,7 @@ from fnet_t5x.runtime import (
   reporting,
   train,
   trainer,
+  utils,
 )
 
 STEPS = range(1, 13)
@@ -173,6 +174,73 @@ def test_run_reports_each_step_and_evaluation_once(whole):
 
 def test_run_keeps_the_last_checkpoints(whole):
   assert saved_steps(whole) == [10, 12]
+
+
+def test_checkpoint_steps_beside_a_period(tmp_path):
+  """Between reports, too; a step that has passed is nothing."""
+  for name, period, steps in (('a', 3, [2, 4, 90]), ('b', None, [2])):
+    run(
+      tmp_path / name,
+      total_steps=5,
+      stats_period=5,
+      train_eval_dataset_cfg=None,
+      verify_matching_vocabs_fn=None,
+      save=checkpoints.SaveCheckpointConfig(
+        period=period, checkpoint_steps=steps, keep_dataset_checkpoints=1
+      ),
+    )
+  assert saved_steps(tmp_path / 'a') == [0, 2, 3, 4, 5]
+  assert saved_steps(tmp_path / 'b') == [0, 2, 5]
+
+
+def test_functions_of_t5x_arguments_are_called(tmp_path):
+  called = []
+
+  def told(function):
+    def call(*args, **kwargs):
+      called.append(function.__name__)
+      return function(*args, **kwargs)
+
+    return call
+
+  run(
+    tmp_path,
+    total_steps=1,
+    get_dataset_fn=told(datasets.get_dataset),
+    train_eval_get_dataset_fn=told(datasets.get_training_eval_datasets),
+    train_state_initializer_cls=told(utils.TrainStateInitializer),
+    verify_matching_vocabs_fn=told(datasets.verify_matching_vocabs),
+    gc_period=1,
+  )
+  assert called == [
+    *2 * ['verify_matching_vocabs'],
+    'get_dataset',
+    'TrainStateInitializer',
+    'get_training_eval_datasets',
+  ]
+
+
+@pytest.mark.slow
+def test_hardware_random_numbers(tmp_path):
+  """Other numbers than JAX's own, the same each time."""
+  before = jax.config.jax_default_prng_impl
+  model = small_runs.bigram_model(dropout_rate=0.5)
+  losses = []
+  try:
+    for index, hardware in enumerate((False, True, True)):
+      folder = tmp_path / str(index)
+      run(
+        folder,
+        model=model,
+        total_steps=1,
+        use_hardware_rng=hardware,
+        train_eval_dataset_cfg=None,
+        save=checkpoints.SaveCheckpointConfig(),
+      )
+      losses.append(reporting.read_metrics(folder)[-1]['loss'])
+  finally:
+    jax.config.update('jax_default_prng_impl', before)
+  assert losses[0] != losses[1] == losses[2]
 
 
 @pytest.mark.slow

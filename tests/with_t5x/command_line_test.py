@@ -111,6 +111,41 @@ def test_train_resume_finetune_evaluate_and_infer(python, tmp_path):
     assert keys <= rows(written)[0].keys()
 
 
+def test_inference_writes_the_rows_of_the_runtime(python, tmp_path):
+  """The task keeps no texts; T5X's own rows have none."""
+  model_dir = tmp_path / 'trained'
+  python(
+    '-m',
+    'fnet_t5x.train',
+    *arguments(
+      tmp_path,
+      'pretrain',
+      **TRAIN | {'EVAL_PERIOD': 0},
+      TRAIN_STEPS=1,
+      MODEL_DIR=str(model_dir),
+    ),
+    engine='runtime',
+  )
+  written = []
+  for engine, module in (('t5x', 't5x.infer'), ('runtime', 'fnet_t5x.infer')):
+    folder = tmp_path / engine
+    python(
+      '-m',
+      module,
+      *arguments(
+        tmp_path,
+        'infer',
+        CHECKPOINT_PATH=str(model_dir / 'checkpoint_1'),
+        INFER_OUTPUT_DIR=str(folder),
+      ),
+      engine=engine,
+    )
+    name = f'{runs.TASK}-predict.jsonl-00000-of-00001'
+    written.append(rows(folder / name))
+  assert written[0] == written[1]
+  assert written[0][0]['inputs'].keys() == {'inputs', 'targets'}
+
+
 def test_eight_devices_train_as_one(python, tmp_path):
   losses = {}
   for name, devices, mesh in (
