@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fnet_t5x.backend import target_backend
 from fnet_t5x.fourier import causal, reference
-from fnet_t5x.networks.fnet_t5 import positions_of_segments
+from fnet_t5x.networks.segments import positions_of_segments
 from fnet_t5x.planning.collectives import collectives
 
 # Rows of 7 tokens: full, padded, empty, packed twice.
