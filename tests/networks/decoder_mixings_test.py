@@ -13,8 +13,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fnet_t5x.networks import decoder_mixings, decoding, fnet_t5, gpt2
-from fnet_t5x.runtime import decoding as runtime_decoding
 from fnet_t5x.runtime import decoder_only, models
+from fnet_t5x.runtime import decoding as runtime_decoding
 
 ALL = ('fourier', 'toeplitz', 'attention', 'none')
 FFT = {'fourier_method': 'fft', 'toeplitz_method': 'fft'}
