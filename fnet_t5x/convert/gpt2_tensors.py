@@ -207,6 +207,7 @@ def to_hugging_face(
       raise ValueError(f'{name} has the shape {list(arrays[name].shape)}')
     return arrays[name].shape
 
+  vocab, embed = shape(_EMBEDDING)
   query = 'decoder/layers_{}/self_attention/query/kernel'
   without = [i for i in range(layers) if query.format(i) not in arrays]
   if without:
@@ -214,7 +215,6 @@ def to_hugging_face(
       f'it has no attention in the layers {without}: it has other mixings, for '
       'which transformers has no class'
     )
-  vocab, embed = shape(_EMBEDDING)
   mlp = shape('decoder/layers_0/mlp/wi/kernel')[1]
   axes = {
     'vocab': vocab,

@@ -19,11 +19,11 @@ c of them:
     Fourier               4 c D, and 5 D log2 D by FFT or 4 D^2 by matrices
     Toeplitz              2 D^2 + 2 c D
 
-The first token takes, before its step,
-the encoder and the projection of its output to keys and values, 4 n D A per
-layer of the decoder; for GPT-2 a pass over the prompt, of whose last layer only
-what it caches is needed. Not counted: T5's prefill also runs the decoder over
-one position, which the first step then repeats.
+The first token takes, before its step, the encoder and the projection of its
+output to keys and values, 4 n D A per layer of the decoder; for GPT-2 a pass
+over the prompt, of whose last layer with a cache only what it caches is needed.
+Not counted: T5's prefill also runs the decoder over one position, which the
+first step then repeats.
 """
 
 import dataclasses
@@ -71,18 +71,21 @@ def generation_flops(
       **_mixing_steps(config, cached, backend),
       'attention': 8.0 * embed**2 + 4.0 * cached * embed,
     }
-    last = {'attention': 4.0, 'toeplitz': 2.0}.get(names[-1], 0.0)
+    # Compilers drop what follows it: nothing reads it.
+    caching = [i for i, name in enumerate(names) if name != 'none']
+    last = caching[-1] if caching else 0
+    cached_by = {'attention': 4.0, 'toeplitz': 2.0}.get(names[last], 0.0)
     others = [
       flops.decoder_only_layer(
         name, config, prefix, packed=False, backend=backend
       )
-      for name in names[:-1]
+      for name in names[:last]
     ]
     feed_forward = 4.0 * embed * config.feed_forward_width
     return GenerationFlops(
-      prefix=sum(map(sum, others)) + last * prefix * embed**2,
+      prefix=sum(map(sum, others)) + cached_by * prefix * embed**2,
       step=sum(mixing[name] + feed_forward for name in names) + output,
-      attention=names[:-1].count('attention') * 4.0 * prefix**2 * embed,
+      attention=names[:last].count('attention') * 4.0 * prefix**2 * embed,
     )
   heads = config.num_heads * config.head_dim
   kernels = len(config.mlp_activations) + 1
