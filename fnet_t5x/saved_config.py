@@ -43,6 +43,7 @@ _MODEL_NAMES = {
   ),
   'fnet_t5x.encoder_models': ('ClassificationModel', 'EncoderOnlyModel'),
   'fnet_t5x.learning_rates': ('linear_decay_factor', 'warmup_steps'),
+  'fnet_t5x.networks.decoder_mixings': ('decoder_mixing_layout',),
   'fnet_t5x.networks.fnet': ('FNet', 'FNetConfig'),
   'fnet_t5x.networks.fnet_encoder_t5': (
     'FNetConfig',

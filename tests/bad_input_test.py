@@ -111,6 +111,11 @@ def line_of(error) -> str:
       r"one name; .* set NON_ATTENTION_MIXING='none'",
     ),
     ('NUM_ATTENTION_LAYERS = 9', r'num_attention_layers=9 does not fit'),
+    (
+      "DECODER_MIXING = 'none'",
+      r"one name; .* set DECODER_NON_ATTENTION_MIXING='none'",
+    ),
+    ('MAX_DECODER_LENGTH = 0', r'MAX_DECODER_LENGTH is 0; it must'),
     ("MODEL_DIR = ''", r"MODEL_DIR is ''; choose a folder"),
     ('KEEP_CHECKPOINTS = 0', r'KEEP_CHECKPOINTS is 0; it must be a whole'),
     ('KEEP_CHECKPOINTS = -1', r'KEEP_CHECKPOINTS is -1; it must be a whole'),

@@ -56,7 +56,10 @@ def losses(model_dir, collection='train'):
 
 
 @pytest.mark.slow
-def test_causal_lm_trains_resumes_and_generates(small_corpus, tmp_path):
+@pytest.mark.parametrize(
+  'mixing', [('attention', 'attention'), ('fourier', 'toeplitz')]
+)
+def test_causal_lm_trains_resumes_and_generates(small_corpus, tmp_path, mixing):
   del small_corpus
   model_dir = tmp_path / 'model'
 
@@ -65,7 +68,9 @@ def test_causal_lm_trains_resumes_and_generates(small_corpus, tmp_path):
       train_lib.train,
       ['gin/experiments/gpt2_quickstart.gin'],
       MODEL_DIR=str(model_dir),
-      **SIZES | STEPS | {'TASK_FEATURE_LENGTHS': {'targets': 48}},
+      DECODER_MIXING=mixing,
+      TASK_FEATURE_LENGTHS={'targets': 48},
+      **SIZES | STEPS,
     )
 
   assert train() == 0

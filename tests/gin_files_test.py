@@ -265,6 +265,9 @@ def test_t5_and_the_hybrid_differ_in_the_network_alone(size):
   assert {name for name in hybrid.keys() - t5.keys() if '.' not in name} == {
     'ARCHITECTURE',
     'ATTENTION_LAYOUT',
+    'DECODER_ATTENTION_LAYOUT',
+    'DECODER_MIXING',
+    'DECODER_NON_ATTENTION_MIXING',
     'ENCODER_MIXING',
     'ENCODER_OUTPUT_RATE',
     'ENCODER_POSITION_EMBEDDING',
@@ -272,9 +275,11 @@ def test_t5_and_the_hybrid_differ_in_the_network_alone(size):
     'FOURIER_METHOD',
     'FOURIER_SCALE',
     'GATED_CONVOLUTION_WIDTH',
+    'MAX_DECODER_LENGTH',
     'MAX_ENCODER_LENGTH',
     'NON_ATTENTION_MIXING',
     'NUM_ATTENTION_LAYERS',
+    'NUM_DECODER_ATTENTION_LAYERS',
     'TOEPLITZ_FILTER',
     'TOEPLITZ_METHOD',
   }
@@ -310,6 +315,26 @@ def test_numbers_of_a_size_are_its_models(size):
 def test_mixing_of_other_layers_and_of_all(binding, mixing):
   model = build('gin/models/fnet_t5_tiny.gin', 'VOCABULARY = None', binding)
   assert model.module.config.layer_mixing == mixing
+
+
+@pytest.mark.parametrize(
+  ('name', 'layers'), [('fnet_t5_tiny', 2), ('gpt2_tiny', 4)]
+)
+def test_mixing_of_a_decoder(name, layers):
+  def mixing(*bindings):
+    gin.clear_config()
+    model = build(f'gin/models/{name}.gin', 'VOCABULARY = None', *bindings)
+    return model.module.config.decoder_layer_mixing
+
+  assert mixing() == ('attention',) * layers
+  other = "DECODER_NON_ATTENTION_MIXING = 'fourier'"
+  assert mixing(other) == ('fourier',) * layers
+  assert mixing(other, 'NUM_DECODER_ATTENTION_LAYERS = 1') == (
+    *('fourier',) * (layers - 1),
+    'attention',
+  )
+  given = ('toeplitz', 'none', 'attention', 'fourier')[:layers]
+  assert mixing(f'DECODER_MIXING = {given}') == given
 
 
 def build(name, *bindings):

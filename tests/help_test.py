@@ -13,7 +13,8 @@ from fnet_t5x import __main__ as console
 
 FOLDERS = {
   'benchmarks': (
-    *('checkpoints', 'collectives', 'encoders', 'engines', 'glue'),
+    *('causal_mixing', 'checkpoints', 'collectives', 'encoders', 'engines'),
+    'glue',
     'host_memory',
     *('inference', 'input_pipeline', 'mixers', 'mixing', 'quality'),
     *('resident_memory', 'results'),

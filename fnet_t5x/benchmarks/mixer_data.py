@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from fnet_t5x.benchmarks import equal_training, masked_rows, recall_data
-from fnet_t5x.benchmarks.accelerator import timed_training
+from fnet_t5x.benchmarks.accelerator import timed_training, training_step
 
 RECALL = 'synthetic:recall'
 # Masks of validation, the same for all networks and seeds.
@@ -51,6 +51,15 @@ def rows_of(options: argparse.Namespace) -> Rows:
     return _recall_rows(options)
   if options.objective == 'masked_lm':
     return _masked_rows(options)
+  if options.objective == 'causal_lm':
+    corpus = _texts(options)
+    data = equal_training.on_device(corpus.arrays)
+    return Rows(
+      corpus.vocab_size,
+      tuple({'inputs': split['targets']} for split in data),
+      causal_batch,
+      _digest(corpus.arrays),
+    )
   corpus = equal_training.tokenize(
     options,
     options.objective,
@@ -95,6 +104,34 @@ def masked_batch(
   }
 
 
+def causal_batch(
+  module: Any,
+  tokens: Mapping[str, Int[Array, 'rows length']],
+  rows: Int[Array, ' batch'],
+  key: jax.Array | None = None,
+) -> dict[str, Array]:
+  """Returns some rows as GPT-2 reads them: all tokens are predicted.
+
+  Args:
+    module: the network.
+    tokens: the texts, as `inputs`.
+    rows: their numbers.
+    key: unused; nothing is random.
+  """
+  del module, key
+  text = tokens['inputs'][rows]
+  return training_step.decoder_only_features(text[:, :0], text)
+
+
+def _texts(options):
+  return equal_training.tokenize(
+    options,
+    'causal_lm',
+    {'targets': options.length},
+    _CHARACTERS if options.characters else (),
+  )
+
+
 def _recall_rows(options):
   arrays = {
     f'{split}_{side}': array
@@ -113,12 +150,7 @@ def _recall_rows(options):
 
 def _masked_rows(options):
   # Its rows are segments of the text, whose masks are drawn later.
-  corpus = equal_training.tokenize(
-    options,
-    'causal_lm',
-    {'targets': options.length},
-    _CHARACTERS if options.characters else (),
-  )
+  corpus = _texts(options)
   import seqio
 
   from fnet_t5x.tasks import sentinels

@@ -1,4 +1,4 @@
-"""The encoders that the study of mixers compares.
+"""The encoders, or decoders, that the study of mixers compares.
 
 A layout is named by the mixing of its layers, such as `fourier`, or
 `fourier+2`, which has attention in the two layers at the top.
@@ -15,13 +15,15 @@ from jaxtyping import Array, Float, Int
 
 from fnet_t5x.benchmarks.accelerator import networks
 from fnet_t5x.costs import matched_depth
-from fnet_t5x.networks import fnet_t5
+from fnet_t5x.networks import decoder_mixings, fnet_t5, gpt2
 
 BASELINE, NOTHING = 'attention', 'none'
 # A gated block without a mixer.
 _BLOCK, _GATED = 'convolution', '_gated'
 # Widths of feed-forward blocks are multiples of it.
 MLP_STEP = 8
+# The objective without an encoder.
+CAUSAL_LM = 'causal_lm'
 
 
 class Layout(NamedTuple):
@@ -43,30 +45,38 @@ class Layout(NamedTuple):
     return f'{self.mixing}+{self.attention_layers}'
 
 
-def known_mixings() -> tuple[str, ...]:
-  """Returns the mixings that an encoder layer can have."""
+def known_mixings(objective: str = 'masked_lm') -> tuple[str, ...]:
+  """Returns the mixings that a layer can have: an encoder's, or a decoder's.
+
+  Args:
+    objective: of the study.
+  """
+  if objective == CAUSAL_LM:
+    return get_args(decoder_mixings.DecoderMixing)
   return get_args(fnet_t5.Mixing)
 
 
-def layout_of(name: str, layers: int) -> Layout:
+def layout_of(name: str, layers: int, objective: str = 'masked_lm') -> Layout:
   """Returns the layout of a name.
 
   Args:
     name: a mixing, or a mixing and a number of attention layers.
-    layers: depth of the encoder.
+    layers: depth of the stack.
+    objective: of the study.
 
   Raises:
     ValueError: the mixing is unknown, or there are fewer layers than that.
   """
   mixing, plus, number = name.partition('+')
-  if mixing not in known_mixings():
-    raise ValueError(f'{name}: choose from {", ".join(known_mixings())}')
+  known = known_mixings(objective)
+  if mixing not in known:
+    raise ValueError(f'{name}: choose from {", ".join(known)}')
   if not plus:
     return Layout(mixing)
   if not number.isdecimal() or not 1 <= int(number) < layers:
     raise ValueError(
       f'{name}: the number of attention layers must be from 1 to {layers - 1}, '
-      'below all of the encoder'
+      'below all layers'
     )
   return Layout(mixing, 0 if mixing == BASELINE else int(number))
 
@@ -160,8 +170,10 @@ def make(
     options: the command line of the study: `objective`, sizes, `positions`,
       `length` and `dtype`.
     vocab_size: number of ids.
-    mlp_dim: width of the encoder's feed-forward blocks.
+    mlp_dim: width of the feed-forward blocks; with a decoder, the encoder's.
   """
+  if options.objective == CAUSAL_LM:
+    return _decoder(layout, options, vocab_size, mlp_dim)
   alone = options.objective == 'masked_lm'
   config = fnet_t5.FNetT5Config(
     vocab_size=vocab_size,
@@ -184,6 +196,24 @@ def make(
   if alone:
     return MaskedEncoder(config.replace(mlp_dim=mlp_dim))
   return MatchedHybrid(config, encoder_mlp_dim=mlp_dim)
+
+
+def _decoder(layout, options, vocab_size, mlp_dim):
+  return gpt2.GPT2(
+    gpt2.GPT2Config(
+      vocab_size=vocab_size,
+      dtype=jnp.dtype(options.dtype),
+      emb_dim=options.embed,
+      num_heads=options.heads,
+      num_layers=options.layers,
+      mlp_dim=mlp_dim,
+      max_length=options.length,
+      dropout_rate=0.0,
+      decoder_mixing=decoder_mixings.decoder_mixing_layout(
+        options.layers, layout.mixing, layout.attention_layers
+      ),
+    )
+  )
 
 
 def mlp_dim_of(

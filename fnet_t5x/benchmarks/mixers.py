@@ -1,4 +1,4 @@
-r"""Mixers of an encoder after equal training.
+r"""Mixers of an encoder, or of a decoder, after equal training.
 
   python -m fnet_t5x.benchmarks.mixers --steps 1500 --seeds 1,2,3 \
     --models fourier,fourier+2,linear --text '~/novels/*.txt' \
@@ -10,6 +10,8 @@ learning rate; the loss is that of the same validation targets. A layout is the
 mixing of the encoder's layers (a name of `fnet_t5.Mixing`), with '+2' of those
 below two attention layers. By default the encoder is alone and predicts masked
 tokens: what a token's own place says is little, so that context decides.
+With --objective causal_lm there is no encoder: a layout is that of GPT-2's
+layers, of causal mixings (fourier, toeplitz), and rows are texts.
 
 Layouts have about as many parameters as attention has, by the width of their
 feed-forward blocks (--match). Two controls are always trained: attention, and
@@ -33,7 +35,13 @@ from fnet_t5x import absent_tpu, argument_parser, result_table
 from fnet_t5x.benchmarks import equal_training
 from fnet_t5x.benchmarks.accelerator import networks
 
-OBJECTIVES = ('masked_lm', 'span_corruption', 'prefix_lm', 'fixed_prefix_lm')
+OBJECTIVES = (
+  'masked_lm',
+  'span_corruption',
+  'prefix_lm',
+  'fixed_prefix_lm',
+  'causal_lm',
+)
 POSITIONS = ('none', 'learned', 'sinusoidal')
 SIZES = {
   'study': {'layers': 4, 'embed': 128, 'heads': 4, 'mlp': 512}
@@ -50,6 +58,8 @@ SIZES = {
     for name, size in networks.SIZES.items()
   },
 }
+_MODELS = ['fourier', 'fourier+2', 'linear']
+_DECODERS = ['fourier', 'fourier+2', 'toeplitz', 'toeplitz+2']
 # Options that say which runs there are, not what they are.
 _CHOICES = ('models', 'seeds')
 
@@ -60,7 +70,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_list(
     '--models',
     str,
-    ['fourier', 'fourier+2', 'linear'],
+    _MODELS,
     'layouts to train; their controls always are',
   )
   equal_training.add_options(parser)
@@ -121,13 +131,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   if options.targets < 1:
     parser.error(f'--targets {options.targets}: must be at least 1')
   _check_text(parser, options)
+  if options.objective == 'causal_lm' and options.models == _MODELS:
+    options.models = _DECODERS
   from fnet_t5x.benchmarks import mixer_layouts
 
   try:
     options.models = [
       layout.name
       for layout in mixer_layouts.with_controls(
-        mixer_layouts.layout_of(name, options.layers) for name in options.models
+        mixer_layouts.layout_of(name, options.layers, options.objective)
+        for name in options.models
       )
     ]
   except ValueError as error:

@@ -22,6 +22,7 @@ COLUMNS = (
   '- control',
   'at equal steps',
   'at equal seconds',
+  'perplexity',
 )
 
 
@@ -57,6 +58,7 @@ def as_rows(
         f'{_mean(run["accuracy"] for run in runs):.4f}',
         f'{_mean(better):+.4f}' if better and control != model else '',
         *(f'{_mean(reached[model]):.4f}' for reached in equal),
+        f'{math.exp(min(_mean(losses), 100.0)):.2f}',
       ]
     )
   return rows

@@ -208,6 +208,13 @@ def to_hugging_face(
     return arrays[name].shape
 
   vocab, embed = shape(_EMBEDDING)
+  query = 'decoder/layers_{}/self_attention/query/kernel'
+  without = [i for i in range(layers) if query.format(i) not in arrays]
+  if without:
+    raise ValueError(
+      f'it has no attention in the layers {without}: it has other mixings, for '
+      'which transformers has no class'
+    )
   mlp = shape('decoder/layers_0/mlp/wi/kernel')[1]
   axes = {
     'vocab': vocab,

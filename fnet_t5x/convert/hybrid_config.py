@@ -72,6 +72,12 @@ def to_json(
       raise ValueError(
         f'encoder_mixing has {mixing!r}; exported are {", ".join(_MIXINGS)}'
       )
+  for mixing in config.decoder_layer_mixing:
+    if mixing != 'attention':
+      raise ValueError(
+        f'decoder_mixing has {mixing!r}; exported are decoders whose layers '
+        'all have self-attention'
+      )
   if config.encoder_output_rate != 1:
     raise ValueError(
       f'encoder_output_rate is {config.encoder_output_rate}; exported are '

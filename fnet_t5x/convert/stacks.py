@@ -17,6 +17,9 @@ _SIDES = ('encoder', 'decoder')
 _LAYER = re.compile(r'(encoder|decoder)/layers_(\d+)/(.+)')
 _STACKED = re.compile(r'(encoder|decoder)/(\1(?:_(\d+))?)/(.+)')
 _BIAS = 'relpos_bias/rel_embedding'
+_ATTENTION = re.compile('(self_)?attention/')
+_FILTERS = '/filters/lags'
+_QUERY = 'encoder_decoder_attention/query/kernel'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +124,8 @@ def find_stacks(shapes: Shapes) -> list[Stacked]:
         for name in names
       ]
       shared = f'{side}/{_BIAS}'
-      if shared in shapes and any('attention/' in name for name in names):
+      # Cross-attention has none.
+      if shared in shapes and any(_ATTENTION.match(name) for name in names):
         found.append(
           Stacked(f'{side}/{stack}/{_BIAS}', (shared,) * count, heads)
         )
@@ -179,8 +183,10 @@ def have_equal_biases(arrays: Mapping[str, np.ndarray]) -> bool:
 def _heads(shapes: Shapes) -> int:
   """Returns the number of heads, which joined kernels do not reveal."""
   for name, shape in shapes.items():
-    if name.endswith(_BIAS):
+    if name.endswith(_BIAS) or name.endswith(_FILTERS):
       return shape[0]
+    if name.endswith(_QUERY) and len(shape) == 4:  # Of scanned layers.
+      return shape[2]
   raise ValueError(
     'its parameters are not those of T5 or FNet-T5: there is no relpos_bias, '
     'which has the number of heads'

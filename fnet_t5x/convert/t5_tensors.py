@@ -268,6 +268,17 @@ def to_hugging_face(arrays: Mapping[str, np.ndarray]) -> Exported:
     side: _layer_count(side, '/layers_', arrays)
     for side in ('encoder', 'decoder')
   }
+  for side, attention in (
+    ('encoder', 'attention'),
+    ('decoder', 'self_attention'),
+  ):
+    query = f'{side}/layers_{{}}/{attention}/query/kernel'
+    without = [i for i in range(layers[side]) if query.format(i) not in arrays]
+    if without:
+      raise ValueError(
+        f'its {side} has no attention in the layers {without}: it is a '
+        "hybrid's, for which transformers has no class"
+      )
   own = '/layers_0/relpos_bias/rel_embedding'
   if f'decoder{own}' in arrays or f'encoder{own}' in arrays:
     raise ValueError(
@@ -294,15 +305,6 @@ def to_hugging_face(arrays: Mapping[str, np.ndarray]) -> Exported:
     'relpos_buckets': _BUCKETS,
   }
   rows = table(layers['encoder'], layers['decoder'], gated, tied)
-  query = 'encoder/layers_{}/attention/query/kernel'
-  without = [
-    i for i in range(layers['encoder']) if query.format(i) not in arrays
-  ]
-  if without:
-    raise ValueError(
-      f"its encoder has no attention in the layers {without}: it is a hybrid's,"
-      ' for which transformers has no class'
-    )
   feed_forward = 'gated-gelu' if gated else 'relu'
   config = {
     'architectures': ['T5ForConditionalGeneration'],

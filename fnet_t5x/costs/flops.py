@@ -26,6 +26,11 @@ Chowdhery et al. 2022, arXiv 2204.02311, appendix B):
                          n^2 f by folded matrices (rows that are not packed)
     Hartley mixing       the same, but 2 n^2 f by folded matrices
     shorter encoder output of k tokens    2 k n D, and cross-attention to k
+    causal mixing in a decoder, in place of self-attention (in GPT-2's layer of
+    8 t D^2 + 4 t^2 D), with m tokens:
+      Toeplitz as above; Fourier as above over features, and over tokens
+      4 m^2 f by matrices, 20 f s log2 s by FFT (the real part alone is not
+      enough, and inputs are complex: four times Toeplitz mixing's)
 
 The backward pass computes two products per product, one for the gradient of
 each factor: three times the forward pass in total. Fourier mixing has a single
@@ -44,7 +49,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fnet_t5x.fourier import methods, toeplitz
+from fnet_t5x.fourier import causal, methods, toeplitz
 from fnet_t5x.fourier.bluestein import convolution_size
 from fnet_t5x.layers import low_pass
 
@@ -57,9 +62,9 @@ class Flops:
     encoder: forward pass of the encoder.
     decoder: forward pass of the decoder, without the output layer.
     output: forward pass of the output layer.
-    mixing: the part of `encoder` whose backward pass takes as much as the
-      forward pass: Fourier and Hartley mixing, FFTs of Toeplitz mixing, and a
-      shorter output.
+    mixing: the part of `encoder` and `decoder` whose backward pass takes as
+      much as the forward pass: Fourier and Hartley mixing, FFTs of Toeplitz
+      mixing, and a shorter output.
   """
 
   encoder: float
@@ -112,7 +117,13 @@ def batch_flops(
   """
   if is_decoder_only(config):
     rows, tokens = batch['decoder_target_tokens'].shape
-    return decoder_only_flops(config, tokens).training * rows
+    example = decoder_only_flops(
+      config,
+      tokens,
+      packed='decoder_segment_ids' in batch,
+      backend=backend,
+    )
+    return example.training * rows
   if not all(hasattr(config, size) for size in _SIZES):
     return None
   rows, inputs = batch['encoder_input_tokens'].shape
@@ -168,41 +179,107 @@ def example_flops(
     + 4.0 * targets * attended * heads
   )
   shortening = 2.0 * attended * inputs * embed if attended < inputs else 0.0
+  mixed = {
+    name: causal_mixing(name, config, targets, packed, backend)
+    for name in decoder_mixing(config)
+  }
+  mixed['attention'] = self_attention(targets), 0.0
+  causal_layers = [mixed[name] for name in decoder_mixing(config)]
   return Flops(
     encoder=sum(sum(mixing[name]) + feed_forward(inputs) for name in layers)
     + shortening,
-    decoder=config.num_decoder_layers
-    * (self_attention(targets) + cross + feed_forward(targets)),
+    decoder=sum(map(sum, causal_layers))
+    + config.num_decoder_layers * (cross + feed_forward(targets)),
     output=2.0 * targets * embed * config.vocab_size,
-    mixing=sum(mixing[name][1] for name in layers) + shortening,
+    mixing=sum(mixing[name][1] for name in layers)
+    + shortening
+    + sum(transforms for _, transforms in causal_layers),
   )
 
 
-def decoder_only_flops(config: Any, tokens: int) -> Flops:
+def decoder_only_flops(
+  config: Any, tokens: int, *, packed: bool = False, backend: str = 'tpu'
+) -> Flops:
   """Returns the FLOPs per example of GPT-2.
 
   Args:
     config: a `GPT2Config`.
     tokens: tokens per row, of inputs and targets together.
+    packed: see `example_flops`.
+    backend: see `example_flops`.
   """
-  embed = config.emb_dim
-  layer = (
-    8.0 * tokens * embed**2
-    + 4.0 * tokens**2 * embed
-    + 4.0 * tokens * embed * config.feed_forward_width
-  )
+  layers = [
+    decoder_only_layer(name, config, tokens, packed=packed, backend=backend)
+    for name in decoder_mixing(config)
+  ]
   return Flops(
     encoder=0.0,
-    decoder=config.num_layers * layer,
-    output=2.0 * tokens * embed * config.vocab_size,
-    mixing=0.0,
+    decoder=sum(map(sum, layers)),
+    output=2.0 * tokens * config.emb_dim * config.vocab_size,
+    mixing=sum(transforms for _, transforms in layers),
   )
+
+
+def decoder_only_layer(
+  mixing: str, config: Any, tokens: int, *, packed: bool, backend: str
+) -> tuple[float, float]:
+  """Returns the FLOPs of a layer of GPT-2: of products, and of transforms.
+
+  Args:
+    mixing: of the layer.
+    config: see `decoder_only_flops`, as for the others.
+    tokens: tokens per row.
+    packed: whether rows hold several examples.
+    backend: JAX's name of the platform.
+  """
+  embed = config.emb_dim
+  feed_forward = 4.0 * tokens * embed * config.feed_forward_width
+  if mixing == 'attention':
+    attention = 8.0 * tokens * embed**2 + 4.0 * tokens**2 * embed
+    return attention + feed_forward, 0.0
+  products, transforms = causal_mixing(mixing, config, tokens, packed, backend)
+  return products + feed_forward, transforms
+
+
+def causal_mixing(
+  name: str, config: Any, tokens: int, packed: bool, backend: str
+) -> tuple[float, float]:
+  """Returns the FLOPs of products, and of transforms; none of attention."""
+  if name == 'toeplitz':
+    return _mixing(name, config, tokens, packed, backend)
+  if name != 'fourier':
+    return 0.0, 0.0
+  method, embed = config.fourier_method, config.emb_dim
+  by_fft = (
+    causal.choose_method(method, tokens, packed=packed, backend=backend)
+    == 'fft'
+  )
+  kind = 'whole' if by_fft else 'features'
+  features = methods.choose_method(method, embed, kind, backend=backend)
+  kept = embed // 2 + 1
+  if by_fft:
+    size = convolution_size(tokens)
+    over_tokens = 20.0 * kept * size * math.log2(size)
+  else:
+    if features == 'matmul' and methods.all_features_pay(backend):
+      kept = embed
+    over_tokens = 4.0 * tokens**2 * kept
+  if features == 'matmul':
+    return 0.0, over_tokens + 4.0 * tokens * embed * kept
+  return 0.0, over_tokens + 2.5 * tokens * embed * math.log2(embed)
 
 
 def encoder_output_length(config: Any, inputs: int, packed: bool) -> int:
   """Returns the number of tokens per row that the decoder attends to."""
   rate = getattr(config, 'encoder_output_rate', 1)
   return low_pass.output_length(inputs, rate, packed)
+
+
+def decoder_mixing(config: Any) -> tuple[str, ...]:
+  """Returns the mixing of each decoder layer; attention for T5."""
+  if hasattr(config, 'decoder_layer_mixing'):
+    return config.decoder_layer_mixing
+  return ('attention',) * config.num_decoder_layers
 
 
 def layer_mixing(config: Any) -> tuple[str, ...]:

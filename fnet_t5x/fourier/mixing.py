@@ -11,6 +11,8 @@ Symmetry: the map is its own transpose, so the backward pass is the forward pass
 applied to the cotangent.
 """
 
+from typing import Any
+
 import jax
 from jaxtyping import Array, Float
 
@@ -27,7 +29,13 @@ from fnet_t5x.fourier.sharded_mixing import (
   mix_length_sharded,
 )
 
-__all__ = ['MixingPlan', 'fourier_mix', 'make_mixing_plan', 'mix']
+__all__ = [
+  'MixingPlan',
+  'fourier_mix',
+  'make_mixing_plan',
+  'mix',
+  'mix_shards',
+]
 
 
 def fourier_mix(
@@ -94,7 +102,7 @@ def mix(
   return jax.lax.custom_linear_solve(
     lambda y: y,
     x,
-    solve=lambda _, rhs: _mix_shards(rhs, plan, length_axis, embed_axis),
+    solve=lambda _, rhs: mix_shards(rhs, plan, length_axis, embed_axis),
     symmetric=True,
   )
 
@@ -113,7 +121,13 @@ def _check(x, plan):
     )
 
 
-def _mix_shards(x, plan, length_axis, embed_axis):
+def mix_shards(
+  x: Float[Array, 'batch length embed'],
+  plan: Any,
+  length_axis: str | None = None,
+  embed_axis: str | None = None,
+) -> Float[Array, 'batch length embed']:
+  """Does `mix` by any plan, symmetric or not, differentiated as it is."""
   tokens, embed = x.shape[1:]
   if is_sharded(length_axis, tokens):
     return map_shards(mix_length_sharded, x, plan, length_axis, dimension=1)

@@ -77,3 +77,29 @@ def mix_packed(
         where = where[np.argsort(positions[row, where])]
         y[row, where] = mix_segment(x[row, where], scale, transform)
   return y
+
+
+def mix_causal(
+  x: Float[np.ndarray, 'batch length embed'],
+  max_length: int,
+  segment_ids: Int[np.ndarray, 'batch length'] | None = None,
+) -> Float[np.ndarray, 'batch length embed']:
+  """Mixes each token with those before it in its segment; see `causal.py`.
+
+  Segments are runs of equal ids, 0 on padding, where the result is 0. None: a
+  row is one segment.
+  """
+  if segment_ids is None:
+    segment_ids = np.ones(x.shape[:2], np.int64)
+  features = np.fft.fft(np.asarray(x, np.float64))
+  y = np.zeros(x.shape, np.float64)
+  for row, token in np.ndindex(*x.shape[:2]):
+    segment = segment_ids[row, token]
+    if segment:
+      (where,) = np.nonzero(segment_ids[row, : token + 1] == segment)
+      n = len(where) - 1
+      products = n * np.arange(n + 1) % max_length
+      weights = np.exp(-2j * np.pi * products / max_length)
+      total = (weights @ features[row, where]).real
+      y[row, token] = total / np.sqrt((n + 1) * x.shape[-1])
+  return y

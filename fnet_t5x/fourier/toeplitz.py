@@ -116,6 +116,43 @@ def toeplitz_mix(
   return jnp.where(real, y, 0)
 
 
+def causal_filters(
+  lags: Float[Array, 'heads max_length'], tokens: int
+) -> Filters:
+  """Returns filters for rows of `tokens` tokens that see no later ones.
+
+  Args:
+    lags: values of the lags 0, 1, ..., at least `tokens` of them.
+    tokens: tokens per row.
+  """
+  return jnp.pad(lags[:, :tokens], ((0, 0), (tokens - 1, 0)))
+
+
+def causal_step(
+  cached: Float[Array, 'batch heads length kv'],
+  index: Int[Array, '...'],
+  lags: Float[Array, 'heads length'],
+) -> Float[Array, 'batch heads kv']:
+  """Returns `y_n = sum over m <= n of t[n - m] x_m` at one position per row.
+
+  One pass over the cache. Cost per row: 2 N D.
+
+  Args:
+    cached: x of positions 0, 1, ...; what follows n is ignored, if finite.
+    index: n: a scalar, or one per row.
+    lags: t of the lags 0, 1, ..., as many as positions.
+  """
+  length = cached.shape[2]
+  distance = index.reshape(-1, 1) - jnp.arange(length)[None, :]
+  weights = jnp.take(lags, jnp.maximum(distance, 0), axis=1, mode='clip')
+  weights = jnp.where((distance >= 0)[None], weights, 0)
+  weights = jnp.broadcast_to(
+    jnp.swapaxes(weights, 0, 1), (cached.shape[0], *weights[:, 0].shape)
+  )
+  y = matmul('bhm,bhmd->bhd', weights.astype(cached.dtype), cached)
+  return y.astype(cached.dtype)
+
+
 def toeplitz_matrix(filters: Filters) -> Float[Array, 'heads length length']:
   """Returns T[h, n, m] = t_h[n - m] of filters over lags -(N - 1) .. N - 1."""
   return offset_matrix(filters[:, ::-1], (filters.shape[1] + 1) // 2)

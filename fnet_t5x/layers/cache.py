@@ -1,9 +1,11 @@
-"""Key/value caches for autoregressive decoding.
+"""Caches for autoregressive decoding.
 
-An attention module stores these leaves in the 'cache' collection:
+A module that mixes tokens stores these leaves in the 'cache' collection:
 
 - `cached_key`, `cached_value` [batch, heads, length, kv]: keys and values of
-  the decoder's past tokens. Each step writes one position, in place.
+  the decoder's past tokens. Each step writes one position, in place. Of causal
+  mixings in their place `cached_inputs` [batch, length, embed] (Fourier) or
+  `cached_value` alone (Toeplitz).
 - `cache_index`: the next position to write. A scalar if all rows advance
   together, [batch] after a prefill with prompts of different lengths. T5X's
   beam search reshapes the latter to [batch, beam]; any shape with one index
@@ -30,10 +32,10 @@ def _write_row(cache: Array, update: Array, index: Array) -> Array:
 
 
 def write_positions(
-  cache: Float[Array, 'batch heads length kv'],
-  update: Float[Array, 'batch heads new kv'],
+  cache: Float[Array, 'batch *heads length features'],
+  update: Float[Array, 'batch *heads new features'],
   index: Int[Array, '...'],
-) -> Float[Array, 'batch heads length kv']:
+) -> Float[Array, 'batch *heads length features']:
   """Writes `update` at `index`, a scalar or one index per row.
 
   In place inside a jitted loop that carries the cache: the cost is
@@ -43,6 +45,79 @@ def write_positions(
   if index.ndim == 0:
     return _write_row(cache, update, index)
   return jax.vmap(_write_row)(cache, update, index.reshape(-1))
+
+
+def append_token(
+  module: nn.Module, **tokens: Float[Array, 'batch *heads new features']
+) -> tuple[dict[str, Array], Int[Array, '...']] | None:
+  """Creates leaves on the first call, and appends one token on later ones.
+
+  Args:
+    module: the module that owns the cache.
+    **tokens: what to append, by the name of its leaf. On the first call, zeros
+      of the same shape become the leaf.
+
+  Returns:
+    The leaves with the token, and its position: a scalar, or any shape with one
+    per row. None on the first call.
+
+  Raises:
+    ValueError: if a later call has more than one token per row, or another
+      batch size.
+  """
+  if not module.has_variable('cache', 'cache_index'):
+    for name, token in tokens.items():
+      module.put_variable('cache', name, jnp.zeros_like(token))
+    module.put_variable('cache', 'cache_index', jnp.array(0, jnp.int32))
+    return None
+  index = module.get_variable('cache', 'cache_index')
+  leaves = {}
+  for name, token in tokens.items():
+    cached = module.get_variable('cache', name)
+    one = (*cached.shape[:-2], 1, cached.shape[-1])
+    if token.shape != one:
+      raise ValueError(
+        f'decode step: {name} takes {one}, not {token.shape}: feed one token '
+        'per row, and as many rows as the cache was created for'
+      )
+    leaves[name] = write_positions(cached, token, index)
+    module.put_variable('cache', name, leaves[name])
+  module.put_variable('cache', 'cache_index', index + 1)
+  return leaves, index
+
+
+def write_prompts(
+  module: nn.Module,
+  prefill_lengths: Int[Array, ' batch'],
+  **tokens: Float[Array, 'batch *heads new features'],
+) -> None:
+  """Writes prompts into the leaves of `append_token`.
+
+  Positions from `prefill_lengths` on may hold anything: each is overwritten
+  before any step can see it.
+
+  Args:
+    module: the module that owns the cache.
+    prefill_lengths: number of valid positions in each row.
+    **tokens: what to write to positions 0, 1, ..., by leaf.
+
+  Raises:
+    ValueError: if there is no cache, or it is too short.
+  """
+  start = jnp.array(0, jnp.int32)
+  for name, token in tokens.items():
+    if not module.has_variable('cache', name):
+      raise ValueError(
+        'prefill: there is no cache; create one with decode=True first'
+      )
+    cached = module.get_variable('cache', name)
+    if token.shape[-2] > cached.shape[-2]:
+      raise ValueError(
+        f'prefill: prompts of {token.shape[-2]} tokens do not fit into a cache '
+        f'of {cached.shape[-2]}; create the cache with longer decoder inputs'
+      )
+    module.put_variable('cache', name, write_positions(cached, token, start))
+  module.put_variable('cache', 'cache_index', prefill_lengths.astype(jnp.int32))
 
 
 def step_self_attention(
@@ -64,35 +139,18 @@ def step_self_attention(
     yet written; on the first call, the arguments unchanged.
 
   Raises:
-    ValueError: if a later call has more than one token per row, or another
-      batch size.
+    ValueError: as `append_token`.
   """
-  if not module.has_variable('cache', 'cached_key'):
-    batch, length, heads, kv = key.shape
-    empty = jnp.zeros((batch, heads, length, kv), key.dtype)
-    module.put_variable('cache', 'cached_key', empty)
-    module.put_variable('cache', 'cached_value', empty)
-    module.put_variable('cache', 'cache_index', jnp.array(0, jnp.int32))
-    return key, value, mask
-
-  index = module.get_variable('cache', 'cache_index')
-  cached_key = module.get_variable('cache', 'cached_key')
-  batch, heads, length, kv = cached_key.shape
-  if key.shape != (batch, 1, heads, kv):
-    raise ValueError(
-      f'decode step: keys of shape {key.shape} do not fit the cache, which '
-      f'takes {(batch, 1, heads, kv)}: feed one token per row, and as many '
-      'rows as the cache was created for'
-    )
-  cached_key = write_positions(cached_key, jnp.swapaxes(key, 1, 2), index)
-  cached_value = write_positions(
-    module.get_variable('cache', 'cached_value'),
-    jnp.swapaxes(value, 1, 2),
-    index,
+  appended = append_token(
+    module,
+    cached_key=jnp.swapaxes(key, 1, 2),
+    cached_value=jnp.swapaxes(value, 1, 2),
   )
-  module.put_variable('cache', 'cached_key', cached_key)
-  module.put_variable('cache', 'cached_value', cached_value)
-  module.put_variable('cache', 'cache_index', index + 1)
+  if appended is None:
+    return key, value, mask
+  leaves, index = appended
+  cached_key, cached_value = leaves['cached_key'], leaves['cached_value']
+  batch, _, length, _ = cached_key.shape
   written = jnp.arange(length)[None, :] <= index.reshape(-1, 1)
   written = jnp.broadcast_to(written, (batch, length))[:, None, None, :]
   return (
@@ -108,36 +166,20 @@ def prefill_self_attention(
   value: KeyOrValue,
   prefill_lengths: Int[Array, ' batch'],
 ) -> None:
-  """Writes a prompt into the cache.
-
-  Positions from `prefill_lengths` on may hold anything: each is overwritten
-  before any step can see it.
+  """Writes a prompt into the cache; see `write_prompts`.
 
   Args:
     module: the attention module, which owns the cache.
     key: keys of positions 0, 1, ... of the prompts.
     value: values of the same positions.
     prefill_lengths: number of valid positions in each row.
-
-  Raises:
-    ValueError: if there is no cache, or it is too short.
   """
-  if not module.has_variable('cache', 'cached_key'):
-    raise ValueError(
-      'prefill: there is no cache; create one with decode=True first'
-    )
-  length = module.get_variable('cache', 'cached_key').shape[-2]
-  if key.shape[1] > length:
-    raise ValueError(
-      f'prefill: prompts of {key.shape[1]} tokens do not fit into a cache of '
-      f'{length}; create the cache with longer decoder inputs'
-    )
-  start = jnp.array(0, jnp.int32)
-  for name, update in (('cached_key', key), ('cached_value', value)):
-    cached = module.get_variable('cache', name)
-    update = jnp.swapaxes(update, 1, 2)
-    module.put_variable('cache', name, write_positions(cached, update, start))
-  module.put_variable('cache', 'cache_index', prefill_lengths.astype(jnp.int32))
+  write_prompts(
+    module,
+    prefill_lengths,
+    cached_key=jnp.swapaxes(key, 1, 2),
+    cached_value=jnp.swapaxes(value, 1, 2),
+  )
 
 
 def store_cross_attention(

@@ -15,11 +15,8 @@ from fnet_t5x.layers.matrix_mixing import LinearTransform, RandomTransform
 from fnet_t5x.layers.normalization import CenteredLayerNorm
 from fnet_t5x.networks import t5_config
 from fnet_t5x.networks.fnet_config import FEW, INIT, FNetConfig, dense
-from fnet_t5x.networks.fnet_t5 import (
-  PublishedMixing,
-  positions_of_segments,
-  real_segment_ids,
-)
+from fnet_t5x.networks.fnet_t5 import PublishedMixing
+from fnet_t5x.networks.segments import positions_of_segments, real_segment_ids
 from fnet_t5x.networks.t5_encoder import encoder_attention_mask
 
 Tokens = t5_config.Tokens

@@ -13,17 +13,17 @@ Each encoder layer has one of these mixings (`encoder_mixings.py`):
 - `linear`: learned matrices;
 - `none`: feed-forward only, the control.
 
-The default is FNet-Hybrid: Fourier layers, with attention in the last two.
+The default is FNet-Hybrid: Fourier layers, with attention in the last two. The
+decoder's layers may have causal mixings in place of self-attention
+(`decoder_mixings.py`).
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Int
 
 from fnet_t5x import number_ranges
 from fnet_t5x.choices import check_choice
@@ -33,11 +33,14 @@ from fnet_t5x.layers import low_pass, toeplitz_mixing
 from fnet_t5x.layers.embedding import LearnedPositions, sinusoidal_positions
 from fnet_t5x.layers.normalization import LayerNorm
 from fnet_t5x.networks import layer_stack, t5, t5_config, t5_encoder
+from fnet_t5x.networks.decoder_mixings import DecoderMixing, layer_names
 from fnet_t5x.networks.encoder_mixings import MIXINGS, Mixing, MixingInputs
+from fnet_t5x.networks.mixing_decoder import MixingDecoder
+from fnet_t5x.networks.mixing_places import Layout, attention_places
+from fnet_t5x.networks.segments import segments_and_positions
 
 # The paper's, of which `fnet.py` has all.
 PublishedMixing = Literal['fourier', 'attention', 'linear', 'none', 'random']
-Layout = Literal['top', 'bottom', 'middle', 'mixed']
 Positions = Literal['none', 'learned', 'sinusoidal']
 
 Tokens = t5_config.Tokens
@@ -76,23 +79,10 @@ def mixing_layout(
     ValueError: for an unknown name, or more attention layers than layers.
   """
   check_choice('mixing', mixing, Literal[Mixing, PublishedMixing])
-  check_choice('layout', layout, Layout)
-  layers, attending = num_encoder_layers, num_attention_layers
-  if not 0 <= attending <= layers:
-    raise ValueError(
-      f'mixing_layout: num_attention_layers={attending} does not fit '
-      f'num_encoder_layers={layers}; choose from 0 to {layers}'
-    )
-  first = {
-    'bottom': 0,
-    'middle': (layers - attending + 1) // 2,  # as published, if odd
-    'top': layers - attending,
-  }
-  if layout == 'mixed':
-    chosen = set(range(0, layers, layers // attending) if attending else ())
-  else:
-    chosen = set(range(first[layout], first[layout] + attending))
-  return tuple('attention' if i in chosen else mixing for i in range(layers))
+  chosen = attention_places(num_encoder_layers, num_attention_layers, layout)
+  return tuple(
+    'attention' if i in chosen else mixing for i in range(num_encoder_layers)
+  )
 
 
 @struct.dataclass
@@ -113,15 +103,20 @@ class FNetT5Config(t5.T5Config):
     toeplitz_filter: 'free', one parameter per lag; or 'network', computed from
       the lag, for inputs of any length.
     toeplitz_method: 'fft', 'matmul', or 'auto' by backend and length.
+      The methods and the filter are also those of the decoder.
     gated_convolution_width: tokens that the convolution of gated blocks covers;
       odd.
     encoder_output_rate: input tokens per token that the decoder attends to;
       above 1, the encoder's output is cut to low frequencies (`low_pass`).
+    decoder_mixing: one name per layer of the decoder (`decoder_mixings`), in
+      place of self-attention. None: attention, T5's decoder.
+    max_decoder_length: the fixed length of causal Fourier mixing, and of free
+      causal filters: the longest decoder input, in tokens, that they support.
 
   Raises:
     ValueError: for an unknown name, a width that is even, a rate below 1, heads
-      that do not divide `emb_dim` where they must, or if `encoder_mixing` does
-      not name one mixing per layer.
+      that do not divide `emb_dim` where they must, or if `encoder_mixing` or
+      `decoder_mixing` does not name one mixing per layer.
   """
 
   encoder_mixing: Sequence[Mixing] | None = None
@@ -134,6 +129,8 @@ class FNetT5Config(t5.T5Config):
   toeplitz_method: methods.Method = 'auto'
   gated_convolution_width: int = 5
   encoder_output_rate: int = 1
+  decoder_mixing: Sequence[DecoderMixing] | None = None
+  max_decoder_length: int = 512
 
   def __post_init__(self):
     super().__post_init__()
@@ -172,6 +169,19 @@ class FNetT5Config(t5.T5Config):
         f'emb_dim={self.emb_dim} must be a multiple of '
         f'num_heads={self.num_heads}'
       )
+    length = self.max_decoder_length
+    number_ranges.check('MAX_DECODER_LENGTH', length, 1, whole=True)
+    _ = self.decoder_layer_mixing  # checked there
+
+  @property
+  def decoder_layer_mixing(self) -> tuple[DecoderMixing, ...]:
+    """The mixing of each decoder layer."""
+    return layer_names(
+      self.decoder_mixing,
+      self.num_decoder_layers,
+      emb_dim=self.emb_dim,
+      num_heads=self.num_heads,
+    )
 
   @property
   def layer_mixing(self) -> tuple[Mixing, ...]:
@@ -179,39 +189,6 @@ class FNetT5Config(t5.T5Config):
     if self.encoder_mixing is None:
       return mixing_layout(self.num_encoder_layers)
     return tuple(self.encoder_mixing)
-
-
-def positions_of_segments(
-  segment_ids: Int[Array, 'batch length'],
-) -> Int[Array, 'batch length']:
-  """Counts from 0 in each run of equal ids: [1 1 1 2 2 0] -> [0 1 2 0 1 0]."""
-  index = jnp.arange(segment_ids.shape[-1], dtype=jnp.int32)[None, :]
-  before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-  starts = jnp.where(segment_ids != before, index, 0)
-  return index - jax.lax.cummax(starts, axis=1)
-
-
-def real_segment_ids(
-  tokens: Tokens, segment_ids: Tokens | None
-) -> Int[Array, 'batch length']:
-  """Returns the id of the example that each token belongs to; 0 on padding."""
-  real = tokens > 0
-  if segment_ids is None:
-    return real.astype(jnp.int32)
-  return jnp.where(real, segment_ids, 0).astype(jnp.int32)
-
-
-def segments_and_positions(
-  tokens: Tokens, segment_ids: Tokens | None, positions: Tokens | None
-) -> tuple[Int[Array, 'batch length'], Int[Array, 'batch length'] | None]:
-  """Returns each token's example, and its position if rows are packed."""
-  packed = segment_ids is not None
-  segment_ids = real_segment_ids(tokens, segment_ids)
-  if not packed:
-    return segment_ids, None
-  if positions is None:
-    return segment_ids, positions_of_segments(segment_ids)
-  return segment_ids, positions.astype(jnp.int32)
 
 
 class EncoderLayer(nn.Module):
@@ -365,13 +342,19 @@ class Encoder(nn.Module):
 
 
 class Transformer(t5.Transformer):
-  """T5 with the mixing encoder; its methods and decoder are T5's."""
+  """T5 with the mixing encoder, and T5's decoder by default."""
 
   config: FNetT5Config
 
   def make_encoder(self) -> nn.Module:
     """Returns the mixing encoder."""
     return Encoder(self.config, self.shared_embedding)
+
+  def make_decoder(self) -> nn.Module:
+    """Returns T5's decoder, or that with other mixings."""
+    attention = set(self.config.decoder_layer_mixing) <= {'attention'}
+    decoder = t5.Decoder if attention else MixingDecoder
+    return decoder(self.config, self.shared_embedding)
 
   def attended(
     self, encoder_input_tokens: Tokens, encoder_segment_ids: Tokens | None

@@ -2,6 +2,8 @@
 
 Call signature and cache are those of T5X's `DecoderOnlyModel`. Query, key and
 value have separate kernels, where the published files fuse them: the same map.
+Layers may have other causal mixings in place of attention
+(`decoder_mixings.py`).
 """
 
 import flax.linen as nn
@@ -13,8 +15,15 @@ from fnet_t5x.layers import masks
 from fnet_t5x.layers.attention import MultiHeadDotProductAttention
 from fnet_t5x.layers.dense import DenseGeneral
 from fnet_t5x.layers.embedding import Embed
+from fnet_t5x.layers.feature_scale import FeatureScale
 from fnet_t5x.layers.normalization import CenteredLayerNorm
 from fnet_t5x.networks import layer_stack
+from fnet_t5x.networks.decoder_mixings import (
+  CausalInputs,
+  DecoderMixing,
+  causal_inputs,
+  mix,
+)
 from fnet_t5x.networks.gpt2_config import INIT, GPT2Config
 from fnet_t5x.networks.t5_config import Activations, Mask, Tokens
 
@@ -105,23 +114,51 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-  """Self-attention and feed-forward block, each after a layer norm."""
+  """Causal mixing and feed-forward block, each after a layer norm.
+
+  With mixing 'none' the layer is the feed-forward block alone.
+  """
 
   config: GPT2Config
+  mixing: DecoderMixing = 'attention'
 
   @nn.compact
   def __call__(
     self,
     x: Activations,
     mask: Mask | None = None,
+    mixing_inputs: CausalInputs | None = None,
     deterministic: bool = False,
     decode: bool = False,
     prefill_lengths: Int[Array, ' batch'] | None = None,
   ) -> Activations:
     """Applies the layer; `GPT2.__call__` describes the cache."""
     cfg = self.config
-    y = _layer_norm(cfg, 'pre_self_attention_layer_norm')(x)
-    y = MultiHeadDotProductAttention(
+    caching = {'decode': decode, 'prefill_lengths': prefill_lengths}
+    if self.mixing == 'attention':
+      y = _layer_norm(cfg, 'pre_self_attention_layer_norm')(x)
+      y = self._attend(y, mask, deterministic=deterministic, **caching)
+    elif self.mixing != 'none':
+      y = _layer_norm(cfg, 'pre_mixing_layer_norm')(x)
+      y = mix(
+        cfg,
+        self.mixing,
+        y,
+        mixing_inputs,
+        kernel_init=cfg.residual_init,
+        **caching,
+      )
+      if self.mixing == 'fourier':  # It has no projection.
+        y = FeatureScale(cfg.residual_scale, cfg.dtype, name='mixing_scale')(y)
+    if self.mixing != 'none':
+      x = x + nn.Dropout(cfg.dropout_rate)(y, deterministic=deterministic)
+    y = _layer_norm(cfg, 'pre_mlp_layer_norm')(x)
+    y = FeedForward(cfg, name='mlp')(y)
+    return x + nn.Dropout(cfg.dropout_rate)(y, deterministic=deterministic)
+
+  def _attend(self, x, mask, **options):
+    cfg = self.config
+    return MultiHeadDotProductAttention(
       num_heads=cfg.num_heads,
       head_dim=cfg.emb_dim // cfg.num_heads,
       dtype=cfg.dtype,
@@ -133,18 +170,7 @@ class DecoderLayer(nn.Module):
       divide_query=True,
       broadcast_dropout=False,
       name='self_attention',
-    )(
-      y,
-      y,
-      mask,
-      decode=decode,
-      deterministic=deterministic,
-      prefill_lengths=prefill_lengths,
-    )
-    x = x + nn.Dropout(cfg.dropout_rate)(y, deterministic=deterministic)
-    y = _layer_norm(cfg, 'pre_mlp_layer_norm')(x)
-    y = FeedForward(cfg, name='mlp')(y)
-    return x + nn.Dropout(cfg.dropout_rate)(y, deterministic=deterministic)
+    )(x, x, mask, **options)
 
 
 class Decoder(nn.Module):
@@ -157,6 +183,7 @@ class Decoder(nn.Module):
     self,
     x: Activations,
     mask: Mask | None = None,
+    segment_ids: Tokens | None = None,
     positions: Tokens | None = None,
     deterministic: bool = False,
     decode: bool = False,
@@ -169,18 +196,28 @@ class Decoder(nn.Module):
     )
     x = x + jnp.broadcast_to(embedded, x.shape)
     x = nn.Dropout(cfg.dropout_rate)(x, deterministic=deterministic)
-    x = layer_stack.apply_layers(
-      self,
-      DecoderLayer,
-      {'config': cfg},
-      cfg.num_layers,
-      x,
-      mask,
-      deterministic,
-      decode,
-      prefill_lengths,
-      stack='decoder',
-    )
+    mixing_inputs = None
+    if not set(cfg.decoder_layer_mixing) <= {'attention'}:
+      mixing_inputs = causal_inputs(cfg, x, segment_ids, positions)
+    first = 0
+    for stack, mixing, count in layer_stack.runs(
+      cfg.decoder_layer_mixing, 'decoder'
+    ):
+      x = layer_stack.apply_layers(
+        self,
+        DecoderLayer,
+        {'config': cfg, 'mixing': mixing},
+        count,
+        x,
+        mask,
+        mixing_inputs,
+        deterministic,
+        decode,
+        prefill_lengths,
+        stack=stack,
+        first=first,
+      )
+      first += count
     return _layer_norm(cfg, 'decoder_norm')(x)
 
 
@@ -236,7 +273,8 @@ class GPT2(nn.Module):
       decoder_segment_ids: id of the packed example of each token.
       decoder_positions: position of each token in its packed example.
       decoder_causal_attention: 1 on positions that attend to one another in
-        both directions, a prefix; 0 elsewhere. None is causal throughout.
+        both directions, a prefix; 0 elsewhere. None is causal throughout. Other
+        mixings are causal in a prefix, too.
       enable_dropout: whether to apply dropout.
       decode: whether to create or advance the cache.
       max_decode_length: unused; the cache sets the length.
@@ -250,7 +288,8 @@ class GPT2(nn.Module):
 
     Raises:
       ValueError: for packed inputs with a cache, `prefill` with `decode`,
-        `prefill` without lengths, or more tokens than positions.
+        `prefill` without lengths, more tokens than positions, or
+        `decoder_causal_attention` without a layer that attends.
     """
     del max_decode_length
     cfg = self.config
@@ -267,6 +306,14 @@ class GPT2(nn.Module):
         )
       if prefill and prefill_lengths is None:
         raise ValueError('decode: prefill=True needs prefill_lengths')
+    if (
+      decoder_causal_attention is not None
+      and 'attention' not in cfg.decoder_layer_mixing
+    ):
+      raise ValueError(
+        'decoder_causal_attention (PREFIX_ATTENTION) has no effect without an '
+        'attention layer: the other mixings are causal; add one, or turn it off'
+      )
     mask = None
     if not decode:
       mask = masks.make_decoder_mask(
@@ -281,6 +328,7 @@ class GPT2(nn.Module):
     x = self.decoder(
       self.token_embedder(decoder_input_tokens.astype(jnp.int32)),
       mask,
+      decoder_segment_ids,
       None if decode else decoder_positions,
       deterministic=not enable_dropout,
       decode=decode,

@@ -36,7 +36,7 @@ class Transformer(nn.Module):
       name='token_embedder',
     )
     self.encoder = self.make_encoder()
-    self.decoder = Decoder(cfg, self.shared_embedding)
+    self.decoder = self.make_decoder()
 
   @property
   def decoder_config(self) -> T5Config:
@@ -51,6 +51,10 @@ class Transformer(nn.Module):
   def make_encoder(self) -> nn.Module:
     """Returns the encoder; subclasses with another encoder override this."""
     return Encoder(self.config, self.shared_embedding)
+
+  def make_decoder(self) -> nn.Module:
+    """Returns the decoder; subclasses with another one override this."""
+    return Decoder(self.decoder_config, self.shared_embedding)
 
   def encode(
     self,
@@ -121,7 +125,8 @@ class Transformer(nn.Module):
         their shape matters.
       encoder_segment_ids: id of the packed example of each input token.
       decoder_segment_ids: id of the packed example of each target token.
-      decoder_positions: unused; relative biases need none.
+      decoder_positions: position of each target token in its packed example.
+        Attention reads none: its relative biases need none.
       enable_dropout: whether to apply dropout.
       decode: whether to create or advance the cache.
       max_decode_length: unused; the cache sets the length.
@@ -137,7 +142,7 @@ class Transformer(nn.Module):
       ValueError: for packed inputs with a cache, `prefill` with `decode`, or
         `prefill` without lengths.
     """
-    del decoder_positions, max_decode_length
+    del max_decode_length
     dtype = self.decoder_config.dtype
     encoder_input_tokens, encoder_segment_ids = self.attended(
       encoder_input_tokens, encoder_segment_ids
@@ -182,6 +187,8 @@ class Transformer(nn.Module):
       decoder_input_tokens,
       decoder_mask,
       cross_mask,
+      decoder_segment_ids=decoder_segment_ids,
+      decoder_positions=decoder_positions,
       deterministic=not enable_dropout,
       decode=decode,
       prefill_lengths=prefill_lengths if prefill else None,

@@ -104,6 +104,8 @@ class Decoder(nn.Module):
     decoder_input_tokens: Tokens,
     decoder_mask: Mask | None = None,
     encoder_decoder_mask: Mask | None = None,
+    decoder_segment_ids: Tokens | None = None,
+    decoder_positions: Tokens | None = None,
     deterministic: bool = False,
     decode: bool = False,
     prefill_lengths: Int[Array, ' batch'] | None = None,
@@ -111,26 +113,18 @@ class Decoder(nn.Module):
   ) -> Float[Array, 'batch length vocab'] | Activations:
     """Returns next-token logits; see `Transformer.decode`."""
     cfg = self.config
-    bias = None
-    if cfg.shares_relpos_bias:
-      length = decoder_input_tokens.shape[-1]
-      bias = decoder_biases(cfg, length, decode, prefill_lengths)
     x = self.shared_embedding(decoder_input_tokens.astype(jnp.int32))
     x = dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
-    x = layer_stack.apply_layers(
-      self,
-      DecoderLayer,
-      {'config': cfg},
-      cfg.num_decoder_layers,
+    x = self.apply_layers(
       x,
       encoded,
       decoder_mask,
       encoder_decoder_mask,
-      bias,
+      decoder_segment_ids,
+      decoder_positions,
       deterministic,
       decode,
       prefill_lengths,
-      stack='decoder',
     )
     x = LayerNorm(dtype=cfg.dtype, name='decoder_norm')(x)
     x = dropout(cfg)(x, deterministic=deterministic)
@@ -139,3 +133,47 @@ class Decoder(nn.Module):
     if cfg.logits_via_embedding:
       return self.shared_embedding.attend(x) / jnp.sqrt(cfg.emb_dim)
     return self.logits_dense(x)
+
+  def apply_layers(
+    self,
+    x: Activations,
+    encoded: Float[Array, 'batch encoder_length embed'],
+    decoder_mask: Mask | None,
+    encoder_decoder_mask: Mask | None,
+    decoder_segment_ids: Tokens | None,
+    decoder_positions: Tokens | None,
+    deterministic: bool,
+    decode: bool,
+    prefill_lengths: Int[Array, ' batch'] | None,
+  ) -> Activations:
+    """Applies all layers; subclasses with other layers override this.
+
+    Segment ids and positions are for those: here, masks and biases say it all.
+    """
+    del decoder_segment_ids, decoder_positions
+    return layer_stack.apply_layers(
+      self,
+      DecoderLayer,
+      {'config': self.config},
+      self.config.num_decoder_layers,
+      x,
+      encoded,
+      decoder_mask,
+      encoder_decoder_mask,
+      self.shared_biases(x.shape[1], decode, prefill_lengths),
+      deterministic,
+      decode,
+      prefill_lengths,
+      stack='decoder',
+    )
+
+  def shared_biases(
+    self,
+    length: int,
+    decode: bool,
+    prefill_lengths: Int[Array, ' batch'] | None,
+  ) -> Float[Array, '#batch heads q_length kv_length'] | None:
+    """Returns the biases that all layers share; None if each has its own."""
+    if not self.config.shares_relpos_bias:
+      return None
+    return decoder_biases(self.config, length, decode, prefill_lengths)

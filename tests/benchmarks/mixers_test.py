@@ -174,6 +174,35 @@ def test_the_encoder_of_a_decoder_is_compared(characters):
   assert run['mlp_dim'] > options.mlp
 
 
+@pytest.mark.slow
+def test_decoders_are_compared(characters):
+  """None of them sees what it predicts."""
+  options = mixers.parse(
+    [*characters, '--objective', 'causal_lm', '--models', 'toeplitz+1']
+  )
+  assert options.models == ['none', 'attention', 'none+1', 'toeplitz+1']
+  rows = mixer_data.rows_of(options)
+  batch = rows.make_batch(None, rows.data[0], np.arange(2))
+  text = np.asarray(rows.data[0]['inputs'][:2])
+  np.testing.assert_array_equal(batch['decoder_target_tokens'], text)
+  np.testing.assert_array_equal(
+    batch['decoder_input_tokens'][:, 1:], text[:, :-1]
+  )
+  np.testing.assert_array_equal(batch['decoder_loss_weights'], text > 0)
+  options.models = ['toeplitz+1']
+  (run,) = mixers.train(options, rows)
+  assert run['steps'] == 20 and math.isfinite(run['loss'])
+  assert run['mlp_dim'] > options.mlp
+
+
+def test_decoders_have_causal_mixings(capsys):
+  arguments = ['--steps', '1', '--objective', 'causal_lm', '--models']
+  with pytest.raises(SystemExit):
+    mixers.parse([*arguments, 'hartley'])
+  message = 'hartley: choose from attention, fourier, toeplitz, none'
+  assert message in capsys.readouterr().err
+
+
 def record(model, seed, loss, seconds=10.0):
   points = [
     {'at': 'time', 'steps': 50, 'seconds': seconds / 2, 'loss': loss + 1},
@@ -205,5 +234,6 @@ def test_the_table_has_means_and_controls():
     *('2.2000', '0.4000', '0.2200', '-0.9000'),
     # The other has taken 10 seconds: half of its time.
     *('2.2000', '3.2000'),
+    '9.03',
   ]
   assert none[9] == ''

@@ -369,6 +369,21 @@ def test_vocabularies_with_other_ids_are_refused(tmp_path):
       },
       r"no attention in the layers \[0\]: it is a hybrid's",
     ),
+    (
+      {
+        'encoder/layers_0/attention/query/kernel': (8, 6),
+        'decoder/layers_0/toeplitz/embed_mixing/kernel': (8, 8),
+      },
+      r'its decoder has no attention in the layers \[0\]',
+    ),
+    (
+      {
+        'decoder/layers_0/self_attention/query/kernel': (8, 8),
+        'decoder/layers_1/mixing_scale/scale': (8,),
+        'token_embedder/embedding': (9, 8),
+      },
+      r'it has no attention in the layers \[1\]: it has other mixings',
+    ),
     ({'kernel': (2, 2)}, 'its parameters are not those of'),
     ({'decoder/layers_0/mlp/wi/kernel': (8, 8)}, 'lacks token_embedder/embed'),
   ],

@@ -199,6 +199,11 @@ def test_mixings_that_the_exported_code_lacks_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"encoder_mixing has '{mixing}'") as e:
       hybrid_conversion.to_hugging_face(run, tmp_path / 'out')
     one_line(e)
+  run = tmp_path / 'decoder'
+  hybrid_folders.write(run, "DECODER_NON_ATTENTION_MIXING = 'fourier'")
+  with pytest.raises(ValueError, match="decoder_mixing has 'fourier'") as e:
+    hybrid_conversion.to_hugging_face(run, tmp_path / 'out')
+  one_line(e)
   assert not (tmp_path / 'out').exists()
 
 

@@ -224,6 +224,48 @@ def test_gpt2_executes_the_formula():
   assert flops.batch_flops(GPT2, batch, 'cpu') == by_formula.training * ROWS
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['fft', 'matmul'])
+@pytest.mark.parametrize('mixing', ['fourier', 'toeplitz', 'none'])
+def test_other_mixings_of_gpt2_execute_the_formula(mixing, method):
+  config = GPT2.replace(
+    decoder_mixing=(mixing,) * 3, fourier_method=method, toeplitz_method=method
+  )
+  by_formula = flops.decoder_only_flops(config, INPUTS, backend='cpu')
+  gradients = lower_gpt2(
+    config,
+    lambda apply: jax.grad(lambda params, x: apply(params, x).sum()),
+  )
+  found = hlo.cost(gradients.as_text()).flops / ROWS
+  want = by_formula.training - by_formula.output
+  if mixing == 'fourier' and method == 'fft':
+    # The first layer's, and the kernel of the convolution, once per batch.
+    assert found == pytest.approx(want, rel=0.02)
+    return
+  if mixing == 'toeplitz' and method == 'fft':
+    # Transforms of four filters and of their gradients, once per batch.
+    assert found == pytest.approx(want, rel=0.05)
+    return
+  if mixing == 'toeplitz':
+    found -= 3 * of_offset_matrix(INPUTS)
+  assert found == want
+
+
+# Packed rows: by matrices.
+@pytest.mark.slow
+def test_decoder_mixings_execute_the_formula():
+  config = fnet_t5.FNetT5Config(
+    **HYBRID,
+    encoder_mixing=('none',) * 3,
+    decoder_mixing=('fourier', 'toeplitz'),
+    fourier_method='matmul',
+  )
+  by_formula = flops.example_flops(config, INPUTS, TARGETS, backend='cpu')
+  assert by_formula.mixing > 0
+  found = executed(fnet_t5.Transformer(config))
+  assert found - of_offset_matrix(TARGETS) == by_formula.training
+
+
 def test_xla_counts_as_much_for_a_wide_gpt2():
   """Where products outweigh the norms and activations that XLA counts too."""
   config = GPT2.replace(emb_dim=512, num_heads=8, mlp_dim=None, max_length=64)

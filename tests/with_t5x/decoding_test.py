@@ -23,8 +23,11 @@ DECODES = {
 PROMPTS = np.array([[0, 5, 9, 0, 0, 0, 0], [0] * 7, [0, 8, 0, 0, 0, 0, 0]])
 
 
+ATTENTION, CAUSAL = ('attention',) * 2, ('fourier', 'toeplitz')
+
+
 @functools.cache
-def module():
+def module(mixing=ATTENTION):
   return fnet_t5.Transformer(
     fnet_t5.FNetT5Config(
       vocab_size=VOCAB,
@@ -37,15 +40,16 @@ def module():
       mlp_activations=('gelu', 'linear'),
       encoder_mixing=('fourier', 'attention'),
       max_encoder_length=16,
+      decoder_mixing=mixing,
     )
   )
 
 
-def make_model(models, decoding, decode):
+def make_model(models, decoding, decode, mixing):
   function, options, _ = DECODES[decode]
   vocabulary = seqio.PassThroughVocabulary(size=VOCAB, eos_id=1)
   return models.EncoderDecoderModel(
-    module=module(),
+    module=module(mixing),
     input_vocabulary=vocabulary,
     output_vocabulary=vocabulary,
     optimizer_def=None,
@@ -65,18 +69,20 @@ def make_batch(prompted):
 
 
 @functools.cache
-def make_params():
+def make_params(mixing):
   ones = jnp.ones((2, INPUTS)), *[jnp.ones((2, TARGETS))] * 2
-  variables = module().init(jax.random.key(2), *ones, enable_dropout=False)
+  variables = module(mixing).init(
+    jax.random.key(2), *ones, enable_dropout=False
+  )
   # Doubled: the output of an untrained network hardly depends on its inputs.
   return jax.tree.map(lambda x: 2 * x, variables['params'])
 
 
-def predictor(models, decoding, decode, prompted):
-  model = make_model(models, decoding, decode)
+def predictor(models, decoding, decode, prompted, mixing=ATTENTION):
+  model = make_model(models, decoding, decode, mixing)
   return functools.partial(
     model.predict_batch_with_aux,
-    make_params(),
+    make_params(mixing),
     make_batch(prompted),
     rng=jax.random.PRNGKey(4),
     return_all_decodes=True,
@@ -107,6 +113,19 @@ def theirs():
 def test_decodes_are_the_runtimes(theirs, decode, prompted):
   tokens, aux = jax.jit(theirs(decode, prompted))()
   ours = predictor(models, decoding, decode, prompted)
+  want_tokens, want_aux = jax.jit(ours)()
+  np.testing.assert_array_equal(tokens, want_tokens)
+  np.testing.assert_allclose(aux['scores'], want_aux['scores'], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('decode', 'prompted'), [('greedy', True), ('beam', False)]
+)
+def test_caches_of_causal_mixings_are_expanded_to_beams(
+  theirs, decode, prompted
+):
+  tokens, aux = jax.jit(theirs(decode, prompted, CAUSAL))()
+  ours = predictor(models, decoding, decode, prompted, CAUSAL)
   want_tokens, want_aux = jax.jit(ours)()
   np.testing.assert_array_equal(tokens, want_tokens)
   np.testing.assert_allclose(aux['scores'], want_aux['scores'], rtol=1e-4)

@@ -17,7 +17,7 @@ from fnet_t5x.benchmarks.accelerator import (
 from fnet_t5x.benchmarks.accelerator.bench import Setting
 from fnet_t5x.costs import flops
 from fnet_t5x.fourier.mixing import make_mixing_plan
-from fnet_t5x.networks.fnet_t5 import positions_of_segments
+from fnet_t5x.networks.segments import positions_of_segments
 
 SETTING = Setting('cpu', 'float32', toy=True)
 ROWS, INPUTS, TARGETS = 2, 16, 8
