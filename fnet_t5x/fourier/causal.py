@@ -28,15 +28,13 @@ The map is linear, and not symmetric as FNet's is: its transpose runs backward.
 """
 
 import dataclasses
-from typing import Literal
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Complex, Float, Int
 
-from fnet_t5x.backend import current_backend
-from fnet_t5x.choices import check_choice
 from fnet_t5x.fourier import half_spectrum, methods
 from fnet_t5x.fourier.bluestein import convolution_size
 from fnet_t5x.fourier.dft_matrix import MAX_LENGTH, reduced_angles
@@ -55,30 +53,10 @@ Activations = Float[Array, 'batch length embed']
 FFT_MIN_LENGTH = {'cpu': 1024, 'gpu': 2048, 'tpu': 8192}
 
 
-def choose_method(
-  method: Method,
-  tokens: int,
-  *,
-  packed: bool = False,
-  backend: str | None = None,
-) -> Literal['fft', 'matmul']:
-  """Resolves 'auto', by backend and length; packed rows always use matrices.
-
-  Args:
-    method: 'auto', 'fft' or 'matmul'.
-    tokens: tokens per row, padding included.
-    packed: whether rows hold several examples.
-    backend: JAX's name of the platform; by default `current_backend()`. One
-      that is neither 'cpu' nor 'tpu' is treated as a GPU.
-  """
-  check_choice('fourier_method', method, Method)
-  if packed:
-    return 'matmul'
-  if method != 'auto':
-    return method
-  backend = backend or current_backend()
-  minimum = FFT_MIN_LENGTH.get(backend, FFT_MIN_LENGTH['gpu'])
-  return 'fft' if tokens >= minimum else 'matmul'
+# Of method and tokens; see `methods.choose_convolution`.
+choose_method = functools.partial(
+  methods.choose_convolution, 'fourier_method', FFT_MIN_LENGTH
+)
 
 
 @jax.tree_util.register_dataclass

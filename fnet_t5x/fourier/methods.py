@@ -1,5 +1,6 @@
 """Choice of the algorithms of a transform, by backend and length."""
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from fnet_t5x.backend import current_backend
@@ -130,6 +131,36 @@ def choose_method(
     return method
   backend = _known(backend or current_backend())
   return 'matmul' if points <= _MATMUL_MAX[kind].get(backend, 0) else 'fft'
+
+
+def choose_convolution(
+  name: str,
+  fft_min_length: Mapping[str, int],
+  method: Method,
+  tokens: int,
+  *,
+  packed: bool = False,
+  backend: str | None = None,
+) -> Literal['fft', 'matmul']:
+  """Resolves 'auto' for a convolution; packed rows always use matrices.
+
+  Args:
+    name: of the setting, for errors.
+    fft_min_length: minimum number of tokens per row from which 'auto' takes the
+      FFT, by backend.
+    method: 'auto', 'fft' or 'matmul'.
+    tokens: tokens per row, padding included.
+    packed: whether rows hold several examples.
+    backend: JAX's name of the platform; by default `current_backend()`. One
+      that is neither 'cpu' nor 'tpu' is treated as a GPU.
+  """
+  check_choice(name, method, Method)
+  if packed:
+    return 'matmul'
+  if method != 'auto':
+    return method
+  backend = _known(backend or current_backend())
+  return 'fft' if tokens >= fft_min_length[backend] else 'matmul'
 
 
 def _known(backend):

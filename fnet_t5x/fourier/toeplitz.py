@@ -18,13 +18,11 @@ Toeplitz mixing is that of Sparse Mixers (Lee-Thorp and Ainslie 2022, arXiv
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fnet_t5x.backend import current_backend
-from fnet_t5x.choices import check_choice
+from fnet_t5x.fourier import methods
 from fnet_t5x.fourier.bluestein import convolution_size
 from fnet_t5x.fourier.data_parallel import map_rows_and_heads
 from fnet_t5x.fourier.methods import Method
@@ -42,30 +40,10 @@ Filters = Float[Array, 'heads lags']
 FFT_MIN_LENGTH = {'cpu': 512, 'gpu': 2048, 'tpu': 8192}
 
 
-def choose_method(
-  method: Method,
-  tokens: int,
-  *,
-  packed: bool = False,
-  backend: str | None = None,
-) -> Literal['fft', 'matmul']:
-  """Resolves 'auto', by backend and length; packed rows always use matrices.
-
-  Args:
-    method: 'auto', 'fft' or 'matmul'.
-    tokens: tokens per row, padding included.
-    packed: whether rows hold several examples.
-    backend: JAX's name of the platform; by default `current_backend()`. One
-      that is neither 'cpu' nor 'tpu' is treated as a GPU.
-  """
-  check_choice('toeplitz_method', method, Method)
-  if packed:
-    return 'matmul'
-  if method != 'auto':
-    return method
-  backend = backend or current_backend()
-  minimum = FFT_MIN_LENGTH.get(backend, FFT_MIN_LENGTH['gpu'])
-  return 'fft' if tokens >= minimum else 'matmul'
+# Of method and tokens; see `methods.choose_convolution`.
+choose_method = functools.partial(
+  methods.choose_convolution, 'toeplitz_method', FFT_MIN_LENGTH
+)
 
 
 def toeplitz_mix(
