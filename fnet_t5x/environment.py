@@ -25,7 +25,7 @@ def describe_host() -> dict[str, Any]:
     'processor': _processor(),
     'host_memory_bytes': os.sysconf('SC_PHYS_PAGES')
     * os.sysconf('SC_PAGE_SIZE'),
-    'cpus': os.cpu_count(),
+    'cpus': _available_cpus(),
     'versions': {name: _version(name) for name in _PACKAGES},
     'commit': commit(),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
@@ -63,6 +63,13 @@ def commit() -> str | None:
     *('--untracked-files=no', '--', ':(top)', ':(top,exclude)docs'),
   )
   return head + ('+' if changed else '')
+
+
+def _available_cpus() -> int | None:
+  """Returns the number of CPU cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
 
 
 def _processor() -> str | None:

@@ -136,7 +136,7 @@ def machine_text(result: Result) -> str:
   memory = host['host_memory_bytes'] / 2**30
   facts = [
     host['processor'] or host['machine'],
-    f'{host["cpus"]} CPU cores',
+    f'{host["cpus"]} CPU core{"" if host["cpus"] == 1 else "s"}',
     f'{memory:.0f} GiB of memory',
     device.get('device') if device.get('backend') != 'cpu' else None,
     f'Python {host["python"]}',

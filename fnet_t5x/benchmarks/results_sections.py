@@ -73,7 +73,7 @@ SECTIONS = {
       'Quality after equal training time',
       '--size mini --objective fixed_prefix_lm --inputs 256 --targets 256 '
       # Few rows: more steps in the time.
-      '--minutes 1.5 --seeds 1,2,3 --rows 4 --validation_rows 64',
+      '--minutes 1.5 --seeds 1,2,3 --rows 4 --validation_rows 16',
       '--size toy --objective fixed_prefix_lm --inputs 8 --targets 8 '
       '--steps 8 --seeds 1,2 --rows 2 --validation_rows 4 --train_rows 16 '
       '--pieces 300',
