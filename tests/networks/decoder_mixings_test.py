@@ -377,7 +377,11 @@ def test_generation_by_the_decoder_only_model():
     ).astype(jnp.int32),
   }
   tokens, aux = model.predict_batch_with_aux(
-    params, batch, return_all_decodes=True, num_decodes=3
+    params,
+    batch,
+    return_all_decodes=True,
+    num_decodes=3,
+    decoder_params={'alpha': 0.0},
   )
   for row, length in enumerate((3, 1)):
     for beam in range(3):
