@@ -190,7 +190,9 @@ def _check_gin(mode: str, arguments: Sequence[str]) -> None:
   for argument in arguments:
     name, _, value = argument.partition('=')
     if name == '--gin_file':
-      files.append(value)
+      # A conversion writes model.gin, in place of this file.
+      converted = {'/data/t5_base/model.gin': 'gin/models/t5_base.gin'}
+      files.append(converted.get(value, value))
     elif name.startswith('--gin.'):
       bindings.append(f'{name.removeprefix("--gin.")} = {value}')
     elif name == '--model_dir' and mode == 'train':

@@ -1,5 +1,6 @@
 """T5X's modules in gin files, where T5X is absent or not the engine."""
 
+import subprocess
 import sys
 
 import gin
@@ -62,8 +63,7 @@ def test_included_files_and_bindings(tmp_path, capsys):
   parse(
     tmp_path,
     f"include '{tmp_path}/base.gin'\nfrom t5x.examples.t5 import network\n"
-    'network.T5Config.emb_dim = 64\n',
-    'network.T5Config.num_heads = 3',
+    'network.T5Config.emb_dim = 64\nnetwork.T5Config.num_heads = 3\n',
   )
   network = gin.get_configurable(t5.Transformer)()
   assert network.config.emb_dim == 64
@@ -73,6 +73,28 @@ def test_included_files_and_bindings(tmp_path, capsys):
   assert out == "t5x in the gin files: the embedded runtime's modules (2)\n"
   read = saved_config.read(gin.config_str(), 'config.gin')
   assert repr(read.macros['MODEL']) == '@models.EncoderDecoderModel()'
+
+
+@pytest.mark.slow
+def test_bindings_of_the_command_line(tmp_path):
+  """In a process of their own: gin finds them by the first name of a class."""
+  path = tmp_path / 'run.gin'
+  path.write_text(
+    HEADER + 'from t5x.examples.t5 import network\n'
+    'network.T5Config.num_heads = 5\n'
+  )
+  program = (
+    'import gin\n'
+    'from fnet_t5x.networks import t5\n'
+    'from fnet_t5x.runtime import gin_utils\n'
+    f'gin_utils.parse_gin_flags(["."], [{str(path)!r}], '
+    '["network.T5Config.num_heads = 3"], finalize_config=False)\n'
+    'print(gin.get_configurable(t5.T5Config)(vocab_size=8).num_heads)\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.splitlines()[-1] == '3'
 
 
 def test_every_module_in_the_table_exists(tmp_path):
