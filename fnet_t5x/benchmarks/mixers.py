@@ -70,8 +70,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_list(
     '--models',
     str,
-    _MODELS,
-    'layouts to train; their controls always are',
+    None,
+    'layouts to train; their controls always are; by default '
+    f'{",".join(_MODELS)}, of decoders {",".join(_DECODERS)}',
   )
   equal_training.add_options(parser)
   parser.add_argument('--objective', default='masked_lm', choices=OBJECTIVES)
@@ -131,8 +132,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   if options.targets < 1:
     parser.error(f'--targets {options.targets}: must be at least 1')
   _check_text(parser, options)
-  if options.objective == 'causal_lm' and options.models == _MODELS:
-    options.models = _DECODERS
+  if options.models is None:
+    is_decoder = options.objective == 'causal_lm'
+    options.models = _DECODERS if is_decoder else _MODELS
   from fnet_t5x.benchmarks import mixer_layouts
 
   try:

@@ -1,6 +1,6 @@
 """Checks of a network's parameters: names, shapes and values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import numpy as np
 
@@ -35,6 +35,19 @@ def check(arrays: Mapping[str, np.ndarray], wanted: Shapes) -> None:
     for name, x in arrays.items()
     if not np.isfinite(x).all()
   )
+
+
+def layers_without(
+  arrays: Container[str], template: str, layers: int
+) -> list[int]:
+  """Returns the layers that lack an array.
+
+  Args:
+    arrays: the names that there are.
+    template: the array's name, with {} for the layer.
+    layers: number of layers.
+  """
+  return [i for i in range(layers) if template.format(i) not in arrays]
 
 
 def raise_first(problems: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fnet_t5x.convert import hf_folder
+from fnet_t5x.convert import array_checks, hf_folder
 from fnet_t5x.convert.network_conversion import Converted, Exported
 from fnet_t5x.convert.tensor_table import Row, of_layers, to_ours, to_theirs
 
@@ -209,7 +209,7 @@ def to_hugging_face(
 
   vocab, embed = shape(_EMBEDDING)
   query = 'decoder/layers_{}/self_attention/query/kernel'
-  without = [i for i in range(layers) if query.format(i) not in arrays]
+  without = array_checks.layers_without(arrays, query, layers)
   if without:
     raise ValueError(
       f'it has no attention in the layers {without}: it has other mixings, for '

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fnet_t5x.convert import hf_folder
+from fnet_t5x.convert import array_checks, hf_folder
 from fnet_t5x.convert.network_conversion import Converted, Exported
 from fnet_t5x.convert.tensor_table import (
   Row,
@@ -273,7 +273,7 @@ def to_hugging_face(arrays: Mapping[str, np.ndarray]) -> Exported:
     ('decoder', 'self_attention'),
   ):
     query = f'{side}/layers_{{}}/{attention}/query/kernel'
-    without = [i for i in range(layers[side]) if query.format(i) not in arrays]
+    without = array_checks.layers_without(arrays, query, layers[side])
     if without:
       raise ValueError(
         f'its {side} has no attention in the layers {without}: it is a '

@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.partitioning import (
   logical_to_mesh_axes,
-  param_with_axes,
   with_sharding_constraint,
 )
 from jax.ad_checkpoint import checkpoint_name
@@ -23,10 +22,15 @@ from jaxtyping import Array, Float, Int
 from fnet_t5x.fourier.methods import Method
 from fnet_t5x.fourier.toeplitz import causal_filters, causal_step, toeplitz_mix
 from fnet_t5x.layers import cache
-from fnet_t5x.layers.dense import DenseGeneral
-from fnet_t5x.layers.toeplitz_mixing import Filter, NetworkFilter
-
-_HEADS = ('batch', 'length', 'heads', 'kv')
+from fnet_t5x.layers.toeplitz_mixing import (
+  HEADS,
+  Filter,
+  NetworkFilter,
+  check_heads,
+  lag_parameters,
+  split_heads,
+  value_projection,
+)
 
 
 class CausalFreeFilter(nn.Module):
@@ -56,13 +60,7 @@ class CausalFreeFilter(nn.Module):
         'length of the decoder (MAX_DECODER_LENGTH, or MAX_LENGTH of GPT-2), '
         "or set toeplitz_filter='network'"
       )
-    filters = param_with_axes(
-      'lags',
-      nn.initializers.normal(self.max_length**-0.5),
-      (self.num_heads, self.max_length),
-      jnp.float32,
-      axes=('heads', 'relpos_buckets'),
-    )
+    filters = lag_parameters(self.num_heads, self.max_length, self.max_length)
     return filters[:, :length]
 
 
@@ -120,20 +118,10 @@ class CausalToeplitzMixing(nn.Module):
         free filter, or do not fit the cache.
     """
     batch, length, embed = inputs.shape
-    if embed % self.num_heads:
-      raise ValueError(
-        f'toeplitz mixing: emb_dim={embed} is not a multiple of '
-        f'num_heads={self.num_heads}, the number of its filters'
-      )
-    x = DenseGeneral(
-      embed,
-      dtype=self.dtype,
-      kernel_init=self.kernel_init,
-      kernel_axes=('embed', 'joined_kv'),
-      name='embed_mixing',
-    )(inputs.astype(self.dtype))
-    x = x.reshape(batch, length, self.num_heads, -1)
-    x = with_sharding_constraint(x, _HEADS)
+    check_heads(embed, self.num_heads)
+    x = inputs.astype(self.dtype)
+    x = value_projection(self.dtype, self.kernel_init, embed)(x)
+    x = split_heads(x, self.num_heads)
     if prefill_lengths is not None:
       by_head = jnp.swapaxes(x, 1, 2)
       cache.write_prompts(self, prefill_lengths, cached_value=by_head)
@@ -158,9 +146,9 @@ class CausalToeplitzMixing(nn.Module):
       ids,
       packed=segment_ids is not None,
       method=self.method,
-      heads_axis=logical_to_mesh_axes(_HEADS)[2],
+      heads_axis=logical_to_mesh_axes(HEADS)[2],
     )
-    x = with_sharding_constraint(x, _HEADS).reshape(batch, length, embed)
+    x = with_sharding_constraint(x, HEADS).reshape(batch, length, embed)
     x = with_sharding_constraint(x, ('batch', 'length', 'embed'))
     # Named for remat policies, which know products with weights but no FFT.
     return checkpoint_name(x, 'mixing')

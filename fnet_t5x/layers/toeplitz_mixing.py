@@ -29,7 +29,7 @@ from fnet_t5x.layers.dense import DenseGeneral
 Filter = Literal['free', 'network']
 
 # As in attention, devices exchange tokens for heads if tokens are sharded.
-_HEADS = ('batch', 'length', 'heads', 'kv')
+HEADS = ('batch', 'length', 'heads', 'kv')
 _TOKENS = ('batch', 'encoder_length', 'embed')
 
 
@@ -60,14 +60,57 @@ class FreeFilter(nn.Module):
         f'to max_encoder_length={self.max_length}; shorten the feature length, '
         "raise max_encoder_length, or set toeplitz_filter='network'"
       )
-    filters = param_with_axes(
-      'lags',
-      nn.initializers.normal(self.max_length**-0.5),
-      (self.num_heads, 2 * self.max_length - 1),
-      jnp.float32,
-      axes=('heads', 'relpos_buckets'),
+    filters = lag_parameters(
+      self.num_heads, 2 * self.max_length - 1, self.max_length
     )
     return filters[:, self.max_length - length : self.max_length + length - 1]
+
+
+def lag_parameters(
+  num_heads: int, lags: int, max_length: int
+) -> Float[Array, 'heads lags']:
+  """Creates a filter's parameters, in a compact method.
+
+  Args:
+    num_heads: number of filters.
+    lags: parameters of each.
+    max_length: longest row; initial values have a variance of 1 / max_length.
+  """
+  return param_with_axes(
+    'lags',
+    nn.initializers.normal(max_length**-0.5),
+    (num_heads, lags),
+    jnp.float32,
+    axes=('heads', 'relpos_buckets'),
+  )
+
+
+def value_projection(dtype: jnp.dtype, kernel_init: Initializer, embed: int):
+  """Returns the linear map V of Toeplitz mixing."""
+  return DenseGeneral(
+    embed,
+    dtype=dtype,
+    kernel_init=kernel_init,
+    kernel_axes=('embed', 'joined_kv'),
+    name='embed_mixing',
+  )
+
+
+def check_heads(embed: int, num_heads: int) -> None:
+  """Raises ValueError if filters cannot share the features equally."""
+  if embed % num_heads:
+    raise ValueError(
+      f'toeplitz mixing: emb_dim={embed} is not a multiple of '
+      f'num_heads={num_heads}, the number of its filters'
+    )
+
+
+def split_heads(
+  x: Float[Array, 'batch length embed'], num_heads: int
+) -> Float[Array, 'batch length heads kv']:
+  """Returns the features of each filter, sharded by head."""
+  x = x.reshape(*x.shape[:2], num_heads, -1)
+  return with_sharding_constraint(x, HEADS)
 
 
 class NetworkFilter(nn.Module):
@@ -231,11 +274,7 @@ class ToeplitzMixing(nn.Module):
         a free filter.
     """
     batch, length, embed = inputs.shape
-    if embed % self.num_heads:
-      raise ValueError(
-        f'toeplitz mixing: emb_dim={embed} is not a multiple of '
-        f'num_heads={self.num_heads}, the number of its filters'
-      )
+    check_heads(embed, self.num_heads)
     module = FreeFilter if self.filter == 'free' else NetworkFilter
     filters = module(self.num_heads, self.max_length, name='filters')(length)
     # Not sharded along the rows, as XLA would infer for them, and then for all
@@ -243,15 +282,8 @@ class ToeplitzMixing(nn.Module):
     segment_ids = with_sharding_constraint(segment_ids, ('batch', 'length'))
     x = inputs.astype(self.dtype)
     if self.project:
-      x = DenseGeneral(
-        embed,
-        dtype=self.dtype,
-        kernel_init=self.kernel_init,
-        kernel_axes=('embed', 'joined_kv'),
-        name='embed_mixing',
-      )(x)
-    x = x.reshape(batch, length, self.num_heads, -1)
-    x = with_sharding_constraint(x, _HEADS)
+      x = value_projection(self.dtype, self.kernel_init, embed)(x)
+    x = split_heads(x, self.num_heads)
     terms = [(x, filters)]
     if weights is not None:
       a, b = (jnp.broadcast_to(w[..., None], x.shape) for w in weights)
@@ -265,9 +297,9 @@ class ToeplitzMixing(nn.Module):
       segment_ids,
       packed=packed,
       method=self.method,
-      heads_axis=logical_to_mesh_axes(_HEADS)[2],
+      heads_axis=logical_to_mesh_axes(HEADS)[2],
     )
-    x = with_sharding_constraint(x, _HEADS).reshape(batch, length, embed)
+    x = with_sharding_constraint(x, HEADS).reshape(batch, length, embed)
     if self.project:
       x = with_sharding_constraint(x, _TOKENS)
     # Named for remat policies, which know products with weights but no FFT.

@@ -16,9 +16,7 @@ from fnet_t5x.networks.t5_config import (
   Mask,
   T5Config,
   Tokens,
-  attention,
   dropout,
-  feed_forward,
 )
 
 
@@ -50,16 +48,9 @@ class MixingDecoderLayer(nn.Module):
       x = LayerNorm(dtype=cfg.dtype, name='pre_mixing_layer_norm')(x)
       x = mix(cfg, self.mixing, x, mixing_inputs, **caching)
       x = inputs + dropout(cfg)(x, deterministic=deterministic)
-
-    y = LayerNorm(dtype=cfg.dtype, name='pre_cross_attention_layer_norm')(x)
-    y = attention(cfg, 'encoder_decoder_attention', cross_attention=True)(
-      y, encoded, encoder_decoder_mask, deterministic=deterministic, **caching
+    return t5_decoder.attend_to_encoder(
+      cfg, x, encoded, encoder_decoder_mask, deterministic, **caching
     )
-    y = x + dropout(cfg)(y, deterministic=deterministic)
-
-    z = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(y)
-    z = feed_forward(cfg)(z, deterministic=deterministic)
-    return y + dropout(cfg)(z, deterministic=deterministic)
 
 
 class MixingDecoder(t5_decoder.Decoder):

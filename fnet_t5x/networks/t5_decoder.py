@@ -1,5 +1,7 @@
 """T5's decoder, also used by the hybrids."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -38,30 +40,51 @@ class DecoderLayer(nn.Module):
   ) -> Activations:
     """Applies the layer; `Transformer.decode` describes the cache."""
     cfg = self.config
-    caching = {
-      'decode': decode,
-      'prefill_lengths': prefill_lengths,
-      'deterministic': deterministic,
-    }
+    caching = {'decode': decode, 'prefill_lengths': prefill_lengths}
     if not cfg.shares_relpos_bias:
       decoder_bias = decoder_biases(
         cfg, inputs.shape[1], decode, prefill_lengths
       )
     x = LayerNorm(dtype=cfg.dtype, name='pre_self_attention_layer_norm')(inputs)
     x = attention(cfg, 'self_attention')(
-      x, x, decoder_mask, decoder_bias, **caching
+      x, x, decoder_mask, decoder_bias, deterministic=deterministic, **caching
     )
     x = inputs + dropout(cfg)(x, deterministic=deterministic)
-
-    y = LayerNorm(dtype=cfg.dtype, name='pre_cross_attention_layer_norm')(x)
-    y = attention(cfg, 'encoder_decoder_attention', cross_attention=True)(
-      y, encoded, encoder_decoder_mask, **caching
+    return attend_to_encoder(
+      cfg, x, encoded, encoder_decoder_mask, deterministic, **caching
     )
-    y = x + dropout(cfg)(y, deterministic=deterministic)
 
-    z = LayerNorm(dtype=cfg.dtype, name='pre_mlp_layer_norm')(y)
-    z = feed_forward(cfg)(z, deterministic=deterministic)
-    return y + dropout(cfg)(z, deterministic=deterministic)
+
+def attend_to_encoder(
+  config: T5Config,
+  x: Activations,
+  encoded: Float[Array, 'batch encoder_length embed'],
+  mask: Mask | None,
+  deterministic: bool,
+  **caching: Any,
+) -> Activations:
+  """Applies cross-attention and the feed-forward block, a layer's second half.
+
+  Call it in a layer's compact method, which then has their parameters.
+
+  Args:
+    config: the decoder's.
+    x: the residual sum after self-attention, or another mixing.
+    encoded: the encoder's output.
+    mask: non-zero where a target may see an input.
+    deterministic: whether to skip dropout.
+    **caching: `decode` and `prefill_lengths`; `Transformer.decode` describes
+      the cache.
+  """
+  y = LayerNorm(dtype=config.dtype, name='pre_cross_attention_layer_norm')(x)
+  y = attention(config, 'encoder_decoder_attention', cross_attention=True)(
+    y, encoded, mask, deterministic=deterministic, **caching
+  )
+  y = x + dropout(config)(y, deterministic=deterministic)
+
+  z = LayerNorm(dtype=config.dtype, name='pre_mlp_layer_norm')(y)
+  z = feed_forward(config)(z, deterministic=deterministic)
+  return y + dropout(config)(z, deterministic=deterministic)
 
 
 def decoder_biases(

@@ -68,34 +68,69 @@ def fnet(folder):
   return 'gin/models/fnet_tiny.gin', path, 'masked_lm', sizes
 
 
+def train(python, converted, folder, engine, run_files, **bindings):
+  """Trains a converted model for three steps; returns its losses."""
+  model, _, objective, sizes = converted
+  bindings = {
+    'TASK_FEATURE_LENGTHS': LENGTHS,
+    **STEPS,
+    **sizes,
+    **bindings,
+    'MODEL_DIR': str(folder),
+  }
+  said = python(
+    '-m',
+    'fnet_t5x.train',
+    f'--gin_search_paths={gin_root()}',
+    f'--gin_file={model}',
+    f'--gin_file=gin/objectives/{objective}.gin',
+    *(f'--gin_file=gin/runs/{name}.gin' for name in run_files),
+    *(f'--gin.{name}={value!r}' for name, value in bindings.items()),
+    engine=engine,
+  )
+  assert f'engine: {engine}' in said
+  return runs.losses(str(folder))
+
+
+def start_of(converted):
+  """Returns the bindings of a run that starts from its checkpoint."""
+  return {
+    'INITIAL_CHECKPOINT_PATH': str(converted[1]),
+    'INFER_EVAL_DATASET_CFG': None,
+  }
+
+
 @pytest.mark.parametrize('convert', [t5, gpt2, fnet])
 def test_both_engines_start_from_the_same_weights(python, tmp_path, convert):
-  model, checkpoint, objective, sizes = convert(tmp_path)
-  losses = {}
-  for engine, start in (
-    ('t5x', checkpoint),
-    ('runtime', checkpoint),
-    ('scratch', None),
-  ):
-    bindings = {'TASK_FEATURE_LENGTHS': LENGTHS, **STEPS, **sizes}
-    bindings['MODEL_DIR'] = str(tmp_path / engine)
-    files = ['pretrain']
-    if start:
-      files = ['finetune', 'start_from_weights']
-      bindings['INITIAL_CHECKPOINT_PATH'] = str(start)
-      bindings['INFER_EVAL_DATASET_CFG'] = None
-    said = python(
-      '-m',
-      'fnet_t5x.train',
-      f'--gin_search_paths={gin_root()}',
-      f'--gin_file={model}',
-      f'--gin_file=gin/objectives/{objective}.gin',
-      *(f'--gin_file=gin/runs/{name}.gin' for name in files),
-      *(f'--gin.{name}={value!r}' for name, value in bindings.items()),
-      engine='t5x' if engine == 't5x' else 'runtime',
+  converted = convert(tmp_path)
+  files = ['finetune', 'start_from_weights']
+  theirs, ours = (
+    train(
+      python,
+      converted,
+      tmp_path / engine,
+      engine,
+      files,
+      **start_of(converted),
     )
-    assert f'engine: {"t5x" if engine == "t5x" else "runtime"}' in said
-    losses[engine] = runs.losses(str(tmp_path / engine))
-  np.testing.assert_allclose(losses['t5x'], losses['runtime'], rtol=1e-4)
+    for engine in ('t5x', 'runtime')
+  )
+  np.testing.assert_allclose(theirs, ours, rtol=1e-4)
+  scratch = train(
+    python, converted, tmp_path / 'scratch', 'runtime', ['pretrain']
+  )
   # Random tensors, but no initial ones: the loss tells whose they are.
-  assert abs(losses['scratch'][0] - losses['t5x'][0]) > 0.1
+  assert abs(scratch[0] - theirs[0]) > 0.1
+
+
+def test_missing_optimizer_state_names_the_remedy(python, tmp_path):
+  converted = t5(tmp_path)
+  with pytest.raises(AssertionError, match=r'add.*start_from_weights\.gin'):
+    train(
+      python,
+      converted,
+      tmp_path / 'run',
+      't5x',
+      ['finetune'],
+      **start_of(converted),
+    )
