@@ -41,6 +41,8 @@ CASES = {
   'fnet_t5 0.1': ('fnet_t5', 0.1),
   't5 0.1': ('t5', 0.1),
 }
+# What is described, and how much it may differ: see `assert_described_alike`.
+TOLERANCES = {'initial': 1e-6, 'parameters': 1e-4, 'optimizer': 1e-3}
 DECODES = {
   'greedy': (functools.partial(decoding.temperature_sample, topk=1), 1),
   'beam 4': (decoding.beam_search, 4),
@@ -221,6 +223,20 @@ def describe(tree):
     order = np.sum(x * np.cos(np.arange(x.size)))
     described[name] = [list(value.shape), *(_round(v) for v in (norm, order))]
   return described
+
+
+def assert_described_alike(got, want, tolerance):
+  """Checks descriptions of the same leaves.
+
+  Norms and sums may differ by a share of the norm. A share of the sum would be
+  too strict: its terms cancel, and rounding depends on the machine.
+  """
+  assert got.keys() == want.keys()
+  for name, (shape, norm, order) in want.items():
+    assert got[name][0] == shape, name
+    np.testing.assert_allclose(
+      got[name][1:], [norm, order], rtol=0, atol=tolerance * norm, err_msg=name
+    )
 
 
 def _plain(tree):

@@ -35,7 +35,7 @@ def results(request, tmp_path_factory):
 def test_parameters_start_with_the_same_names_shapes_axes_and_values(results):
   got, want = results
   assert got['axes'] == want['axes']
-  assert_alike(got['initial'], want['initial'], 1e-6)
+  assert_described_alike('initial', got, want)
 
 
 def test_batches_are_the_same(results):
@@ -63,8 +63,8 @@ def test_validation_is_the_same(results):
 
 def test_parameters_and_adafactor_state_end_the_same(results):
   got, want = results
-  assert_alike(got['parameters'], want['parameters'], 1e-4)
-  assert_alike(got['optimizer'], want['optimizer'], 1e-3)
+  assert_described_alike('parameters', got, want)
+  assert_described_alike('optimizer', got, want)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,5 @@ def test_decodes_are_the_same_token_for_token(results):
   np.testing.assert_allclose(got['scores'], want['scores'], rtol=1e-4)
 
 
-def assert_alike(got, want, tolerance):
-  """Same leaves, with norms and sums that are equal relative to the norms."""
-  assert got.keys() == want.keys()
-  for name, (shape, norm, order) in want.items():
-    assert got[name][0] == shape, name
-    np.testing.assert_allclose(
-      got[name][1:], [norm, order], rtol=0, atol=tolerance * norm, err_msg=name
-    )
+def assert_described_alike(name, got, want):
+  runs.assert_described_alike(got[name], want[name], runs.TOLERANCES[name])
