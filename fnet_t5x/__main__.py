@@ -35,6 +35,7 @@ _FOLDERS = {
   'convert': ('scan', 'fnet', 'hf', 'hybrid'),
   'benchmark': (
     'mixing',
+    'mixing_estimates',
     'causal_mixing',
     'inference',
     'quality',

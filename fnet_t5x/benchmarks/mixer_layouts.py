@@ -85,9 +85,9 @@ def control_of(layout: Layout) -> Layout:
   """Returns the layout that differs by the lack of the mixer alone.
 
   That is one without mixing; or, for a gated block, the same block without a
-  mixer, if there is such a mixing.
+  mixer.
   """
-  gated = _GATED in layout.mixing and _BLOCK in known_mixings()
+  gated = _GATED in layout.mixing
   return layout._replace(mixing=_BLOCK if gated else NOTHING)
 
 

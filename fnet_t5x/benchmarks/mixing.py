@@ -217,15 +217,10 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
   }
 
 
-def compile_case(case: Case, x: Array, backward: bool) -> Callable[[], Any]:
-  """Returns a compiled call without arguments."""
+def differentiated(case: Case) -> Callable[..., Any]:
+  """Returns a function of activations and arguments, forward and backward."""
   import jax
 
-  if not backward:
-    forward = jax.jit(case.function)
-    return lambda: forward(x, *case.arguments)
-
-  @jax.jit
   def both(x, arguments):
     if case.trained:
       y, pullback = jax.vjp(case.function, x, *arguments)
@@ -236,7 +231,24 @@ def compile_case(case: Case, x: Array, backward: bool) -> Callable[[], Any]:
     # which is impossible in a training step.
     return pullback(y)
 
+  return both
+
+
+def compile_case(case: Case, x: Array, backward: bool) -> Callable[[], Any]:
+  """Returns a compiled call without arguments."""
+  import jax
+
+  if not backward:
+    forward = jax.jit(case.function)
+    return lambda: forward(x, *case.arguments)
+
+  both = jax.jit(differentiated(case))
   return lambda: both(x, case.arguments)
+
+
+def direction(backward: bool) -> str:
+  """Returns the direction of a record."""
+  return 'forward+backward' if backward else 'forward'
 
 
 def measure(
@@ -269,7 +281,7 @@ def measure(
       {
         'shape': list(shape),
         'case': name,
-        'direction': 'forward+backward' if backward else 'forward',
+        'direction': direction(backward),
         'median_seconds': float(np.median(taken)),
         'least_seconds': float(taken.min()),
         'rounds': len(taken),
@@ -300,15 +312,18 @@ def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
   return cells
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Parses the command line; exits on invalid input."""
-  parser = argument_parser.ArgumentParser('fnet_t5x.benchmarks.mixing', __doc__)
+def add_shape_options(parser: argparse.ArgumentParser, other: str = '') -> None:
+  """Adds the options of the activations' shapes.
+
+  Args:
+    parser: the parser.
+    other: what else to say of the default lengths.
+  """
   parser.add_argument(
     '--lengths',
     type=int,
     nargs='+',
-    help=f'tokens per row; by default {_listed(LENGTHS)}, with --quick '
-    f'{_listed(QUICK_LENGTHS)}',
+    help=f'tokens per row; by default {_listed(LENGTHS)}{other}',
   )
   parser.add_argument(
     '--embed', type=int, default=768, help='width of the activations'
@@ -319,6 +334,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     default=2048,
     help='tokens per batch: rows = tokens / length, at least one',
   )
+
+
+def check_shape_options(
+  parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> None:
+  """Exits if a shape or the dtype is invalid."""
+  if min(*options.lengths, options.embed, options.tokens) < 1:
+    parser.error('--lengths, --embed and --tokens must be at least 1')
+  if options.dtype not in ('float32', 'bfloat16'):
+    parser.error(f'--dtype {options.dtype}: choose float32 or bfloat16')
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  """Parses the command line; exits on invalid input."""
+  parser = argument_parser.ArgumentParser('fnet_t5x.benchmarks.mixing', __doc__)
+  add_shape_options(parser, f', with --quick {_listed(QUICK_LENGTHS)}')
   parser.add_argument('--dtype', default='float32', help='float32 or bfloat16')
   parser.add_argument(
     '--quick',
@@ -329,10 +360,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   options.lengths = options.lengths or (
     QUICK_LENGTHS if options.quick else LENGTHS
   )
-  if min(*options.lengths, options.embed, options.tokens) < 1:
-    parser.error('--lengths, --embed and --tokens must be at least 1')
-  if options.dtype not in ('float32', 'bfloat16'):
-    parser.error(f'--dtype {options.dtype}: choose float32 or bfloat16')
+  check_shape_options(parser, options)
   return options
 
 

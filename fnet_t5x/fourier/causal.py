@@ -239,7 +239,8 @@ def causal_step(
   weights *= causal_scale(index)[:, None]
   weights = jnp.where((places <= index)[:, None], weights, 0)
   weights = jnp.broadcast_to(weights, (inputs.shape[0], *weights.shape[1:]))
-  pair = matmul('bcm,bmd->cbd', weights.astype(inputs.dtype), inputs)
+  # In this order XLA's CPU backend reads the inputs as they lie in memory.
+  pair = matmul('bmd,bcm->cbd', inputs, weights)
   method = methods.choose_method(method, inputs.shape[-1])
   y = EmbedDFT(method, 'ortho').real(pair[0][:, None], pair[1][:, None])
   return y.astype(inputs.dtype)

@@ -202,7 +202,7 @@ def train_step(run: Run, backend: str) -> Program:
       train_state_axes=initializer.train_state_axes,
       rng=jax.random.PRNGKey(0),
     )
-    return _analysed(
+    return compile_and_analyse(
       'train step',
       run.tokens,
       state_bytes(run).held,
@@ -282,13 +282,15 @@ def prefill_and_step(
       return compiled
 
     held = _bytes(state.params, layout)
-    filling = _analysed('prefill', batch_size * inputs, held, compile_prefill)
+    filling = compile_and_analyse(
+      'prefill', batch_size * inputs, held, compile_prefill
+    )
     if not filling.compiled:
       return filling, dataclasses.replace(filling, name='decoding step'), 0
     encoded, cache = made['shapes']
     at_encoded, at_cache = made['shardings']
     cache_bytes = _bytes(cache, at_cache)
-    stepping = _analysed(
+    stepping = compile_and_analyse(
       'decoding step',
       batch_size,
       held + cache_bytes + _bytes(encoded, at_encoded),
@@ -316,12 +318,21 @@ def _bytes(shapes, shardings):
   )
 
 
-def _analysed(
+def compile_and_analyse(
   name: str,
   tokens: int,
   held: int,
   compile_program: Callable[[], jax.stages.Compiled],
 ) -> Program:
+  """Compiles a program, and returns the compiler's figures.
+
+  Args:
+    name: the program's name.
+    tokens: tokens computed per run, over all devices.
+    held: bytes of arrays that a device holds while it runs, its arguments
+      included.
+    compile_program: lowers and compiles it.
+  """
   start = time.perf_counter()
   try:
     compiled = compile_program()

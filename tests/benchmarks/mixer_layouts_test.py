@@ -60,16 +60,8 @@ def test_controls_are_always_there():
   ]
 
 
-def test_the_control_of_a_gated_block_is_the_block(monkeypatch):
+def test_the_control_of_a_gated_block_is_the_block():
   gated = Layout('fourier_gated', 1)
-  # As long as there is no such block.
-  monkeypatch.setattr(
-    mixer_layouts, 'known_mixings', lambda: ('fourier_gated',)
-  )
-  assert mixer_layouts.control_of(gated) == Layout('none', 1)
-  monkeypatch.setattr(
-    mixer_layouts, 'known_mixings', lambda: ('fourier_gated', 'convolution')
-  )
   assert mixer_layouts.control_of(gated) == Layout('convolution', 1)
   assert mixer_layouts.control_of(Layout('fourier', 1)) == Layout('none', 1)
   found = mixer_layouts.with_controls([gated])
