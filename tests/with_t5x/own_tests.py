@@ -174,6 +174,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--engine', choices=('runtime', 't5x'), default='runtime')
   parser.add_argument('--json', type=pathlib.Path, help='file of the outcomes')
+  # argparse checks an empty list, too.
   parser.add_argument('files', nargs='*', choices=[*FILES, []], metavar='FILE')
   arguments = parser.parse_args()
   spec = importlib.util.find_spec('t5x')
