@@ -10,7 +10,6 @@ _SLICES = 'the runtime runs on one machine; for several slices use T5X'
 # By the last part of the name: parameters of configurables, and members of
 # T5X's modules.
 _INSTEAD = {
-  'BasePartitioner': 'use partitioning.PjitPartitioner',
   'Checkpointer': _ONE_LAYOUT,
   'LegacyCheckpointManager': _ONE_LAYOUT,
   'OrbaxCheckpointManagerInterface': _ONE_LAYOUT,

@@ -7,6 +7,7 @@ if USES_T5X:
   from t5x import gin_utils as _engine
   from t5x.gin_utils import *  # noqa: F403
 else:
+  from fnet_t5x.command_line import rewrite_gin_args  # noqa: F401 (T5X's name)
   from fnet_t5x.runtime import gin_utils as _engine
   from fnet_t5x.runtime.gin_utils import *  # noqa: F403
 

@@ -260,7 +260,7 @@ def prefill_and_step(
 
     def jitted(function, given, returned=None, donated=()):
       keywords = {} if returned is None else {'out_shardings': returned}
-      return partitioning.PartitionedFn(
+      return partitioning.PjittedFnWithContext(
         jax.jit(
           function, in_shardings=given, donate_argnums=donated, **keywords
         ),

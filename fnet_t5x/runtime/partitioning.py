@@ -7,6 +7,7 @@ to mesh axes and compiles functions whose arguments are sharded accordingly.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import math
@@ -27,6 +28,24 @@ HardwareMesh = tuple[int, ...]
 LogicalAxisRules = Sequence[tuple[str, str | None]]
 
 MESH_AXES = ('data', 'model')
+
+
+class AxisNames(tuple):
+  """Names of an array's logical axes; None for an axis without a name.
+
+  `AxisNames('embed', 'mlp')`. Unlike a plain tuple, it is a leaf of a pytree.
+  """
+
+  __slots__ = ()
+
+  def __new__(cls, *names: str | None) -> AxisNames:
+    return super().__new__(cls, names)
+
+  def __getnewargs__(self) -> tuple[str | None, ...]:
+    return tuple(self)
+
+  def __repr__(self) -> str:
+    return f'AxisNames{tuple(self)!r}'
 
 
 def default_mesh(
@@ -141,17 +160,22 @@ class DataLayout:
   is_first_host_in_replica_set: bool
 
 
-class PartitionedFn:
+class PjittedFnWithContext:
   """Jitted function that runs in the context of the mesh and the axis rules.
 
   Flax's `with_sharding_constraint` does nothing outside `jax.set_mesh`, so the
   context is needed whenever the function is traced.
   """
 
-  def __init__(self, jitted: Callable, mesh: Mesh, rules: LogicalAxisRules):
-    self._jitted = jitted
-    self._mesh = mesh
-    self._rules = rules
+  def __init__(
+    self,
+    pjitted_fn: Callable,
+    partition_mesh: Mesh,
+    logical_axis_rules: LogicalAxisRules = (),
+  ):
+    self._jitted = pjitted_fn
+    self._mesh = partition_mesh
+    self._rules = logical_axis_rules
 
   def __call__(self, *args):
     with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
@@ -162,8 +186,16 @@ class PartitionedFn:
       return self._jitted.lower(*args)
 
 
-class PjitPartitioner:
-  """Maps logical axes to the mesh, and compiles functions over it."""
+class BasePartitioner(abc.ABC):
+  """Layout of states and batches on the devices, and functions over it.
+
+  T5X's interface, for one process. A subclass says how a state is sharded
+  (`get_mesh_axes`) and how a function is compiled (`partition`, `compile`); it
+  may have another mesh.
+  """
+
+  # Mesh axis, or axes, over which batches are sharded.
+  _data_axis: str | tuple[str, ...] | None = 'data'
 
   def __init__(
     self,
@@ -171,9 +203,8 @@ class PjitPartitioner:
     model_parallel_submesh: HardwareMesh | None = None,
     params_on_devices: bool = True,
     backend: str | None = None,
-    logical_axis_rules: LogicalAxisRules | None = None,
   ):
-    """Sets the mesh shape and the rules.
+    """Sets the mesh shape.
 
     Args:
       num_partitions: number of devices per replica of the model.
@@ -181,49 +212,31 @@ class PjitPartitioner:
         precedence over `num_partitions`.
       params_on_devices: whether parameters stay on devices between steps.
       backend: platform of the devices.
-      logical_axis_rules: None for `standard_logical_axis_rules()`.
 
     Raises:
-      ValueError: neither size is given, or a rule names an unknown mesh axis.
+      ValueError: neither size is given.
     """
     if not num_partitions and not model_parallel_submesh:
       raise ValueError(
-        'PjitPartitioner needs num_partitions or model_parallel_submesh'
+        f'{type(self).__name__} needs num_partitions or model_parallel_submesh'
       )
     if num_partitions and model_parallel_submesh:
       logging.warning(
-        'PjitPartitioner: model_parallel_submesh=%s takes precedence over '
-        'num_partitions=%s',
+        '%s: model_parallel_submesh=%s takes precedence over num_partitions=%s',
+        type(self).__name__,
         model_parallel_submesh,
         num_partitions,
       )
-    if logical_axis_rules is None:
-      logical_axis_rules = standard_logical_axis_rules()
-    self._rules = tuple(tuple(rule) for rule in logical_axis_rules)
-    for logical, mesh_axes in self._rules:
-      for mesh_axis in _as_tuple(mesh_axes):
-        if mesh_axis not in MESH_AXES:
-          raise ValueError(
-            f'logical_axis_rules map {logical!r} to {mesh_axis!r}: the mesh '
-            f'has the axes {MESH_AXES}'
-          )
     self._num_partitions = num_partitions
     self._model_parallel_submesh = model_parallel_submesh
     self._backend = backend
     self.params_on_devices = params_on_devices
-    (self._data_axis,) = flax_partitioning.logical_to_mesh_axes(
-      ('batch',), self._rules
-    )
 
   @functools.cached_property
   def mesh(self) -> Mesh:
     return default_mesh(
       self._num_partitions, self._model_parallel_submesh, self._backend
     )
-
-  @property
-  def logical_axis_rules(self) -> LogicalAxisRules:
-    return self._rules
 
   @property
   def data_partition_spec(self) -> PartitionSpec:
@@ -260,6 +273,101 @@ class PjitPartitioner:
     """Returns `train_state` with its arrays replaced by axis names or None."""
     return train_state.as_logical_axes()
 
+  @abc.abstractmethod
+  def get_mesh_axes(self, train_state: TrainState) -> TrainState:
+    """Returns `train_state` with a `PartitionSpec` or None for each array."""
+
+  def get_shardings(self, axis_resources: PyTree) -> PyTree:
+    """Returns `axis_resources` with specs and None replaced by shardings.
+
+    Like None, a sharding may be a prefix that stands for a whole subtree.
+    """
+
+    def sharding(spec):
+      if isinstance(spec, jax.sharding.Sharding):
+        return spec
+      return NamedSharding(self.mesh, spec or PartitionSpec())
+
+    return jax.tree.map(sharding, axis_resources, is_leaf=lambda x: x is None)
+
+  @abc.abstractmethod
+  def partition(
+    self,
+    fn: Callable,
+    in_axis_resources: PyTree,
+    out_axis_resources: PyTree,
+    static_argnums: int | Sequence[int] = (),
+    donate_argnums: int | Sequence[int] = (),
+  ) -> Callable:
+    """Returns `fn` compiled over the mesh.
+
+    Args:
+      fn: a function of positional arguments.
+      in_axis_resources: one entry per non-static argument: a `PartitionSpec`,
+        None (replicated), or a tree of them that is a prefix of the argument's.
+      out_axis_resources: the same for the outputs of `fn`.
+      static_argnums: arguments that are compile-time constants.
+      donate_argnums: arguments whose memory the outputs may reuse.
+    """
+
+  @abc.abstractmethod
+  def compile(self, partitioned_fn: Callable, *args) -> jax.stages.Compiled:
+    """Returns `partitioned_fn` compiled for arguments shaped like `args`."""
+
+  def move_params_to_devices(
+    self, train_state: TrainState, train_state_axes: TrainState
+  ) -> TrainState:
+    """Returns `train_state` sharded according to `train_state_axes`."""
+    return jax.device_put(train_state, self.get_shardings(train_state_axes))
+
+  def _extent(self, mesh_axes: str | tuple[str, ...] | None) -> int:
+    return math.prod(self.mesh.shape[axis] for axis in _as_tuple(mesh_axes))
+
+
+class PjitPartitioner(BasePartitioner):
+  """Maps logical axes to the mesh by rules, and compiles with `jax.jit`."""
+
+  def __init__(
+    self,
+    num_partitions: int | None = None,
+    model_parallel_submesh: HardwareMesh | None = None,
+    params_on_devices: bool = True,
+    backend: str | None = None,
+    logical_axis_rules: LogicalAxisRules | None = None,
+  ):
+    """Sets the mesh shape and the rules.
+
+    Args:
+      num_partitions: as in `BasePartitioner`, like the following.
+      model_parallel_submesh: a tile of devices.
+      params_on_devices: whether parameters stay on devices between steps.
+      backend: platform of the devices.
+      logical_axis_rules: None for `standard_logical_axis_rules()`.
+
+    Raises:
+      ValueError: neither size is given, or a rule names an unknown mesh axis.
+    """
+    super().__init__(
+      num_partitions, model_parallel_submesh, params_on_devices, backend
+    )
+    if logical_axis_rules is None:
+      logical_axis_rules = standard_logical_axis_rules()
+    self._rules = tuple(tuple(rule) for rule in logical_axis_rules)
+    for logical, mesh_axes in self._rules:
+      for mesh_axis in _as_tuple(mesh_axes):
+        if mesh_axis not in MESH_AXES:
+          raise ValueError(
+            f'logical_axis_rules map {logical!r} to {mesh_axis!r}: the mesh '
+            f'has the axes {MESH_AXES}'
+          )
+    (self._data_axis,) = flax_partitioning.logical_to_mesh_axes(
+      ('batch',), self._rules
+    )
+
+  @property
+  def logical_axis_rules(self) -> LogicalAxisRules:
+    return self._rules
+
   def get_mesh_axes(self, train_state: TrainState) -> TrainState:
     """Returns `train_state` with a `PartitionSpec` or None for each array.
 
@@ -285,19 +393,6 @@ class PjitPartitioner:
       traverse_util.unflatten_dict(mesh_axes, sep='/')
     )
 
-  def get_shardings(self, axis_resources: PyTree) -> PyTree:
-    """Returns `axis_resources` with specs and None replaced by shardings.
-
-    Like None, a sharding may be a prefix that stands for a whole subtree.
-    """
-
-    def sharding(spec):
-      if isinstance(spec, jax.sharding.Sharding):
-        return spec
-      return NamedSharding(self.mesh, spec or PartitionSpec())
-
-    return jax.tree.map(sharding, axis_resources, is_leaf=lambda x: x is None)
-
   def partition(
     self,
     fn: Callable,
@@ -305,18 +400,8 @@ class PjitPartitioner:
     out_axis_resources: PyTree,
     static_argnums: int | Sequence[int] = (),
     donate_argnums: int | Sequence[int] = (),
-  ) -> PartitionedFn:
-    """Returns `fn` compiled over the mesh.
-
-    Args:
-      fn: a function of positional arguments.
-      in_axis_resources: one entry per non-static argument: a `PartitionSpec`,
-        None (replicated), or a tree of them that is a prefix of the argument's.
-      out_axis_resources: the same for the outputs of `fn`.
-      static_argnums: arguments that are compile-time constants.
-      donate_argnums: arguments whose memory the outputs may reuse.
-    """
-    return PartitionedFn(
+  ) -> PjittedFnWithContext:
+    return PjittedFnWithContext(
       jax.jit(
         fn,
         in_shardings=self.get_shardings(in_axis_resources),
@@ -329,19 +414,9 @@ class PjitPartitioner:
     )
 
   def compile(
-    self, partitioned_fn: PartitionedFn, *args
+    self, partitioned_fn: PjittedFnWithContext, *args
   ) -> jax.stages.Compiled:
-    """Returns `partitioned_fn` compiled for arguments shaped like `args`."""
     return partitioned_fn.lower(*args).compile()
-
-  def move_params_to_devices(
-    self, train_state: TrainState, train_state_axes: TrainState
-  ) -> TrainState:
-    """Returns `train_state` sharded according to `train_state_axes`."""
-    return jax.device_put(train_state, self.get_shardings(train_state_axes))
-
-  def _extent(self, mesh_axes: str | tuple[str, ...] | None) -> int:
-    return math.prod(self.mesh.shape[axis] for axis in _as_tuple(mesh_axes))
 
   def _check_divides(self, name, array, axes, spec):
     for axis, mesh_axis, size in zip(axes, spec, np.shape(array), strict=True):

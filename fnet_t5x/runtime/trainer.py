@@ -94,9 +94,9 @@ class Trainer:
       data_partition_spec=spec,
       weight_metrics_computer=weight_metrics_computer,
     )
+    self._model = model
     self._partitioner = partitioner
     self.num_microbatches = num_microbatches
-    self._config = getattr(getattr(model, 'module', None), 'config', None)
     self._train_step = partitioner.partition(
       train_step,
       in_axis_resources=(train_state_axes, spec),
@@ -104,10 +104,11 @@ class Trainer:
       donate_argnums=(0,),
     )
     self._eval_step = partitioner.partition(
-      lambda state, batch: model.eval_fn(state.params, batch)[1],
+      functools.partial(eval_step, model),
       in_axis_resources=(train_state_axes, spec),
       out_axis_resources=None,
     )
+    self._compiled_eval_steps: dict[Any, jax.stages.Compiled] = {}
 
   def compile_train(self, batch: Batch) -> jax.stages.Compiled:
     """Compiles the training step for batches with the given batch's shapes.
@@ -119,10 +120,31 @@ class Trainer:
     )
     # Not the compiler's count, which counts the body of a loop (over layers or
     # microbatches) only once.
-    self.flops_per_step = flops.batch_flops(
-      self._config, batch, current_backend()
-    )
+    config = getattr(getattr(self._model, 'module', None), 'config', None)
+    self.flops_per_step = flops.batch_flops(config, batch, current_backend())
     return self._train_step
+
+  def compile_eval(
+    self, batches: Mapping[str, Batch]
+  ) -> Mapping[str, jax.stages.Compiled]:
+    """Compiles the evaluation step, so that `eval` need not.
+
+    Args:
+      batches: a batch of each task, by name; tasks with batches of the same
+        shapes share a program. They may consist of `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      The program of each task.
+    """
+    programs = {}
+    for task, batch in batches.items():
+      shapes = _shapes(batch)
+      if shapes not in self._compiled_eval_steps:
+        self._compiled_eval_steps[shapes] = self._partitioner.compile(
+          self._eval_step, self.train_state, batch
+        )
+      programs[task] = self._compiled_eval_steps[shapes]
+    return programs
 
   def train(
     self, batches: Iterator[Batch], num_steps: int
@@ -159,13 +181,27 @@ class Trainer:
     for batch in batches:
       if self.stop_training:
         return {}
-      update = self._eval_step(self.train_state, batch)
+      step = self._compiled_eval_steps.get(_shapes(batch), self._eval_step)
+      update = step(self.train_state, batch)
       metrics = update if metrics is None else _merge(metrics, update)
       taken += 1
     if metrics is None:
       return {}
     metrics = jax.device_get(metrics)
     return _timed(metrics, time.perf_counter() - start, taken)
+
+  def close(self) -> None:
+    """Waits for the steps in flight; their errors are raised here."""
+    jax.block_until_ready(self.train_state)
+
+
+def eval_step(
+  model: models.BaseModel,
+  train_state: train_state_lib.TrainState,
+  batch: Batch,
+) -> metrics_lib.MetricsMap:
+  """Returns the metrics of one batch, without dropout."""
+  return model.eval_fn(train_state.params, batch)[1]
 
 
 def accumulate_grads_microbatched(
@@ -266,6 +302,11 @@ def _train_step(
     'learning_rate/current': last(jnp.asarray([learning_rate])),
     'grad_norm': average(optax.tree.norm(grads)[None]),
   }
+
+
+def _shapes(batch: Batch) -> frozenset[tuple[str, tuple[int, ...], Any]]:
+  """Returns what a program depends on: names, shapes and dtypes."""
+  return frozenset((k, tuple(x.shape), x.dtype) for k, x in batch.items())
 
 
 @functools.partial(jax.jit, donate_argnums=(0,))

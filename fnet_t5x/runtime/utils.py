@@ -10,9 +10,11 @@ import contextlib
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.core
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
 from jaxtyping import Array, Float, Int
 
 from fnet_t5x import number_ranges
@@ -154,6 +157,81 @@ def log_model_info(
   with tf.io.gfile.GFile(path, 'w') as f:
     f.write('\n'.join(lines) + '\n')
   return total
+
+
+def override_params_axes_names(
+  model_variables: Mapping[str, Any],
+  params_axes_names_override: Sequence[tuple[str, Sequence[str | None]]] = (),
+) -> flax.core.FrozenDict:
+  """Returns a network's variables, with other logical axes of parameters.
+
+  The axes decide how a parameter is sharded, and how Adafactor factors it.
+
+  Args:
+    model_variables: `params`, and their axes in `params_axes`.
+    params_axes_names_override: pairs of a regular expression for the whole name
+      of a parameter, such as '.*/wo/kernel', and its axes; the first match
+      counts. It may also name a parameter without axes.
+
+  Raises:
+    ValueError: there is no `params_axes`, or the number of axes is not that of
+      the parameter.
+  """
+  variables = dict(flax.core.unfreeze(model_variables))
+  if 'params_axes' not in variables:
+    raise ValueError(
+      "the variables have no 'params_axes' to override: they are those of "
+      '`get_initial_variables`, whose network names the axes of its parameters'
+    )
+  axes = traverse_util.flatten_dict(variables['params_axes'], sep='/')
+  params = traverse_util.flatten_dict(variables['params'], sep='/')
+  for name, param in params.items():
+    names = next(
+      (
+        tuple(names)
+        for pattern, names in params_axes_names_override
+        if re.fullmatch(pattern, name)
+      ),
+      None,
+    )
+    if names is None:
+      continue
+    if len(names) != len(param.shape):
+      raise ValueError(
+        f'{name} has the shape {tuple(param.shape)}, but is given the axes '
+        f'{names}: name one for each dimension'
+      )
+    axes[f'{name}_axes'] = flax_partitioning.AxisMetadata(names=names)
+  variables['params_axes'] = traverse_util.unflatten_dict(axes, sep='/')
+  return flax.core.freeze(variables)
+
+
+def get_zeros_batch_like_spec(
+  batch_spec: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
+  """Returns zeros of the shapes and dtypes of a batch, by feature."""
+  return {name: jnp.zeros(x.shape, x.dtype) for name, x in batch_spec.items()}
+
+
+def get_zeros_batch_like_dataset(
+  dataset: tf.data.Dataset, batch_size: int | None = None
+) -> dict[str, jax.Array]:
+  """Returns zeros like a dataset's batches, without reading it.
+
+  Args:
+    dataset: batches, whose shapes are known.
+    batch_size: another number of examples; None for that of the dataset.
+  """
+
+  def spec(x: tf.TensorSpec) -> jax.ShapeDtypeStruct:
+    size, *shape = x.shape
+    return jax.ShapeDtypeStruct(
+      (batch_size or size, *shape), x.dtype.as_numpy_dtype
+    )
+
+  return get_zeros_batch_like_spec(
+    {name: spec(x) for name, x in dataset.element_spec.items()}
+  )
 
 
 def round_vocab_size_to_multiple(

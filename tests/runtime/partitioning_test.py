@@ -1,5 +1,6 @@
 """Partitioning over eight devices (conftest.py) against one device."""
 
+import copy
 import functools
 import re
 
@@ -238,6 +239,58 @@ def test_moving_a_state_to_its_devices():
   moved = partitioner.move_params_to_devices(state, axes)
   assert moved.params['wi'].sharding.spec == PartitionSpec(None, 'model')
   np.testing.assert_array_equal(moved.params['wi'], state.params['wi'])
+
+
+def test_axis_names_are_leaves():
+  names = partitioning.AxisNames('embed', None)
+  assert names == ('embed', None) and isinstance(names, tuple)
+  assert repr(names) == "AxisNames('embed', None)"
+  assert jax.tree.leaves({'a': names, 'b': ('c', 'd')}) == [names, 'c', 'd']
+  copied = copy.deepcopy(partitioning.AxisNames('mlp'))
+  assert copied == ('mlp',) and type(copied) is partitioning.AxisNames
+
+
+class Replicated(partitioning.BasePartitioner):
+  """A partitioner of a user's: states are whole on every device."""
+
+  def get_mesh_axes(self, train_state):
+    return jax.tree.map(lambda _: PartitionSpec(), train_state)
+
+  def partition(
+    self, fn, in_axis_resources, out_axis_resources, *_, donate_argnums=()
+  ):
+    return partitioning.PjittedFnWithContext(
+      jax.jit(
+        fn,
+        in_shardings=self.get_shardings(in_axis_resources),
+        out_shardings=self.get_shardings(out_axis_resources),
+        donate_argnums=donate_argnums,
+      ),
+      self.mesh,
+    )
+
+  def compile(self, partitioned_fn, *args):
+    return partitioned_fn.lower(*args).compile()
+
+
+def test_own_partitioner():
+  partitioner = Replicated(num_partitions=2)
+  assert partitioner.data_mesh_size == 4
+  state = make_init(optimizers.adamw(0.01))(jax.random.key(0))
+  axes = partitioner.get_mesh_axes(state)
+  step = partitioner.partition(
+    train_step, (axes, partitioner.data_partition_spec), (axes, None)
+  )
+  new_state, _ = partitioner.compile(step, state, make_batch())(
+    partitioner.move_params_to_devices(state, axes), make_batch()
+  )
+  assert new_state.params['wi'].sharding.is_fully_replicated
+  want, _ = jax.jit(train_step)(state, make_batch())
+  np.testing.assert_allclose(
+    new_state.params['wi'], want.params['wi'], rtol=1e-4, atol=1e-6
+  )
+  with pytest.raises(TypeError, match='abstract'):
+    partitioning.BasePartitioner(num_partitions=1)
 
 
 def undivisible_parameter():

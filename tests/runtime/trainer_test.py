@@ -202,6 +202,38 @@ def test_stop_ends_training_after_the_current_step():
   assert made.train(iter(batches), 4) == ({}, 0)
 
 
+def test_evaluation_is_compiled_ahead_once_per_shape(batch):
+  made = small_runs.make_trainer(
+    small_runs.bigram_model(), small_runs.one_device(), batch
+  )
+  want = metrics_lib.values(made.eval([batch]))['loss']
+  half = {name: x[: x.shape[0] // 2] for name, x in batch.items()}
+  programs = made.compile_eval({'a': batch, 'b': dict(batch), 'c': half})
+  assert programs['a'] is programs['b'] and programs['a'] is not programs['c']
+  # The programs are all that `eval` needs for these shapes.
+  made._eval_step = None
+  assert metrics_lib.values(made.eval([batch]))['loss'] == want
+  with pytest.raises(TypeError, match='not callable'):
+    made.eval([{name: x[:1] for name, x in batch.items()}])
+
+
+def test_closing_a_trainer_waits_for_its_steps(batch):
+  made = small_runs.make_trainer(
+    small_runs.bigram_model(), small_runs.one_device(), batch
+  )
+  waits = []
+
+  class Pending:
+    def block_until_ready(self):
+      waits.append(True)
+      raise RuntimeError('a step failed')
+
+  made.train_state = Pending()
+  with pytest.raises(RuntimeError, match='a step failed'):
+    made.close()
+  assert waits
+
+
 WIDE = (
   'EMBED_DIM = 96',
   'MLP_DIM = 512',
