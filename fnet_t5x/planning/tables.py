@@ -55,7 +55,13 @@ def expected(content: Mapping[str, Any]) -> str:
   """
   plan = content['plans'][0]
   days = ' to '.join(_days(plan))
-  return f'# Expected: {days} days on {plan["topology"]} (docs/{PAGE}).'
+  return f'# Expected: {days} days on {_slices(plan)} (docs/{PAGE}).'
+
+
+def _slices(plan: Mapping[str, Any]) -> str:
+  """Returns the slice, or the slices as `2 x v5e:4x4`."""
+  count = plan.get('num_slices', 1)
+  return plan['topology'] if count == 1 else f'{count} x {plan["topology"]}'
 
 
 def _days(plan: Mapping[str, Any]) -> list[str]:
@@ -93,7 +99,7 @@ def table(plans: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
     rows.append(
       [
         ', '.join(f'`{name}`' for name in names),
-        plan['topology'],
+        _slices(plan),
         mesh,
         f'{plan["parameters"]["total"]:,}',
         f'{plan["training_flops"] / plan["tokens"] / 1e9:,.2f}',

@@ -63,6 +63,39 @@ def test_programs_take_the_state_and_the_batch():
     assert decoding.arguments >= state.parameters + cache
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('partitions', [1, 2])
+def test_only_gradients_cross_slices(partitions):
+  bindings = (*SMALL, 'NUM_SLICES = 2', f'NUM_PARTITIONS = {partitions}')
+  with gin_run.configured(FILES, bindings, num_devices=8) as run:
+    programs.place(run, topology.parse('cpu:4', 2))
+    gradients = programs.state_bytes(run).gradients
+    found = programs.train_step(run, 'cpu').collectives
+  crossing = [each for each in found if 'slice_bytes' in each]
+  assert {each['kind'] for each in crossing} == {'all-reduce'}
+  # Each device of a slice sends its share of the sums, once to one other slice;
+  # and a few numbers, such as the loss.
+  share = gradients / (4 // partitions)
+  sent = sum(each['slice_bytes'] for each in crossing)
+  assert share <= sent < 1.01 * share + 256
+
+
+def test_a_slice_is_a_share_of_the_planned_devices():
+  bindings = (*SMALL, 'NUM_SLICES = 2', 'NUM_PARTITIONS = 2')
+  # Not those that JAX has here.
+  with gin_run.configured(FILES, bindings, num_devices=512) as run:
+    assert run.partitioner._ici_mesh_shape == (1, 128, 2)
+    assert run.partitioner._dcn_mesh_shape == (2, 1, 1)
+
+
+def test_slices_need_the_planners_flag():
+  with (
+    gin_run.configured(FILES, (*SMALL, 'NUM_SLICES = 2'), num_devices=8) as run,
+    pytest.raises(ValueError, match='give --num_slices=2, which sets NUM_SLI'),
+  ):
+    programs.place(run, EIGHT)
+
+
 @pytest.mark.parametrize(
   ('bindings', 'message'),
   [
