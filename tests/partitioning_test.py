@@ -257,7 +257,14 @@ def test_the_encoder_sends_nothing_to_another_slice(name, mesh):
   )
   found = find_collectives(text, slices=[0] * 4 + [1] * 4)
   assert bool(found) == (name != 'data')
-  assert {each.slices for each in found} <= {1}
+  crossing = {each.op_name for each in found if each.slices > 1}
+  if name == 'fully_sharded':
+    # XLA splits the look-up of sharded embeddings over all devices.
+    assert {op.rpartition('encoder/')[2] for op in crossing} <= {
+      'token_embedder/gather'
+    }
+  else:
+    assert not crossing
 
 
 MIXINGS = ('toeplitz', 'hartley', 'toeplitz_gated_dependent', 'fourier_gated')

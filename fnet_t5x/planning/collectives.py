@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fnet_t5x.planning import program_text
+from fnet_t5x.planning import device_groups, program_text
 
 KINDS = (
   'all-gather',
@@ -24,13 +24,6 @@ KINDS = (
   'reduce-scatter',
 )
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-# Groups of devices: listed, or as [groups,size]<=[dims], perhaps transposed.
-_LISTED = re.compile(
-  r'(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}'
-)
-_IOTA = re.compile(
-  r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?'
-)
 # The TPU compiler's transfer to other slices, through the host.
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
@@ -205,29 +198,11 @@ def _crossed(attributes, slices):
   if slices is None:
     return 1, 1
   spans = []
-  for group in _groups(attributes) or [range(len(slices))]:
+  groups = device_groups.parse(attributes) or [range(len(slices))]
+  for group in groups:
     present = [slices[device] for device in group]
     spans.append((len(set(present)), len(present) // len(set(present))))
   return max(spans)
-
-
-def _groups(attributes):
-  """Returns the groups of devices that communicate; [] means all do."""
-  if written := _IOTA.search(attributes):
-    shape, dims, order = (
-      [int(number) for number in (part or '').split(',') if number]
-      for part in written.groups()
-    )
-    devices = np.arange(np.prod(dims)).reshape(dims)
-    if order:
-      devices = devices.transpose(order)
-    return devices.reshape(shape).tolist()
-  if written := _LISTED.search(attributes):
-    return [
-      [int(number) for number in group.split(',')]
-      for group in re.findall(r'\{([\d,]+)\}', written[1])
-    ]
-  return []
 
 
 def _size(found):

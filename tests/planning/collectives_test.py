@@ -212,14 +212,14 @@ replica_groups={written}
   ('written', 'slices', 'devices'),
   [
     ('{{0,1},{2,3},{4,5},{6,7}}', 1, 2),
-    ('{{0,4},{1,5},{2,6},{3,7}}', 2, 1),
     ('{}', 2, 4),
-    ('[2,4]<=[8]', 1, 4),
     ('[4,2]<=[2,4]T(1,0)', 2, 1),
-    ('[2,4]<=[2,2,2]T(1,0,2)', 2, 2),
+    ("mesh['a'=2,'b'=2,'c'=2] {'a','c'}", 2, 2),
   ],
 )
-def test_groups_of_devices_as_compilers_write_them(written, slices, devices):
+def test_groups_that_have_devices_of_both_slices_cross(
+  written, slices, devices
+):
   (found,) = find_collectives(groups_text(written), TWO_SLICES)
   assert (found.slices, found.devices_per_slice) == (slices, devices)
 
