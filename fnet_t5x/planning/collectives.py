@@ -182,13 +182,19 @@ def _transfer(body, instruction, times, slices):
   operand = body.get(instruction.operands[0])
   if slices is None or not found or operand is None:
     return None
+  kind = found[1].lower().replace('_', '-')
+  if kind not in KINDS:
+    # ONE_TO_ONE, to one other slice.
+    kind = 'collective-permute'
   op_name = _OP_NAME.search(instruction.attributes)
+  count, size = len(set(slices)), program_text.array_bytes(operand.shape)
   return Collective(
-    kind=found[1].lower().replace('_', '-'),
-    bytes=program_text.array_bytes(operand.shape),
+    kind=kind,
+    # The result of an all-gather has the operands of all slices.
+    bytes=size * count if kind == 'all-gather' else size,
     times=times,
     op_name=op_name[1] if op_name else '',
-    slices=len(set(slices)),
+    slices=count,
     within_slice=False,
   )
 
