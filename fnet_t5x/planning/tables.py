@@ -22,6 +22,12 @@ DOCS = generated_page.DOCS
 PAGE = 'PLANS.md'
 PLANS = 'measurements/plans'
 SLICES = 'slices'
+_ABOUT_SLICES = """\
+Runs on several slices. Times and bytes are per chip and step. What goes to
+other slices is a chip's share of the gradients; its time is at the rate that
+Cloud TPU states for the network between slices (`fnet_t5x/costs/chips.py`; an
+estimate for v4 alone), and is one of the times whose maximum is the roofline.
+"""
 BEGIN = '<!-- Table: python -m fnet_t5x.planning.tables -->'
 # In the head of an experiment.
 _EXPECTED = re.compile(r'^# Expected:.*$', re.MULTILINE)
@@ -174,7 +180,11 @@ def slices_table(contents: Sequence[Mapping[str, Any]]) -> str:
     'days, roofline',
   ]
   return '\n'.join(
-    [*generated_page.table(heads, rows), '', '```', *commands, '```']
+    [
+      _ABOUT_SLICES,
+      *generated_page.table(heads, rows),
+      *('', '```', *commands, '```'),
+    ]
   )
 
 

@@ -74,8 +74,9 @@ def test_plans_of_several_slices_tell_what_crosses_them():
       'slice_network': 0.0005,
     },
   }
-  text = tables.slices_table([CONTENT | {'plans': [plan]}])
-  assert text.splitlines()[2] == (
+  lines = tables.slices_table([CONTENT | {'plans': [plan]}]).splitlines()
+  assert max(map(len, lines[:4])) <= 80
+  assert lines[7] == (
     '| `small_c4` | 2 x v5p:2x4x4 | data 16 x model 2 | 1,500.0 | 250.0 '
     '| 125.0 | 2.0 | 0.5 | 1.3 |'
   )
