@@ -10,6 +10,9 @@ and times; all times are estimates.
 
   --topology=v4:4x4x8   a TPU slice, by the real TPU compiler (libtpu)
   --topology=cpu:256    simulated devices; h100:8, a100:8 likewise
+  --num_slices=2        that many slices of --topology, of v4 or later or of
+                        simulated devices; sets NUM_SLICES. What crosses slices
+                        is listed by itself, with its time on their network
   --compare=gin/models/t5_xl.gin   also plan the run with another model
   --nodecoding          plan the training step only
   --decode_batch_size=8 decoding batch size, BATCH_SIZE by default
@@ -32,6 +35,9 @@ _REQUIRED = 'no --topology given, such as v4:4x4x8, cpu:256 or h100:8'
 
 def _define_flags() -> None:
   flags.DEFINE_string('topology', None, 'Devices to plan for.')
+  flags.DEFINE_integer(
+    'num_slices', 1, 'Number of slices of --topology.', lower_bound=1
+  )
   flags.DEFINE_string(
     'compare', None, 'Gin file of another model to plan the run with, too.'
   )
@@ -63,7 +69,7 @@ def main(argv: list[str]) -> int:
     raise ValueError(_REQUIRED)
   from fnet_t5x.planning import topology as topology_lib
 
-  topology = topology_lib.parse(flags.FLAGS.topology)
+  topology = topology_lib.parse(flags.FLAGS.topology, flags.FLAGS.num_slices)
   if flags.FLAGS.json:
     folder = pathlib.Path(flags.FLAGS.json).absolute().parent
     if not folder.is_dir():

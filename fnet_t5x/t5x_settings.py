@@ -6,7 +6,6 @@ _ONE_LAYOUT = (
 _OWN_FILES = (
   'the runtime writes JSON lines in chunks, and joins them: leave it out'
 )
-_SLICES = 'the runtime runs on one machine; for several slices use T5X'
 # By the last part of the name: parameters of configurables, and members of
 # T5X's modules.
 _INSTEAD = {
@@ -21,9 +20,7 @@ _INSTEAD = {
   'checkpoint_manager_cls': _ONE_LAYOUT,
   'checkpointer_cls': _ONE_LAYOUT,
   'create_task_from_tfexample_file': 'use seqio.TFExampleDataSource',
-  'dcn_mesh_shape': _SLICES,
   'file_extension': _OWN_FILES,
-  'ici_mesh_shape': _SLICES,
   'keep_aux_as_numpy': _OWN_FILES,
   'merge_chunked_results': _OWN_FILES,
   'merge_fn': _OWN_FILES,

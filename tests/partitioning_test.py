@@ -19,6 +19,13 @@ from fnet_t5x.runtime import adafactor, partitioning, utils
 from fnet_t5x.runtime import metrics as metrics_lib
 
 FILES = sorted(path.stem for path in (ROOT / 'gin/partitioning').glob('*.gin'))
+# Meshes of two slices: ('replica', 'data', 'model').
+SLICES = [
+  ('data', (2, 4, 1)),
+  ('fully_sharded', (2, 4, 1)),
+  ('model_1d', (2, 2, 2)),
+  ('sequence_sharded', (2, 2, 2)),
+]
 # 'data' and 'model_1d' with all meshes are in mesh_test.py.
 MESHES = [
   ('data', (8, 1)),
@@ -48,7 +55,8 @@ def make_partitioner(name, mesh_shape=None):
     # T5X needs it on CPU; the runtime accepts either.
     gin.parse_config(
       f'NUM_PARTITIONS = None\n'
-      f'MODEL_PARALLEL_SUBMESH = (1, {mesh_shape[1]}, 1, 1)'
+      f'MODEL_PARALLEL_SUBMESH = (1, {mesh_shape[-1]}, 1, 1)\n'
+      f'NUM_SLICES = {mesh_shape[0] if len(mesh_shape) == 3 else 1}'
     )
   partitioner = gin_macros.value('PARTITIONER')
   gin.clear_config()
@@ -66,6 +74,48 @@ def test_the_files_are_these():
     'sequence_sharded',
   ]
   assert {name for name, _ in MESHES} == set(FILES)
+
+
+def test_one_slice_is_the_mesh_of_the_partitioner():
+  for number in (None, 1):
+    assert fnet_partitioning.ici_mesh_shape(number, 2) is None
+    assert fnet_partitioning.dcn_mesh_shape(number) is None
+  assert make_partitioner('data').mesh.axis_names == ('data', 'model')
+
+
+def test_a_slice_is_neighboring_devices_and_has_whole_replicas_of_the_model():
+  partitioner = make_partitioner('model_1d', (2, 2, 2))
+  assert partitioner.mesh.axis_names == ('replica', 'data', 'model')
+  for number, of_slice in enumerate(partitioner.mesh.devices):
+    ids = {device.id for device in of_slice.flat}
+    assert ids == set(range(4 * number, 4 * number + 4))
+  assert partitioner.data_mesh_size == 4
+  rows = partitioner.data_partition_spec
+  assert rows == jax.sharding.PartitionSpec(('replica', 'data'))
+  with pytest.raises(ValueError, match=r'Batch size \(6\) must be divisible'):
+    partitioner.get_data_layout(6)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'num_slices': 3}, 'NUM_SLICES=3 does not divide the 8 devices'),
+    ({'num_slices': 0}, 'NUM_SLICES=0: give a positive integer'),
+    ({'num_slices': '2'}, "NUM_SLICES='2': give a positive integer"),
+    (
+      {'num_slices': 2, 'num_partitions': 8},
+      'NUM_PARTITIONS=8 does not divide the 4 devices of a slice',
+    ),
+    (
+      {'num_slices': 2, 'model_parallel_submesh': (1, 3, 1, 1)},
+      r'MODEL_PARALLEL_SUBMESH=\(1, 3, 1, 1\) does not divide the 4 devices',
+    ),
+  ],
+)
+def test_slices_that_cannot_be_are_one_line(arguments, message):
+  with pytest.raises(ValueError, match=message) as error:
+    fnet_partitioning.ici_mesh_shape(**arguments)
+  assert '\n' not in str(error.value)
 
 
 def layout_of(name, *axes):
@@ -197,6 +247,26 @@ def test_collectives_of_the_encoder(name, mesh, scan):
   assert {each.kind for each in mixing} == allowed
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'mesh'), SLICES)
+def test_the_encoder_sends_nothing_to_another_slice(name, mesh):
+  text = compile_encoder(
+    small_runs.make_model(),
+    make_partitioner(name, mesh),
+    small_runs.packed_batch(0),
+  )
+  found = find_collectives(text, slices=[0] * 4 + [1] * 4)
+  assert bool(found) == (name != 'data')
+  crossing = {each.op_name for each in found if each.slices > 1}
+  if name == 'fully_sharded':
+    # XLA splits the look-up of sharded embeddings over all devices.
+    assert {op.rpartition('encoder/')[2] for op in crossing} <= {
+      'token_embedder/gather'
+    }
+  else:
+    assert not crossing
+
+
 MIXINGS = ('toeplitz', 'hartley', 'toeplitz_gated_dependent', 'fourier_gated')
 
 
@@ -268,7 +338,7 @@ def losses(partitioner, **network):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'mesh'),
-  [each for each in MESHES if each[0] not in ('data', 'model_1d')],
+  [each for each in MESHES if each[0] not in ('data', 'model_1d')] + SLICES,
 )
 def test_trains_as_one_device(name, mesh):
   partitioner = make_partitioner(name, mesh)

@@ -58,6 +58,7 @@ class Settings:
     tfds_data_dir: folder of TFDS datasets.
     seqio_cache_dirs: folders of cached tasks.
     tpu_type: TPU slice, `v3-32`.
+    num_slices: number of such slices; sets the macro NUM_SLICES.
     project: Google Cloud project.
     zone: Google Cloud zone, `europe-west4-a`.
     bucket: Google Cloud bucket for uploads, without `gs://`.
@@ -75,6 +76,7 @@ class Settings:
   tfds_data_dir: str | None = None
   seqio_cache_dirs: Sequence[str] = ()
   tpu_type: str = 'v3-32'
+  num_slices: int = 1
   project: str | None = None
   zone: str | None = None
   bucket: str | None = None
@@ -119,7 +121,7 @@ def check(settings: Settings, needs: Sequence[str] = ()) -> None:
     raise ValueError(
       f'--run_mode={settings.run_mode}: use one of {", ".join(MODULES)}'
     )
-  tpu_types.parse(settings.tpu_type)
+  _check_slices(settings)
   if not settings.gin_files:
     raise ValueError(
       'no --gin_file given; for example '
@@ -171,8 +173,25 @@ def check(settings: Settings, needs: Sequence[str] = ()) -> None:
       )
 
 
+def _check_slices(settings):
+  tpu, count = tpu_types.parse(settings.tpu_type), settings.num_slices
+  if count < 1:
+    raise ValueError(f'--num_slices={count}: give a positive integer')
+  if count > 1 and not tpu.generation.multislice:
+    known = [g.prefix for g in tpu_types.GENERATIONS if g.multislice]
+    raise ValueError(
+      f'--num_slices={count}: slices of {tpu.generation.prefix} cannot be '
+      f'joined; those of {", ".join(known)} can'
+    )
+  for binding in settings.gin_bindings:
+    if re.match(r'NUM_SLICES\s*=', binding):
+      raise ValueError(
+        f'--gin.{binding}: use --num_slices, which also creates the slices'
+      )
+
+
 def bindings(settings: Settings) -> list[str]:
-  """Returns the gin bindings: those from `model_dir`, then the user's.
+  """Returns the gin bindings: those from other settings, then the user's.
 
   The user's come last, so they take precedence.
   """
@@ -186,6 +205,8 @@ def bindings(settings: Settings) -> list[str]:
       )
     path = f'{settings.model_dir}/checkpoint_{settings.checkpoint_step}'
     made.append(f'CHECKPOINT_PATH={path!r}')
+  if settings.num_slices > 1:
+    made.append(f'NUM_SLICES={settings.num_slices}')
   return [*made, *settings.gin_bindings]
 
 
@@ -214,7 +235,8 @@ def start(settings: Settings) -> str:
   own = [*map(shlex.quote, settings.gin_search_paths)]
   paths = ','.join([*own, f'"{GIN_ROOT}"'])
   words = [f'python -m {MODULES[settings.run_mode]}']
-  if not tpu_types.parse(settings.tpu_type).one_host:
+  one_host = tpu_types.parse(settings.tpu_type).one_host
+  if settings.num_slices > 1 or not one_host:
     words.append('--multiprocess_gpu')
   return ' '.join([*words, f'--gin_search_paths={paths}'])
 

@@ -18,6 +18,10 @@ class Generation:
     sizes: sizes of its slices.
     runtime_version: software image of its TPU VMs.
     vertex: whether XManager's Vertex AI executor supports it.
+    queued: whether its slices are requested as queued resources, as Cloud TPU's
+      documentation advises; older ones are created directly.
+    multislice: whether a run can have several slices (Cloud TPU Multislice: v4
+      and later).
   """
 
   prefix: str
@@ -25,6 +29,8 @@ class Generation:
   sizes: Sequence[int]
   runtime_version: str
   vertex: bool = False
+  queued: bool = False
+  multislice: bool = False
 
 
 def _powers_of_two(first: int, last: int) -> list[int]:
@@ -38,17 +44,37 @@ GENERATIONS = (
   Generation(
     'v3', 'TPU_V3', (8, *_powers_of_two(32, 2048)), 'tpu-ubuntu2204-base', True
   ),
-  Generation('v4', 'TPU_V4', _powers_of_two(8, 4096), 'tpu-ubuntu2204-base'),
   Generation(
-    'v5litepod', 'TPU_V5E', (1, *_powers_of_two(4, 256)), 'v2-alpha-tpuv5-lite'
+    'v4',
+    'TPU_V4',
+    _powers_of_two(8, 4096),
+    'tpu-ubuntu2204-base',
+    multislice=True,
+  ),
+  Generation(
+    'v5litepod',
+    'TPU_V5E',
+    (1, *_powers_of_two(4, 256)),
+    'v2-alpha-tpuv5-lite',
+    queued=True,
+    multislice=True,
   ),
   Generation(
     'v5p',
     'TPU_V5P',
     (*_powers_of_two(8, 64), *range(128, 12289, 128)),
     'v2-alpha-tpuv5',
+    queued=True,
+    multislice=True,
   ),
-  Generation('v6e', 'TPU_V6E', (1, *_powers_of_two(4, 256)), 'v2-alpha-tpuv6e'),
+  Generation(
+    'v6e',
+    'TPU_V6E',
+    (1, *_powers_of_two(4, 256)),
+    'v2-alpha-tpuv6e',
+    queued=True,
+    multislice=True,
+  ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Launcher of runs on plain TPU VMs and pods, which survives preemption.
+"""Launcher of runs on TPU VMs, pods and several slices, surviving preemption.
 
   python -m fnet_t5x.xm_launch.tpu_vm --run_mode=train --tpu_type=v4-256 \\
     --gin_file=... --model_dir=gs://bucket/run --project=my-project \\
@@ -9,9 +9,10 @@ worker, starts the run and watches it. If the TPU is preempted or deleted, it is
 created again and the same command restarted, which resumes from the latest
 checkpoint in --model_dir. The launcher itself may be stopped and started again
 at any time: completed steps are not repeated. With --dry_run it only prints the
-commands.
+commands. With --num_slices=2 the run has two slices of --tpu_type, v4 or later.
 """
 
+import concurrent.futures
 import pathlib
 import shlex
 import subprocess
@@ -26,9 +27,9 @@ from fnet_t5x import command_line
 from fnet_t5x.xm_launch import command, launch_flags, source, tpu_pod
 
 NEEDS = ('project', 'zone')
-# TPU states (Cloud TPU API, Node.State) that are final, and those that a user
-# has requested.
-GONE = ('PREEMPTED', 'TERMINATED')
+# TPU states (Cloud TPU API, Node.State, and QueuedResourceState.State) that are
+# final, and those that a user has requested.
+GONE = ('PREEMPTED', 'TERMINATED', 'SUSPENDED')
 HELD = ('STOPPING', 'STOPPED', 'HIDING', 'HIDDEN', 'UNHIDING')
 # Output of `worker.sh status`.
 WORDS = ('running', 'done', 'failed', 'idle')
@@ -61,6 +62,10 @@ def call(words: Sequence[str], timeout: float | None = None) -> str:
   return done.stdout
 
 
+def _is_missing(error: GcloudError) -> bool:
+  return 'not_found' in str(error).lower().replace(' ', '_')
+
+
 class Watch:
   """Keeps a run going on a pod until every worker is done."""
 
@@ -88,6 +93,12 @@ class Watch:
       raise RuntimeError(
         f'{self._name} is {state}: start it or delete it, then launch again'
       )
+    if state == 'FAILED':
+      # Capacity is waited for in the queue, so the request itself is at fault.
+      raise RuntimeError(
+        f'{self._name} FAILED: the request cannot be met; see gcloud compute '
+        f'tpus queued-resources describe, then {shlex.join(self.pod.delete())}'
+      )
     if state != 'READY':
       self.started = None
     if state in GONE:
@@ -113,11 +124,18 @@ class Watch:
     print(f'{time.strftime("%H:%M:%S")} {self._name} {text}', flush=True)
 
   def _state(self) -> str | None:
-    """Returns the TPU's state, or None if there is no such TPU."""
+    """Returns the TPU's state, or None if there is no such TPU.
+
+    Of a queued resource that has its slices, it is the state of the slices: of
+    one that is not READY, if there is one.
+    """
     try:
       state = call(self.pod.describe(), SHORT_SECONDS).strip()
+      if state == 'ACTIVE':
+        states = map(self._slice_state, self.pod.describe_nodes())
+        state = next((s for s in states if s != 'READY'), 'READY')
     except GcloudError as error:
-      if 'not_found' in str(error).lower().replace(' ', '_'):
+      if _is_missing(error):
         self.answered = True
         return None
       # After a first answer, names and permissions are known to be right, and
@@ -129,8 +147,19 @@ class Watch:
     self.answered = True
     return state
 
+  def _slice_state(self, describe: list[str]) -> str:
+    try:
+      return call(describe, SHORT_SECONDS).strip()
+    except GcloudError as error:
+      if not _is_missing(error):
+        raise
+      # Cloud TPU replaces a slice of several that it has lost.
+      return 'CREATING'
+
   def _create(self) -> None:
-    self._print_line(f'does not exist: creating a {self.pod.settings.tpu_type}')
+    settings = self.pod.settings
+    count = '' if settings.num_slices == 1 else f'{settings.num_slices} x '
+    self._print_line(f'does not exist: creating {count}{settings.tpu_type}')
     try:
       call(self.pod.create())
     except GcloudError as error:
@@ -144,7 +173,7 @@ class Watch:
     try:
       for words in self.pod.set_up(self.folder):
         call(words)
-      call(self.pod.start())
+      self.on_workers('start')
     except GcloudError as error:
       if 'another run' in str(error):
         raise
@@ -156,7 +185,7 @@ class Watch:
 
   def _poll_workers(self) -> bool:
     try:
-      said = call(self.pod.worker('status'), SHORT_SECONDS).split()
+      said = self.on_workers('status', SHORT_SECONDS).split()
     except GcloudError as error:
       self._print_line(f'does not answer: {error}')
       return False
@@ -188,15 +217,21 @@ class Watch:
         f'incurs charges; to delete it: {shlex.join(self.pod.delete())}'
       )
 
+  def on_workers(self, word: str, timeout: float | None = None) -> str:
+    """Returns the output of a command of worker.sh, on all slices at once."""
+    commands = self.pod.worker(word)
+    with concurrent.futures.ThreadPoolExecutor(len(commands)) as pool:
+      return ''.join(pool.map(lambda words: call(words, timeout), commands))
+
   def _stop(self) -> None:
     try:
-      call(self.pod.worker('stop'), SHORT_SECONDS)
+      self.on_workers('stop', SHORT_SECONDS)
     except GcloudError as error:
       self._print_line(f'could not be stopped: {error}')
 
   def _log(self) -> str:
     try:
-      return call(self.pod.worker('log'), SHORT_SECONDS)
+      return self.on_workers('log', SHORT_SECONDS)
     except GcloudError as error:
       return f'no log: {error}'
 
@@ -223,12 +258,13 @@ def watch(pod: tpu_pod.Pod, packed: source.Source) -> None:
 def main(argv: list[str]) -> None:
   """Launches and watches the run given on the command line."""
   flags.DEFINE_boolean('spot', False, 'Use a spot TPU, which may be preempted.')
+  flags.DEFINE_integer('num_slices', 1, 'Number of slices of --tpu_type.')
   flags.DEFINE_string('runtime_version', None, 'Software image of the TPU VM.')
   flags.DEFINE_float('poll_seconds', 60.0, 'Seconds between polls.')
   flags.DEFINE_integer('restarts', 3, 'Maximum restarts of a run that fails.')
   launch_flags.parse(argv, __doc__)
   given = flags.FLAGS
-  settings = launch_flags.settings(NEEDS)
+  settings = launch_flags.settings(NEEDS, num_slices=given.num_slices)
   command.check_text('runtime_version', given.runtime_version)
   packed = launch_flags.checked_source(settings)
   pod = tpu_pod.Pod(

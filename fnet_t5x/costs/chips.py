@@ -11,6 +11,12 @@ Sources, all per chip:
 * GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM. FLOP/s are
   the dense figure, half of the one "with sparsity"; the interconnect is half of
   NVLink's bidirectional total, and connects only the 8 GPUs of a host.
+* The network between slices (DCN): v5p's page states 50 Gbit/s per chip; those
+  of v5e and v6e 6.4 and 25.6 Tbit/s per pod of 256 chips. v4's states none: its
+  6.25 GB/s is an estimate, the 25 GB/s that a host typically has (Austin et al.
+  2025, How to Scale Your Model, jax-ml.github.io/scaling-book/tpus) over its 4
+  chips. Slices of v3 and hosts of GPUs are not in the table: Cloud TPU
+  Multislice starts with v4.
 
 A *device* is a JAX device: on TPU v3 one of the two cores of a chip, otherwise
 a chip.
@@ -38,6 +44,8 @@ class Chip:
       allocation).
     bandwidth: HBM bytes/s.
     network: bytes/s that a device can send over all its links.
+    slice_network: bytes/s that a device can send to other slices, its share of
+      its host's network; None if it cannot, or if that is unknown.
     clock: cycles/s; None if not published.
     tpu_config: libtpu's name of the mapping from cores to devices; None for
       GPUs.
@@ -53,6 +61,7 @@ class Chip:
   network: float
   clock: float | None = None
   tpu_config: str | None = None
+  slice_network: float | None = None
 
 
 def _tpu(
@@ -64,6 +73,7 @@ def _tpu(
   hbm_gb_per_s,
   network_gb_per_s,
   clock,
+  slice_gbit_per_s=None,
   config='default',
 ):
   return Chip(
@@ -77,6 +87,7 @@ def _tpu(
     network=network_gb_per_s * 1e9,
     clock=clock,
     tpu_config=config,
+    slice_network=slice_gbit_per_s and slice_gbit_per_s / 8 * 1e9,
   )
 
 
@@ -98,10 +109,10 @@ CHIPS = {
   for chip in (
     # A core is half a chip.
     _tpu('v3', 'TPU v3', 123 / 2, 16, 15.48, 900 / 2, 280 / 2, 0.94e9),
-    _tpu('v4', 'TPU v4', 275, 32, 30.75, 1200, 300, 1.05e9, 'megacore'),
-    _tpu('v5e', 'TPU v5 lite', 197, 16, 15.75, 819, 200, 1.5e9),
-    _tpu('v5p', 'TPU v5', 459, 96, 95.74, 2765, 600, 1.75e9, 'megacore'),
-    _tpu('v6e', 'TPU v6 lite', 918, 32, 31.25, 1638, 400, None),
+    _tpu('v4', 'TPU v4', 275, 32, 30.75, 1200, 300, 1.05e9, 50, 'megacore'),
+    _tpu('v5e', 'TPU v5 lite', 197, 16, 15.75, 819, 200, 1.5e9, 6400 / 256),
+    _tpu('v5p', 'TPU v5', 459, 96, 95.74, 2765, 600, 1.75e9, 50, 'megacore'),
+    _tpu('v6e', 'TPU v6 lite', 918, 32, 31.25, 1638, 400, None, 25600 / 256),
     _gpu('a100', 'NVIDIA A100', 312, 80, 2039, 300),
     _gpu('h100', 'NVIDIA H100', 989, 80, 3350, 450),
     _gpu('h200', 'NVIDIA H200', 989, 141, 4800, 450),

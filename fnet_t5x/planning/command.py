@@ -20,12 +20,16 @@ def make(topology: Topology) -> int:
     ValueError: invalid input.
     FileNotFoundError: a gin file does not exist.
   """
-  devices(topology)  # Reports an unknown slice before anything slow.
+  # Reports an unknown slice before anything slow.
+  num_devices = len(devices(topology))
   given = flags.FLAGS
+  bindings = given.gin_bindings
+  if topology.num_slices > 1:
+    bindings = [*bindings, f'NUM_SLICES = {topology.num_slices}']
   plans = []
   for compare in (None, given.compare) if given.compare else (None,):
     with gin_run.configured(
-      given.gin_file, given.gin_bindings, given.gin_search_paths, compare
+      given.gin_file, bindings, given.gin_search_paths, compare, num_devices
     ) as run:
       plans.append(
         plan.make_plan(

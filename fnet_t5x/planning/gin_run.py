@@ -153,6 +153,7 @@ def configured(
   bindings: Sequence[str] = (),
   search_paths: Sequence[str] = ('.',),
   compare: str | None = None,
+  num_devices: int | None = None,
 ) -> Iterator[Run]:
   """Yields the run of these gin files; gin stays configured in the block.
 
@@ -162,6 +163,8 @@ def configured(
     search_paths: folders to search for the files.
     compare: the gin file of another model: its architecture and size replace
       the run's, everything else is unchanged.
+    num_devices: devices of the run, for its share per slice; None for those
+      that JAX has.
 
   Raises:
     ValueError: a file or a binding is not valid gin, or a setting is missing.
@@ -185,6 +188,7 @@ def configured(
       # No text is read, so the vocabulary's file need not exist.
       gin.bind_parameter('VOCABULARY/gin.macro.value', None)
     _check_configured()
+    _set_devices(num_devices)
     yield gin.get_configurable(train)()
   finally:
     gin.clear_config()
@@ -200,6 +204,14 @@ def _check_configured():
       'the gin files do not configure train: add '
       '--gin_file=gin/runs/pretrain.gin'
     )
+
+
+def _set_devices(number):
+  """Sets the number of devices where gin files compute a mesh from it."""
+  with gin.unlock_config(), contextlib.suppress(ValueError):
+    # Unknown to gin if no file refers to it; its module has the name that a
+    # file imports it by.
+    gin.bind_parameter('ici_mesh_shape.num_devices', number)
 
 
 def _model_macros(name, paths):

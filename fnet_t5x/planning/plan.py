@@ -95,6 +95,7 @@ class Plan:
     record = {
       'name': self.name,
       'topology': self.topology.text,
+      'num_slices': self.topology.num_slices,
       'devices': self.devices,
       **{
         key: getattr(self, key)

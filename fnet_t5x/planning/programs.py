@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -117,11 +117,13 @@ def place(run: Run, topology: Topology) -> None:
     ValueError: a size is not divisible by its mesh axis.
   """
   partitioner = run.partitioner
-  partitioner.mesh = partitioning.default_mesh(
-    partitioner._num_partitions,
-    partitioner._model_parallel_submesh,
-    devices=devices_of(topology),
-  )
+  if partitioner.num_slices != topology.num_slices:
+    raise ValueError(
+      f'NUM_SLICES={partitioner.num_slices} and --num_slices='
+      f'{topology.num_slices}: give --num_slices={partitioner.num_slices}, '
+      'which sets NUM_SLICES, or include gin/partitioning/data.gin'
+    )
+  partitioner.mesh = partitioner.mesh_of(devices_of(topology))
   partitioner.get_data_layout(run.batch_size)
   check_divides(run)
 
@@ -184,6 +186,17 @@ def _flat(state):
   return {name: leaf for name, leaf in flat.items() if leaf is not None}
 
 
+def slices_of(run: Run) -> tuple[int, ...] | None:
+  """Returns the slice of each device in the mesh's order; None if only one."""
+  devices = list(run.partitioner.mesh.devices.flat)
+  count = run.partitioner.num_slices
+  if count == 1:
+    return None
+  ordered = sorted(devices, key=lambda device: device.id)
+  slice_of = partitioning.slice_of_devices(ordered, count)
+  return tuple(slice_of[device] for device in devices)
+
+
 def train_step(run: Run, backend: str) -> Program:
   """Compiles the training step of the embedded runtime.
 
@@ -207,6 +220,7 @@ def train_step(run: Run, backend: str) -> Program:
       run.tokens,
       state_bytes(run).held,
       lambda: step.compile_train(run.batch),
+      slices_of(run),
     )
 
 
@@ -281,9 +295,9 @@ def prefill_and_step(
       made['shardings'] = compiled.output_shardings
       return compiled
 
-    held = _bytes(state.params, layout)
+    held, slices = _bytes(state.params, layout), slices_of(run)
     filling = compile_and_analyse(
-      'prefill', batch_size * inputs, held, compile_prefill
+      'prefill', batch_size * inputs, held, compile_prefill, slices
     )
     if not filling.compiled:
       return filling, dataclasses.replace(filling, name='decoding step'), 0
@@ -304,6 +318,7 @@ def prefill_and_step(
         .lower(state.params, encoded, tokens(1), cache)
         .compile()
       ),
+      slices,
     )
   return filling, stepping, cache_bytes
 
@@ -323,6 +338,7 @@ def compile_and_analyse(
   tokens: int,
   held: int,
   compile_program: Callable[[], jax.stages.Compiled],
+  slices: Sequence[int] | None = None,
 ) -> Program:
   """Compiles a program, and returns the compiler's figures.
 
@@ -332,6 +348,7 @@ def compile_and_analyse(
     held: bytes of arrays that a device holds while it runs, its arguments
       included.
     compile_program: lowers and compiles it.
+    slices: the slice of each device, if there are several.
   """
   start = time.perf_counter()
   try:
@@ -367,7 +384,7 @@ def compile_and_analyse(
     compiler_flops=cost.get('flops', 0.0),
     compiler_bytes=cost.get('bytes accessed', 0.0),
     optimal_seconds=cost.get('optimal_seconds'),
-    collectives=tuple(collectives.collectives(text)),
+    collectives=tuple(collectives.collectives(text, slices)),
     compile_seconds=seconds,
     hlo_bytes=len(text),
   )

@@ -5,10 +5,10 @@ gradients are computed from each sharding; activations are the rest of the
 compiled step, and scale with the number of rows processed at once.
 """
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 
+from fnet_t5x import partitioning as fnet_partitioning
 from fnet_t5x.planning import programs
 from fnet_t5x.planning.gin_run import Run
 from fnet_t5x.runtime import partitioning
@@ -89,12 +89,12 @@ def _batches(run, state, activations) -> Iterator[Remedy]:
 
 def _partitions(run, state, activations) -> Iterator[Remedy]:
   """More devices per replica: fewer replicas, each with more rows."""
-  devices = list(run.partitioner.mesh.devices.flat)
-  parts = run.partitioner.mesh.shape['model']
-  while parts * 2 <= len(devices) and len(devices) % (parts * 2) == 0:
+  given = run.partitioner
+  devices = given.mesh.devices.size // given.num_slices
+  parts = given.mesh.shape['model']
+  while parts * 2 <= devices and devices % (parts * 2) == 0:
     parts *= 2
-    partitioner = copy.copy(run.partitioner)
-    partitioner.mesh = partitioning.default_mesh(parts, devices=devices)
+    partitioner = _partitioner(given, parts, given.logical_axis_rules)
     change = f'NUM_PARTITIONS={parts}'
     yield from _spread(change, run, partitioner, state, activations)
 
@@ -102,7 +102,9 @@ def _partitions(run, state, activations) -> Iterator[Remedy]:
 def _fully_sharded(run, state, activations) -> Iterator[Remedy]:
   """Parameters sharded over the data axis too, along embed."""
   change = '--gin_file=gin/partitioning/fully_sharded.gin'
-  partitioner = _with_rules(run.partitioner)
+  rules = partitioning.standard_logical_axis_rules(1, 2)
+  given = run.partitioner
+  partitioner = _partitioner(given, given.mesh.shape['model'], rules)
   yield from _spread(change, run, partitioner, state, activations)
 
 
@@ -118,10 +120,16 @@ def _spread(change, run, partitioner, state, activations) -> Iterator[Remedy]:
     yield Remedy(change, spread.held + spread.gradients + activations)
 
 
-def _with_rules(partitioner):
-  sharded = partitioning.PjitPartitioner(
-    num_partitions=partitioner.mesh.shape['model'],
-    logical_axis_rules=partitioning.standard_logical_axis_rules(1, 2),
+def _partitioner(given, parts, rules):
+  """Returns a partitioner of the same devices and slices."""
+  devices, slices = list(given.mesh.devices.flat), given.num_slices
+  made = partitioning.PjitPartitioner(
+    num_partitions=parts,
+    ici_mesh_shape=fnet_partitioning.ici_mesh_shape(
+      slices, parts, num_devices=len(devices)
+    ),
+    dcn_mesh_shape=fnet_partitioning.dcn_mesh_shape(slices),
+    logical_axis_rules=rules,
   )
-  sharded.mesh = partitioner.mesh
-  return sharded
+  made.mesh = made.mesh_of(devices)
+  return made

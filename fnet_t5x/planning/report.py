@@ -19,7 +19,7 @@ def print_plans(plans: Sequence[Plan], thorough: bool = False) -> None:
   """
   first = plans[0]
   chip = first.topology.chip
-  where = f'{first.topology.text}, {first.devices} devices'
+  where = f'{first.topology.title}, {first.devices} devices'
   if chip is None or not first.topology.is_tpu:
     where += ' simulated by the CPU compiler'
   elif not thorough:
@@ -52,7 +52,7 @@ def complaint(plan: Plan) -> str | None:
     if program and (not program.compiled or program.memory > allowed)
   ]
   line = (
-    f'{plan.name} does not fit {plan.topology.text}: the {misfits[0].name} '
+    f'{plan.name} does not fit {plan.topology.title}: the {misfits[0].name} '
     f'needs {gib(misfits[0].memory)} per device, of {gib(allowed)}'
   )
   if misfits[0] is not plan.train:
@@ -151,23 +151,41 @@ def _memory(plans):
 
 
 def _collectives(plans):
-  kinds = sorted(
-    {found['kind'] for plan in plans for found in plan.train.collectives}
-  )
+  def crosses(found):
+    return 'slice_bytes' in found
 
-  def cell(kind):
+  def cell(kind, crossing, size):
     def of(plan):
-      for found in plan.train.collectives:
-        if found['kind'] == kind:
-          return f'{found["count"]:,}: {gib(found["bytes"])}'
+      rows = [
+        found
+        for found in plan.train.collectives
+        if found['kind'] == kind and crosses(found) == crossing
+      ]
+      if rows:
+        count = sum(found['count'] for found in rows)
+        return f'{count:,}: {gib(sum(found[size] for found in rows))}'
       return '0' if plan.train.compiled else None
 
     return of
 
-  rows = _rows(plans, [(f'  {kind}', cell(kind)) for kind in kinds])
-  if not rows:
-    return []
-  return [_heading(plans, 'collectives per device and step'), *rows]
+  sections = []
+  for crossing, size, title in (
+    (False, 'bytes', 'collectives per device and step'),
+    (True, 'slice_bytes', 'sent to other slices, per device and step'),
+  ):
+    kinds = {
+      found['kind']
+      for plan in plans
+      for found in plan.train.collectives
+      if crosses(found) == crossing
+    }
+    rows = _rows(
+      plans,
+      [(f'  {kind}', cell(kind, crossing, size)) for kind in sorted(kinds)],
+    )
+    if rows:
+      sections += [_heading(plans, title), *rows]
+  return sections
 
 
 def seconds(value: float | None) -> str | None:
@@ -198,6 +216,11 @@ def _times(plans):
     total = plan.days(value)
     return None if total is None else f'{total:,.1f}'
 
+  def between_slices(plan, times):
+    if plan.topology.num_slices == 1:
+      return None
+    return seconds(times.slice_network)
+
   def outcome(key):
     return [
       ('    MFU', later(key, lambda p, v: f'{p.mfu(v):.1%}')),
@@ -214,6 +237,7 @@ def _times(plans):
       ('  arithmetic', of(lambda p, t: seconds(t.arithmetic))),
       ('  memory', of(lambda p, t: seconds(t.memory))),
       ('  network', of(lambda p, t: seconds(t.network))),
+      ('  between slices', of(between_slices)),
       (
         '  roofline: their maximum',
         of(lambda p, t: seconds(t.roofline)),

@@ -1,9 +1,11 @@
-"""Table of docs/PLANS.md, and expected times in the heads of experiments.
+"""Tables of docs/PLANS.md, and expected times in the heads of experiments.
 
   python -m fnet_t5x.planning.tables --write
 
 Generated from the plans in docs/measurements/plans: each is the output of
-`fnet_t5x.plan --json` for one experiment. Without --write the table is printed.
+`fnet_t5x.plan --json` for one experiment; those in the subfolder `slices` are
+of several slices, and have a table of their own. Without --write the tables are
+printed.
 """
 
 import json
@@ -19,6 +21,13 @@ from fnet_t5x.gin_root import gin_root
 DOCS = generated_page.DOCS
 PAGE = 'PLANS.md'
 PLANS = 'measurements/plans'
+SLICES = 'slices'
+_ABOUT_SLICES = """\
+Runs on several slices. Times and bytes are per chip and step. What goes to
+other slices is a chip's share of the gradients; its time is at the rate that
+Cloud TPU states for the network between slices (`fnet_t5x/costs/chips.py`; an
+estimate for v4 alone), and is one of the times whose maximum is the roofline.
+"""
 BEGIN = '<!-- Table: python -m fnet_t5x.planning.tables -->'
 # In the head of an experiment.
 _EXPECTED = re.compile(r'^# Expected:.*$', re.MULTILINE)
@@ -55,7 +64,13 @@ def expected(content: Mapping[str, Any]) -> str:
   """
   plan = content['plans'][0]
   days = ' to '.join(_days(plan))
-  return f'# Expected: {days} days on {plan["topology"]} (docs/{PAGE}).'
+  return f'# Expected: {days} days on {_slices(plan)} (docs/{PAGE}).'
+
+
+def _slices(plan: Mapping[str, Any]) -> str:
+  """Returns the slice, or the slices as `2 x v5e:4x4`."""
+  count = plan.get('num_slices', 1)
+  return plan['topology'] if count == 1 else f'{count} x {plan["topology"]}'
 
 
 def _days(plan: Mapping[str, Any]) -> list[str]:
@@ -93,7 +108,7 @@ def table(plans: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
     rows.append(
       [
         ', '.join(f'`{name}`' for name in names),
-        plan['topology'],
+        _slices(plan),
         mesh,
         f'{plan["parameters"]["total"]:,}',
         f'{plan["training_flops"] / plan["tokens"] / 1e9:,.2f}',
@@ -123,6 +138,54 @@ def table(plans: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> str:
   for note, names in notes.items():
     lines += ['', *textwrap.wrap(f'Copied ({", ".join(names)}): {note}', 80)]
   return '\n'.join(lines)
+
+
+def slices_table(contents: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the table of plans for several slices, and their commands.
+
+  A plan of one slice may stand beside them, to compare.
+
+  Args:
+    contents: contents of the plans' JSON files.
+  """
+  rows, commands = [], []
+  for content in contents:
+    plan = content['plans'][0]
+    train, times = plan['train'], plan['train']['seconds']
+    sent = sum(row.get('slice_bytes', 0) for row in train['collectives'])
+    rows.append(
+      [
+        f'`{plan["name"]}`',
+        _slices(plan),
+        ' x '.join(f'{axis} {size}' for axis, size in plan['mesh'].items()),
+        *(
+          f'{times[key] * 1e3:,.1f}'
+          for key in ('arithmetic', 'memory', 'network')
+        ),
+        f'{sent / 2**20:,.1f}',
+        f'{times["slice_network"] * 1e3:,.1f}',
+        _days(plan)[0],
+      ]
+    )
+    commands += _wrapped(content['command'])
+  heads = [
+    'experiment',
+    'slices',
+    'mesh',
+    'ms, arithmetic',
+    'memory',
+    'network',
+    'MiB to other slices',
+    'ms, between slices',
+    'days, roofline',
+  ]
+  return '\n'.join(
+    [
+      _ABOUT_SLICES,
+      *generated_page.table(heads, rows),
+      *('', '```', *commands, '```'),
+    ]
+  )
 
 
 def _wrapped(command: str) -> list[str]:
@@ -156,6 +219,39 @@ def read(
   )
 
 
+def read_slices(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the contents of the plans for several slices, and one beside them.
+
+  Args:
+    folder: folder of the plans.
+  """
+  found = [json.loads(path.read_text()) for path in folder.glob('*.json')]
+  return sorted(
+    found,
+    key=lambda each: (
+      each['plans'][0]['parameters']['total'],
+      each['plans'][0]['num_slices'],
+    ),
+  )
+
+
+def text_of(root: pathlib.Path, folder: pathlib.Path) -> str:
+  """Returns what docs/PLANS.md has between its marks.
+
+  Args:
+    root: root of gin files.
+    folder: folder of the plans.
+  """
+  first = table(
+    [
+      ([path.stem for path in paths], each)
+      for paths, each in read(root, folder)
+    ]
+  )
+  several = read_slices(folder / SLICES)
+  return f'{first}\n\n{slices_table(several)}' if several else first
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
   """Prints the table, or writes it and the expected times to files."""
   parser = argument_parser.ArgumentParser('fnet_t5x.planning.tables', __doc__)
@@ -165,14 +261,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     help=f'write docs/{PAGE} and the heads of experiments',
   )
   options = parser.parse_args(arguments)
-  plans = read(pathlib.Path(gin_root()), DOCS / PLANS)
-  text = table([([path.stem for path in paths], each) for paths, each in plans])
+  root, folder = pathlib.Path(gin_root()), DOCS / PLANS
+  text = text_of(root, folder)
   if not options.write:
     print(text)
     return
   page = DOCS / PAGE
   page.write_text(generated_page.with_tables(page.read_text(), text, BEGIN))
-  for paths, content in plans:
+  for paths, content in read(root, folder):
     for path in paths:
       path.write_text(with_expected(path.read_text(), expected(content)))
 

@@ -3,7 +3,8 @@
 `v4:4x4x8` is a TPU topology: libtpu compiles for it ahead of time on any
 machine, without a TPU. `cpu:256` and `h100:8` are numbers of simulated devices:
 JAX splits its CPU into that many devices, and XLA's CPU compiler partitions the
-program as for that many GPUs, without GPU-specific optimizations.
+program as for that many GPUs, without GPU-specific optimizations. There may be
+several slices of the same kind; simulated devices divide into consecutive ones.
 """
 
 import dataclasses
@@ -29,11 +30,25 @@ class Topology:
     text: as given.
     chip: chip of the devices; None for plain CPU devices.
     shape: chips along each axis of a TPU slice, or the number of devices.
+    num_slices: number of slices, each of this shape.
   """
 
   text: str
   chip: chips.Chip | None
   shape: tuple[int, ...]
+  num_slices: int = 1
+
+  @property
+  def title(self) -> str:
+    """Slices as people write them: `v5p:4x4x4`, `2 x v5p:4x4x4`."""
+    if self.num_slices == 1:
+      return self.text
+    return f'{self.num_slices} x {self.text}'
+
+  @property
+  def simulated(self) -> int:
+    """Number of simulated devices, 0 for TPU slices."""
+    return 0 if self.is_tpu else self.shape[0] * self.num_slices
 
   @property
   def is_tpu(self) -> bool:
@@ -46,11 +61,16 @@ class Topology:
     return self.chip.backend if self.chip else CPU
 
 
-def parse(text: str) -> Topology:
+def parse(text: str, num_slices: int = 1) -> Topology:
   """Parses `NAME:SHAPE`.
 
+  Args:
+    text: value of `--topology`.
+    num_slices: value of `--num_slices`.
+
   Raises:
-    ValueError: the format is wrong, or the chip is unknown.
+    ValueError: the format is wrong, the chip is unknown, or cannot be used in
+      several slices.
   """
   match = re.fullmatch(r'([\w-]+):(\d+(?:x\d+)*)', text)
   if not match:
@@ -60,7 +80,7 @@ def parse(text: str) -> Topology:
     )
   name, shape = match[1], tuple(map(int, match[2].split('x')))
   chip = None if name == CPU else chips.find(name)
-  topology = Topology(text, chip, shape)
+  topology = Topology(text, chip, shape, num_slices)
   if min(shape) < 1:
     raise ValueError(f'--topology={text}: a size must be at least 1')
   if topology.is_tpu and len(shape) not in (2, 3):
@@ -68,10 +88,18 @@ def parse(text: str) -> Topology:
       f'--topology={text}: a TPU slice has two or three sides, such as '
       f'{name}:4x4'
     )
-  if not topology.is_tpu and (len(shape) > 1 or shape[0] > MAX_SIMULATED):
+  if not topology.is_tpu and (
+    len(shape) > 1 or topology.simulated > MAX_SIMULATED
+  ):
     raise ValueError(
-      f'--topology={text}: simulated devices are one number, at most '
+      f'--topology={topology.title}: simulated devices are one number, at most '
       f'{MAX_SIMULATED}'
+    )
+  if num_slices > 1 and chip and not chip.slice_network:
+    known = [each.name for each in chips.CHIPS.values() if each.slice_network]
+    raise ValueError(
+      f'--num_slices={num_slices}: no network between slices is known for '
+      f'{name}; it is for {", ".join(known)}, and cpu to simulate'
     )
   return topology
 
@@ -103,11 +131,11 @@ def prepare(topologies: Sequence[Topology], thorough: bool = False) -> None:
 
       # -1 is the lowest effort. The programs are slower, not larger.
       jax.config.update('jax_exec_time_optimization_effort', -1.0)
-  simulated = [math.prod(t.shape) for t in topologies if not t.is_tpu]
+  simulated = max(each.simulated for each in topologies)
   if simulated:
     import jax
 
-    jax.config.update('jax_num_cpu_devices', max(simulated))
+    jax.config.update('jax_num_cpu_devices', simulated)
 
 
 def devices(topology: Topology) -> list:
@@ -119,17 +147,19 @@ def devices(topology: Topology) -> list:
   import jax
 
   if not topology.is_tpu:
-    count = math.prod(topology.shape)
+    count = topology.simulated
     found = jax.devices(CPU)
     if len(found) < count:
       raise ValueError(
-        f'--topology={topology.text}: JAX shows {len(found)} CPU devices; it '
+        f'--topology={topology.title}: JAX shows {len(found)} CPU devices; it '
         'was in use before'
       )
     return found[:count]
   from jax.experimental import topologies
 
   options = {'chip_config_name': topology.chip.tpu_config}
+  if topology.num_slices > 1:
+    options['num_slices'] = topology.num_slices
   if math.prod(topology.shape) < 4:
     # Less than a full host.
     sides = (*topology.shape, 1)[:3]

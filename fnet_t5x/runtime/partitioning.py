@@ -1,5 +1,8 @@
 """Partitioning over the ('data', 'model') mesh of this process's devices.
 
+Devices in several slices have the mesh ('replica', 'data', 'model') of T5X:
+'replica' is the part of data parallelism that crosses the network between them.
+
 Networks name their axes (`batch`, `embed`, `heads`, ...); rules map each name
 to a mesh axis, or to None for replicated. `PjitPartitioner` maps a train state
 to mesh axes and compiles functions whose arguments are sharded accordingly.
@@ -25,9 +28,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fnet_t5x.runtime import train_state as train_state_lib
 
 HardwareMesh = tuple[int, ...]
-LogicalAxisRules = Sequence[tuple[str, str | None]]
+LogicalAxisRules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
 MESH_AXES = ('data', 'model')
+MULTI_SLICE_MESH_AXES = ('replica', 'data', 'model')
 
 
 class AxisNames(tuple):
@@ -52,6 +56,8 @@ def default_mesh(
   num_partitions: int | None,
   model_parallel_submesh: HardwareMesh | None = None,
   backend: str | None = None,
+  ici_mesh_shape: HardwareMesh | None = None,
+  dcn_mesh_shape: HardwareMesh | None = None,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """Returns the mesh of all devices, with 'model' as the inner axis.
@@ -62,12 +68,15 @@ def default_mesh(
       model, such as (1, 2, 1, 1); only its product matters here. Takes
       precedence over `num_partitions`.
     backend: platform of the devices; None for JAX's default.
+    ici_mesh_shape: sizes of MULTI_SLICE_MESH_AXES within a slice. With
+      `dcn_mesh_shape`, it replaces the two sizes above.
+    dcn_mesh_shape: numbers of slices along MULTI_SLICE_MESH_AXES.
     devices: the devices to use instead, such as those of an absent pod in
       ahead-of-time compilation.
 
   Raises:
     ValueError: the number of devices is not divisible by the size of 'model',
-      or there are several processes.
+      the shapes do not describe the devices, or there are several processes.
   """
   if jax.process_count() > 1:
     raise ValueError(
@@ -76,6 +85,10 @@ def default_mesh(
     )
   if devices is None:
     devices = jax.devices(backend)
+  if ici_mesh_shape is not None and dcn_mesh_shape is not None:
+    return _multi_slice_mesh(
+      tuple(ici_mesh_shape), tuple(dcn_mesh_shape), devices
+    )
   if model_parallel_submesh:
     name, value = 'model_parallel_submesh', tuple(model_parallel_submesh)
     model_size = math.prod(model_parallel_submesh)
@@ -94,6 +107,73 @@ def default_mesh(
     ),
     MESH_AXES,
   )
+
+
+def slice_of_devices(
+  devices: Sequence[jax.Device], num_slices: int
+) -> dict[jax.Device, int]:
+  """Returns the slice of each device, from 0.
+
+  TPUs know their slice. Of devices that do not, such as simulated ones,
+  consecutive ones are taken for a slice.
+
+  Args:
+    devices: all devices.
+    num_slices: number of slices.
+
+  Raises:
+    ValueError: the devices are not that many slices of equal size.
+  """
+  count = len(devices)
+  if count % num_slices:
+    raise ValueError(
+      f'{count} devices do not divide into {num_slices} slices: change '
+      'NUM_SLICES'
+    )
+  indices = [
+    getattr(device, 'slice_index', position * num_slices // count)
+    for position, device in enumerate(devices)
+  ]
+  names = sorted(set(indices))
+  if any(indices.count(name) != count // num_slices for name in names):
+    raise ValueError(
+      f'the {count} {devices[0].platform} devices are in {len(names)} slices, '
+      f'not in {num_slices} of equal size: change NUM_SLICES'
+    )
+  return {
+    device: names.index(index)
+    for device, index in zip(devices, indices, strict=True)
+  }
+
+
+def _multi_slice_mesh(ici, dcn, devices) -> Mesh:
+  axes = MULTI_SLICE_MESH_AXES
+  for name, shape in (('ici_mesh_shape', ici), ('dcn_mesh_shape', dcn)):
+    if len(shape) != len(axes) or min(shape) < 1:
+      raise ValueError(
+        f'PjitPartitioner.{name}={shape}: give the sizes of the axes {axes}'
+      )
+  if dcn[-1] != 1:
+    raise ValueError(
+      f"PjitPartitioner.dcn_mesh_shape={dcn} spreads 'model' over slices, "
+      f'whose network is slow: use {(math.prod(dcn), 1, 1)}'
+    )
+  slices = math.prod(dcn)
+  slice_of = slice_of_devices(devices, slices)
+  if math.prod(ici) * slices != len(devices):
+    raise ValueError(
+      f'PjitPartitioner.ici_mesh_shape={ici} has {math.prod(ici)} devices, and '
+      f'each of the {slices} slices has {len(devices) // slices}: set '
+      'NUM_SLICES instead'
+    )
+  blocks = np.empty(dcn, dtype=object)
+  for number, position in enumerate(np.ndindex(*dcn)):
+    blocks[position] = mesh_utils.create_device_mesh(
+      ici,
+      [device for device in devices if slice_of[device] == number],
+      allow_split_physical_axes=True,
+    )
+  return Mesh(np.block(blocks.tolist()), axes)
 
 
 def standard_logical_axis_rules(
@@ -203,6 +283,8 @@ class BasePartitioner(abc.ABC):
     model_parallel_submesh: HardwareMesh | None = None,
     params_on_devices: bool = True,
     backend: str | None = None,
+    ici_mesh_shape: HardwareMesh | None = None,
+    dcn_mesh_shape: HardwareMesh | None = None,
   ):
     """Sets the mesh shape.
 
@@ -212,6 +294,8 @@ class BasePartitioner(abc.ABC):
         precedence over `num_partitions`.
       params_on_devices: whether parameters stay on devices between steps.
       backend: platform of the devices.
+      ici_mesh_shape: sizes within a slice, see `default_mesh`.
+      dcn_mesh_shape: numbers of slices, likewise.
 
     Raises:
       ValueError: neither size is given.
@@ -230,13 +314,31 @@ class BasePartitioner(abc.ABC):
     self._num_partitions = num_partitions
     self._model_parallel_submesh = model_parallel_submesh
     self._backend = backend
+    self._ici_mesh_shape = ici_mesh_shape
+    self._dcn_mesh_shape = dcn_mesh_shape
     self.params_on_devices = params_on_devices
 
   @functools.cached_property
   def mesh(self) -> Mesh:
+    return self.mesh_of()
+
+  def mesh_of(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of these devices, or of all; see `default_mesh`."""
     return default_mesh(
-      self._num_partitions, self._model_parallel_submesh, self._backend
+      self._num_partitions,
+      self._model_parallel_submesh,
+      self._backend,
+      self._ici_mesh_shape,
+      self._dcn_mesh_shape,
+      devices,
     )
+
+  @property
+  def num_slices(self) -> int:
+    """Number of slices that the devices are in."""
+    if self._ici_mesh_shape is None or self._dcn_mesh_shape is None:
+      return 1
+    return math.prod(self._dcn_mesh_shape)
 
   @property
   def data_partition_spec(self) -> PartitionSpec:
@@ -333,6 +435,8 @@ class PjitPartitioner(BasePartitioner):
     model_parallel_submesh: HardwareMesh | None = None,
     params_on_devices: bool = True,
     backend: str | None = None,
+    ici_mesh_shape: HardwareMesh | None = None,
+    dcn_mesh_shape: HardwareMesh | None = None,
     logical_axis_rules: LogicalAxisRules | None = None,
   ):
     """Sets the mesh shape and the rules.
@@ -342,23 +446,38 @@ class PjitPartitioner(BasePartitioner):
       model_parallel_submesh: a tile of devices.
       params_on_devices: whether parameters stay on devices between steps.
       backend: platform of the devices.
+      ici_mesh_shape: sizes within a slice.
+      dcn_mesh_shape: numbers of slices. With both, the batch is sharded over
+        'replica' and 'data'.
       logical_axis_rules: None for `standard_logical_axis_rules()`.
 
     Raises:
       ValueError: neither size is given, or a rule names an unknown mesh axis.
     """
     super().__init__(
-      num_partitions, model_parallel_submesh, params_on_devices, backend
+      num_partitions,
+      model_parallel_submesh,
+      params_on_devices,
+      backend,
+      ici_mesh_shape,
+      dcn_mesh_shape,
     )
     if logical_axis_rules is None:
       logical_axis_rules = standard_logical_axis_rules()
+    axes = MESH_AXES
+    if ici_mesh_shape is not None and dcn_mesh_shape is not None:
+      axes = MULTI_SLICE_MESH_AXES
+      logical_axis_rules = [
+        (logical, ('replica', 'data') if logical == 'batch' else mesh_axes)
+        for logical, mesh_axes in logical_axis_rules
+      ]
     self._rules = tuple(tuple(rule) for rule in logical_axis_rules)
     for logical, mesh_axes in self._rules:
       for mesh_axis in _as_tuple(mesh_axes):
-        if mesh_axis not in MESH_AXES:
+        if mesh_axis not in axes:
           raise ValueError(
             f'logical_axis_rules map {logical!r} to {mesh_axis!r}: the mesh '
-            f'has the axes {MESH_AXES}'
+            f'has the axes {axes}'
           )
     (self._data_axis,) = flax_partitioning.logical_to_mesh_axes(
       ('batch',), self._rules

@@ -1,8 +1,8 @@
 """A fake cloud for tests: a `gcloud` whose TPU workers are local folders.
 
-All arguments of gcloud are recorded. `ssh` and `scp` reach two workers, which
-are home folders; their commands really run, in bash. Their Python is a program
-that records its arguments.
+All arguments of gcloud are recorded. `ssh` and `scp` reach the two workers of a
+slice, which are home folders; their commands really run, in bash. Their Python
+is a program that records its arguments. Several slices are numbered.
 """
 
 import json
@@ -17,39 +17,61 @@ cloud = pathlib.Path({cloud!r})
 words = sys.argv[1:]
 with (cloud / 'calls.jsonl').open('a') as f:
   f.write(json.dumps(words) + '\\n')
-assert words[:3] == ['compute', 'tpus', 'tpu-vm'], words
+assert words[:2] == ['compute', 'tpus'], words
+queued = words[2] == 'queued-resources'
+assert queued or words[2] == 'tpu-vm', words
 verb, *rest = words[3:]
 options = dict(w[2:].partition('=')[::2] for w in rest if w.startswith('--'))
 plain = [w for w in rest if not w.startswith('--')]
 assert 'quiet' in options and options['project'] and options['zone'], words
+def workers_of(node):
+  first = 2 * nodes.read_text().splitlines().index(node)
+  return [cloud / ('worker_%d' % n) for n in (first, first + 1)]
 refusal = cloud / ('refuse_' + verb)
 if refusal.exists():
   text = refusal.read_text()
   refusal.unlink()
   sys.exit('ERROR: (gcloud.compute.tpus.tpu-vm.%s) %s' % (verb, text))
 state = cloud / 'state'
-workers = [cloud / 'worker_0', cloud / 'worker_1']
+nodes = cloud / 'nodes'
 if verb == 'create':
-  for worker in workers:
+  made = [plain[0]]
+  if queued:
+    assert 'runtime-version' in options, words
+    made = [options.get('node-id')]
+    if 'node-count' in options:
+      assert 'node-id' not in options, words
+      prefix = options['node-prefix']
+      made = [prefix + '-%d' % n for n in range(int(options['node-count']))]
+  nodes.write_text('\\n'.join(made))
+  for number in range(2 * len(made)):
+    worker = cloud / ('worker_%d' % number)
     shutil.rmtree(worker, ignore_errors=True)
     worker.mkdir()
-  state.write_text('READY')
+  state.write_text('ACTIVE' if queued else 'READY')
   sys.exit()
 if not state.exists():
   sys.exit('ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource')
 if verb == 'describe':
-  print(state.read_text())
+  field = 'state.state' if queued else 'state'
+  assert options['format'] == 'value(%s)' % field, words
+  lost = cloud / ('state_' + plain[0])
+  said = lost.read_text() if lost.exists() else state.read_text()
+  print(said if queued else said.replace('ACTIVE', 'READY'))
 elif verb == 'delete':
+  assert not queued or 'force' in options, words
   state.unlink()
-elif state.read_text() != 'READY':
+elif queued or state.read_text() not in ('READY', 'ACTIVE'):
   sys.exit('ERROR: the TPU is ' + state.read_text())
 elif verb == 'scp':
   *files, target = plain
+  workers = workers_of(target.partition(':')[0])
   for worker in workers:
     for name in files:
       shutil.copy(name, worker / target.partition(':')[2])
 elif verb == 'ssh':
   assert options['worker'] == 'all', words
+  workers = workers_of(plain[0])
   codes = [
     subprocess.run(
       ['bash', '-c', options['command']],
@@ -105,6 +127,14 @@ class Cloud:
 
   def set_state(self, state: str) -> None:
     (self.folder / 'state').write_text(state)
+
+  def set_slice_state(self, name: str, state: str | None) -> None:
+    """Sets the state of a slice; None for that of the whole."""
+    path = self.folder / f'state_{name}'
+    if state is None:
+      path.unlink()
+    else:
+      path.write_text(state)
 
   def refuse(self, verb: str, text: str) -> None:
     """Makes the next call of a verb fail."""

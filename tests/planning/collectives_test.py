@@ -143,6 +143,124 @@ def test_operations_are_named():
   assert 'encoder' in found.op_name
 
 
+# The mesh's rows of devices: 0 to 3 are a slice, and 4 to 7.
+TWO_SLICES = [0] * 4 + [1] * 4
+SHARD = 4 * 4 * WIDTH // 2
+
+
+@pytest.mark.parametrize(
+  ('axes', 'slices', 'sent'),
+  [
+    ('model', 1, 0),
+    # Four devices, two in each slice: half of the sum each, and the other
+    # slice's half of it back.
+    ('data', 2, SHARD / 2),
+    (('data', 'model'), 2, SHARD / 4),
+  ],
+)
+def test_an_all_reduce_crosses_slices_by_its_devices(axes, slices, sent):
+  step = mapped(lambda x: jax.lax.psum(x, axes))
+  text = compiled_text(step, activations())
+  (found,) = find_collectives(text, TWO_SLICES)
+  assert (found.slices, found.slice_bytes) == (slices, sent)
+  (row,) = collectives(text, TWO_SLICES)
+  assert row.get('slice_bytes', 0) == sent
+  # One slice: nothing to tell apart.
+  assert collectives(text) == [
+    {'kind': 'all-reduce', 'count': 1, 'bytes': SHARD}
+  ]
+
+
+@pytest.mark.parametrize(
+  ('function', 'out_spec', 'sent'),
+  [
+    # Half of the rows go to the other slice.
+    (
+      lambda x: jax.lax.all_to_all(x, 'data', 1, 0, tiled=True),
+      (None, ('model', 'data')),
+      SHARD / 2,
+    ),
+    (lambda x: jax.lax.ppermute(x, 'data', [(1, 2)]), X, SHARD),
+    (lambda x: jax.lax.ppermute(x, 'data', [(0, 1), (2, 3)]), X, 0),
+    # The other slice's half of the batch, from both devices that have it.
+    (
+      lambda x: jax.lax.all_gather(x, 'data', tiled=True),
+      (None, 'model'),
+      4 * SHARD / 2 / 2,
+    ),
+  ],
+)
+def test_other_kinds_across_slices(function, out_spec, sent):
+  step = mapped(function, out_spec=PartitionSpec(*out_spec))
+  (found,) = find_collectives(compiled_text(step, activations()), TWO_SLICES)
+  assert found.slice_bytes == sent
+
+
+def groups_text(written):
+  return f"""\
+HloModule step
+
+ENTRY %main (x: f32[8,4]) -> f32[8,4] {{
+  %x = f32[8,4]{{1,0}} parameter(0)
+  ROOT %sum = f32[8,4]{{1,0}} all-reduce(%x), to_apply=%add, \
+replica_groups={written}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+  ('written', 'slices', 'devices'),
+  [
+    ('{{0,1},{2,3},{4,5},{6,7}}', 1, 2),
+    ('{}', 2, 4),
+    ('[4,2]<=[2,4]T(1,0)', 2, 1),
+    ("mesh['a'=2,'b'=2,'c'=2] {'a','c'}", 2, 2),
+  ],
+)
+def test_groups_that_have_devices_of_both_slices_cross(
+  written, slices, devices
+):
+  (found,) = find_collectives(groups_text(written), TWO_SLICES)
+  assert (found.slices, found.devices_per_slice) == (slices, devices)
+
+
+# Text of the TPU compiler for two slices: a reduce-scatter in each, and the
+# hosts' exchange of the parts.
+SLICES_TEXT = """\
+HloModule step
+
+ENTRY %main (x: f32[64,4]) -> f32[16,4] {
+  %x = f32[64,4]{1,0:T(8,128)} parameter(0)
+  %token = token[] after-all()
+  %part = f32[16,4]{1,0:T(8,128)} reduce-scatter(%x), channel_id=1, \
+replica_groups={{0,1,2,3}}, use_global_device_ids=true, dimensions={0}
+  %send = (f32[16,4]{1,0:T(8,128)}, u32[], token[]) send(%part, %token), \
+channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",\
+_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[16,4]{1,0:T(8,128)}, u32[], token[]) recv(%token), \
+channel_id=1, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %done = (f32[16,4]{1,0:T(8,128)}, token[]) recv-done(%recv), channel_id=1
+  ROOT %sum = f32[16,4]{1,0:T(8,128)} get-tuple-element(%done), index=0
+}
+"""
+
+
+def test_transfers_of_the_tpu_compiler_cross_slices():
+  assert collectives(SLICES_TEXT, TWO_SLICES) == [
+    {
+      'kind': 'all-reduce',
+      'count': 1,
+      'bytes': 4 * 16 * 4,
+      'slice_bytes': 4 * 16 * 4,
+      'within_slice': False,
+    },
+    {'kind': 'reduce-scatter', 'count': 1, 'bytes': 4 * 64 * 4},
+  ]
+
+
 # Text of the TPU compiler: tiled layouts, pairs of -start and -done, an
 # asynchronous call.
 TPU_TEXT = """\

@@ -41,6 +41,10 @@ def plan(*arguments, without_libtpu=False):
     (('--topology=cpu:8',), 'no --gin_file given'),
     ((*RUN, '--topology=cpu:8', '--json=none/p.json'), 'no folder'),
     ((*RUN, '--topology=cpu:8', 'more'), 'no such argument: more'),
+    (
+      (*RUN, '--topology=h100:8', '--num_slices=2'),
+      'no network between slices is known for h100',
+    ),
   ],
 )
 def test_bad_flags_are_one_line_at_once(arguments, message):
@@ -97,19 +101,41 @@ def test_plans_stand_side_by_side(tmp_path):
     assert each['step']['tokens'] == 16
 
 
+@pytest.mark.slow
+def test_two_slices_are_told_apart(tmp_path):
+  path = tmp_path / 'plan.json'
+  found = plan(
+    *RUN_SMALL,
+    *('--topology=cpu:2', '--num_slices=2', '--nodecoding', f'--json={path}'),
+  )
+  assert found.returncode == 0, found.stderr
+  assert found.stdout.startswith('2 x cpu:2, 4 devices simulated')
+  assert 'sent to other slices, per device and step' in found.stdout
+  content = json.loads(path.read_text())
+  (made,) = content['plans']
+  assert made['mesh'] == {'replica': 2, 'data': 2, 'model': 1}
+
+
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None,
   reason="libtpu is not installed (pip install 'fnet_t5x[plan]')",
 )
 @pytest.mark.slow
-def test_the_tpu_compiler_plans_a_slice(tmp_path):
+@pytest.mark.parametrize('slices', [1, 2])
+def test_the_tpu_compiler_plans_a_slice(tmp_path, slices):
   path = tmp_path / 'plan.json'
   found = plan(
-    *RUN_SMALL, '--topology=v5e:2x2', '--nodecoding', f'--json={path}'
+    *RUN_SMALL,
+    *('--topology=v5e:2x2', f'--num_slices={slices}', '--nodecoding'),
+    f'--json={path}',
   )
   assert found.returncode == 0, found.stderr
-  (made,) = json.loads(path.read_text())['plans']
-  assert made['devices'] == 4 and made['fits']
+  content = json.loads(path.read_text())
+  (made,) = content['plans']
+  assert made['devices'] == 4 * slices and made['fits']
+  assert (made['train']['seconds']['slice_network'] > 0) == (slices > 1)
+  where = ('', '| 2 x v5e:2x2 | replica 2 x data 4 x model 1 |')[slices - 1]
+  assert where in tables.table([(['a'], content)])
   assert made['train']['cost']['cycles'] > 0
   assert made['train']['seconds']['compiler'] > 0
 

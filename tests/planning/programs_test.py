@@ -63,6 +63,41 @@ def test_programs_take_the_state_and_the_batch():
     assert decoding.arguments >= state.parameters + cache
 
 
+@pytest.mark.slow
+def test_only_gradients_cross_slices():
+  sent = {}
+  for rows in (16, 32):
+    bindings = (*SMALL, 'NUM_SLICES = 2', f'BATCH_SIZE = {rows}')
+    with gin_run.configured(FILES, bindings, num_devices=8) as run:
+      programs.place(run, topology.parse('cpu:4', 2))
+      gradients = programs.state_bytes(run).gradients
+      found = programs.train_step(run, 'cpu').collectives
+    crossing = [each for each in found if 'slice_bytes' in each]
+    assert {each['kind'] for each in crossing} == {'all-reduce'}
+    sent[rows] = sum(each['slice_bytes'] for each in crossing)
+  # Nothing that grows with the rows.
+  assert sent[16] == sent[32]
+  # Each of a slice's four devices sends a quarter of the sums to the other
+  # slice. The gradients of shared embeddings are summed once for each use.
+  assert gradients / 4 <= sent[16] < 1.5 * gradients / 4
+
+
+def test_a_slice_is_a_share_of_the_planned_devices():
+  bindings = (*SMALL, 'NUM_SLICES = 2', 'NUM_PARTITIONS = 2')
+  # Not those that JAX has here.
+  with gin_run.configured(FILES, bindings, num_devices=512) as run:
+    assert run.partitioner._ici_mesh_shape == (1, 128, 2)
+    assert run.partitioner._dcn_mesh_shape == (2, 1, 1)
+
+
+def test_slices_need_the_planners_flag():
+  with (
+    gin_run.configured(FILES, (*SMALL, 'NUM_SLICES = 2'), num_devices=8) as run,
+    pytest.raises(ValueError, match='give --num_slices=2, which sets NUM_SLI'),
+  ):
+    programs.place(run, EIGHT)
+
+
 @pytest.mark.parametrize(
   ('bindings', 'message'),
   [

@@ -33,9 +33,7 @@ CONTENT = {
 def test_page_and_heads_are_what_the_plans_say():
   """If it fails: python -m fnet_t5x.planning.tables --write."""
   page = (tables.DOCS / tables.PAGE).read_text()
-  text = tables.table(
-    [([path.stem for path in paths], each) for paths, each in PLANS]
-  )
+  text = tables.text_of(ROOT, tables.DOCS / tables.PLANS)
   assert generated_page.with_tables(page, text, tables.BEGIN) == page
   for paths, content in PLANS:
     for path in paths:
@@ -59,6 +57,30 @@ def test_a_plan_as_a_row_and_a_command():
   assert command == CONTENT['command']
   assert all(line.endswith(' \\') for line in code[1:-2])
   assert max(map(len, code)) <= 80
+
+
+def test_plans_of_several_slices_tell_what_crosses_them():
+  (plan,) = json.loads(json.dumps(CONTENT['plans']))
+  plan |= {'topology': 'v5p:2x4x4', 'num_slices': 2}
+  plan['train'] = {
+    'collectives': [
+      {'kind': 'all-reduce', 'bytes': 2**30},
+      {'kind': 'all-reduce', 'bytes': 2**22, 'slice_bytes': 2.0**21},
+    ],
+    'seconds': {
+      'arithmetic': 1.5,
+      'memory': 0.25,
+      'network': 0.125,
+      'slice_network': 0.0005,
+    },
+  }
+  lines = tables.slices_table([CONTENT | {'plans': [plan]}]).splitlines()
+  assert max(map(len, lines[:4])) <= 80
+  assert lines[7] == (
+    '| `small_c4` | 2 x v5p:2x4x4 | data 16 x model 2 | 1,500.0 | 250.0 '
+    '| 125.0 | 2.0 | 0.5 | 1.3 |'
+  )
+  assert 'days on 2 x v5p:2x4x4' in tables.expected({'plans': [plan]})
 
 
 def test_what_was_copied_is_said_once():

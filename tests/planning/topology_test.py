@@ -46,6 +46,27 @@ def test_what_cannot_be_is_one_line(text, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('v3:4x4', 'no network between slices is known for v3; it is for v4, v5e'),
+    ('h100:8', 'no network between slices is known for h100'),
+    ('cpu:2049', '2 x cpu:2049: simulated devices are one number, at most'),
+  ],
+)
+def test_slices_that_cannot_be_are_one_line(text, message):
+  with pytest.raises(ValueError, match=message) as error:
+    topology.parse(text, 2)
+  assert '\n' not in str(error.value)
+
+
+def test_slices_are_written_as_people_do():
+  parsed = topology.parse('cpu:4', 2)
+  assert (parsed.title, parsed.simulated) == ('2 x cpu:4', 8)
+  assert topology.devices(parsed) == jax.devices()[:8]
+  assert topology.parse('cpu:4').title == 'cpu:4'
+
+
 def test_a_missing_compiler_is_named_with_its_remedy(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ImportError, match=r"pip install 'fnet_t5x\[plan\]'"):
@@ -78,6 +99,14 @@ def test_tpu_slices_are_the_devices_that_jax_would_show(
   found = topology.devices(parsed)
   assert (len(found), found[0].device_kind) == (count, kind)
   assert found[0].device_kind.startswith(parsed.chip.device_kind)
+
+
+@needs_libtpu
+def test_two_slices_of_tpus_know_which_they_are(monkeypatch):
+  monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
+  monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  found = topology.devices(topology.parse('v5e:2x2', 2))
+  assert [device.slice_index for device in found] == [0] * 4 + [1] * 4
 
 
 @needs_libtpu

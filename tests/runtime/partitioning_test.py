@@ -1,5 +1,6 @@
 """Partitioning over eight devices (conftest.py) against one device."""
 
+import collections
 import copy
 import functools
 import re
@@ -14,6 +15,9 @@ from flax.linen import partitioning as flax_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fnet_t5x.runtime import adafactor, optimizers, partitioning, train_state
+
+# A device that knows its slice, as a TPU does.
+Tpu = collections.namedtuple('Tpu', 'id slice_index platform')
 
 BATCH, LENGTH, EMBED, MLP, VOCAB = 8, 4, 16, 64, 32
 
@@ -342,3 +346,29 @@ def undivisible_parameter():
 def test_bad_input_is_named(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+def test_tpus_know_their_slice():
+  devices = [Tpu(n, (7, 3)[n % 2], 'tpu') for n in range(4)]
+  found = partitioning.slice_of_devices(devices, 2)
+  assert [found[device] for device in devices] == [1, 0, 1, 0]
+  with pytest.raises(ValueError, match='4 tpu devices are in 2 slices, not in'):
+    partitioning.slice_of_devices(devices, 4)
+
+
+@pytest.mark.parametrize(
+  ('ici', 'dcn', 'message'),
+  [
+    ((4, 1), (2, 1, 1), r'ici_mesh_shape=\(4, 1\): give the sizes of the axes'),
+    ((1, 2, 1), (2, 1, 1), 'has 2 devices, and each of the 2 slices has 4'),
+    ((1, 1, 4), (1, 1, 2), "spreads 'model' over slices"),
+    ((1, 1, 1), (3, 1, 1), '8 devices do not divide into 3 slices'),
+  ],
+)
+def test_shapes_that_are_not_the_devices_are_one_line(ici, dcn, message):
+  partitioner = partitioning.PjitPartitioner(
+    num_partitions=1, ici_mesh_shape=ici, dcn_mesh_shape=dcn
+  )
+  with pytest.raises(ValueError, match=message) as error:
+    partitioner.mesh  # noqa: B018
+  assert '\n' not in str(error.value)

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from fnet_t5x import gin_macros
-from fnet_t5x.compat import trainer, utils
+from fnet_t5x.compat import engine, trainer, utils
 from fnet_t5x.gin_root import gin_root
+from fnet_t5x.runtime import partitioning
 
 SIZES = """
 NUM_ENCODER_LAYERS = 3
@@ -32,12 +33,30 @@ NUM_PARTITIONS = None
 """
 
 
-def losses(layout, partitions):
+def simulate_slices():
+  """Lets T5X take consecutive devices of a CPU for a slice.
+
+  It groups devices by an attribute that only TPUs have.
+  """
+  from t5x import partitioning as t5x_partitioning
+
+  def hybrid(ici_mesh_shape, dcn_mesh_shape, devices):
+    return partitioning.default_mesh(
+      None, None, None, ici_mesh_shape, dcn_mesh_shape, devices
+    ).devices
+
+  t5x_partitioning.create_hybrid_device_mesh = hybrid
+
+
+def losses(layout, partitions, slices=1):
   gin.clear_config()
   gin.parse_config_file('gin/models/fnet_t5_tiny.gin')
   gin.parse_config_file(f'gin/partitioning/{layout}.gin')
   gin.parse_config(SIZES)
   gin.parse_config(f'MODEL_PARALLEL_SUBMESH = (1, {partitions}, 1, 1)')
+  gin.parse_config(f'NUM_SLICES = {slices}')
+  if slices > 1 and engine.USES_T5X:
+    simulate_slices()
   model = gin_macros.value('MODEL')
   partitioner = gin_macros.value('PARTITIONER')
   tokens = np.random.default_rng(0).integers(2, 64, (8, 16)).astype(np.int32)
@@ -79,4 +98,4 @@ def losses(layout, partitions):
 if __name__ == '__main__':
   gin.add_config_file_search_path(gin_root())
   cases = [case.split(':') for case in sys.argv[1:]]
-  print(json.dumps([losses(layout, int(n)) for layout, n in cases]))
+  print(json.dumps([losses(name, *map(int, sizes)) for name, *sizes in cases]))

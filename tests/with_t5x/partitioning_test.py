@@ -8,6 +8,8 @@ import numpy as np
 SCRIPT = pathlib.Path(__file__).parent / 'partitioned_step.py'
 CASES = ['data:1', 'model_1d:2', 'model_2d:2', 'fully_sharded:1']
 CASES += ['sequence_sharded:2']
+# In two slices.
+CASES += ['data:1:2', 'model_1d:2:2']
 
 
 def test_both_engines_take_the_same_steps(python):

@@ -1,6 +1,7 @@
 """Launches on TPU VMs: watching loop and worker script, on a fake cloud."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -64,13 +65,24 @@ def packed():
   return source.Source()
 
 
-@pytest.fixture
-def watch(cloud, packed, tmp_path):
-  folder = tmp_path / 'launch'
+def make_watch(packed, folder, **changes):
+  settings = dataclasses.replace(SETTINGS, **changes)
+  pod = tpu_pod.Pod(settings, packed.tag, spot=True, restarts=1)
   folder.mkdir()
-  pod = tpu_pod.Pod(SETTINGS, packed.tag, spot=True, restarts=1)
   tpu_pod.write_folder(pod, packed, folder)
   return tpu_vm.Watch(pod, str(folder))
+
+
+@pytest.fixture
+def watch(cloud, packed, tmp_path):
+  return make_watch(packed, tmp_path / 'launch')
+
+
+@pytest.fixture
+def two_slices(cloud, packed, tmp_path):
+  return make_watch(
+    packed, tmp_path / 'launch', tpu_type='v5p-64', num_slices=2
+  )
 
 
 def wait_for(condition):
@@ -220,14 +232,14 @@ def test_a_killed_run_is_a_failed_run(cloud, watch):
   watch.step()
   wait_for(lambda: len(cloud.started()) == 2)
   kill(cloud.home(1) / 'pid')
-  wait_for(lambda: 'failed' in tpu_vm.call(watch.pod.worker('status')).split())
-  assert tpu_vm.call(watch.pod.worker('status')).split() == [
+  wait_for(lambda: 'failed' in watch.on_workers('status').split())
+  assert watch.on_workers('status').split() == [
     'running',
     'failed',
   ]
   watch.step()
   # The worker that was waiting for the other was stopped too.
-  assert tpu_vm.call(watch.pod.worker('status')).split() == ['idle', 'idle']
+  assert watch.on_workers('status').split() == ['idle', 'idle']
 
 
 @pytest.mark.parametrize(
@@ -265,9 +277,9 @@ def test_a_stopped_run_has_time_to_save(cloud, watch):
   watch.step()
   homes = [cloud.home(i).parent for i in (0, 1)]
   wait_for(lambda: all((home / 'ready').exists() for home in homes))
-  assert tpu_vm.call(watch.pod.worker('stop')).split() == ['stopped'] * 2
+  assert watch.on_workers('stop').split() == ['stopped'] * 2
   assert all((home / 'saved').exists() for home in homes)
-  assert tpu_vm.call(watch.pod.worker('status')).split() == ['idle'] * 2
+  assert watch.on_workers('status').split() == ['idle'] * 2
 
 
 def test_transient_and_permanent_states(cloud, watch, capsys):
@@ -296,6 +308,127 @@ def test_network_errors_are_waited_out(cloud, watch, capsys):
   assert not watch.step()
   assert 'could not start' in capsys.readouterr().out
   assert watch.started is None
+
+
+CREATE_TWO = [
+  *('gcloud', 'compute', 'tpus', 'queued-resources', 'create', 'large'),
+  '--accelerator-type=v5p-64',
+  '--runtime-version=v2-alpha-tpuv5',
+  '--node-count=2',
+  '--node-prefix=large',
+  '--spot',
+  '--project=my-project',
+  '--zone=us-central2-b',
+  '--quiet',
+]
+
+
+def test_two_slices_wait_in_the_queue_and_run_as_one(cloud, two_slices, capsys):
+  watch = two_slices
+  cloud.train(FOR_LONG)
+  assert not watch.step()
+  assert ['gcloud', *cloud.calls()[-1]] == CREATE_TWO
+  for state in ('WAITING_FOR_RESOURCES', 'PROVISIONING', 'SUSPENDING'):
+    cloud.set_state(state)
+    assert not watch.step()
+    assert f'is {state}: waiting' in capsys.readouterr().out
+  cloud.set_state('ACTIVE')
+  watch.step()
+  # Both workers of both slices, each with the same command.
+  wait_for(lambda: len(cloud.started()) == 4)
+  (line,) = {tuple(words) for words in cloud.started()}
+  assert line == (*RUN[:6], '--gin.NUM_SLICES=2', *RUN[6:])
+  assert watch.on_workers('status').split() == ['running'] * 4
+
+  # A slice that Cloud TPU replaces is waited for; the run starts on it again.
+  cloud.set_slice_state('large-1', 'CREATING')
+  assert not watch.step()
+  assert 'is CREATING: waiting' in capsys.readouterr().out
+  cloud.set_slice_state('large-1', None)
+
+  # Preempted: the request is deleted with its slices, and made again.
+  cloud.set_state('SUSPENDED')
+  watch.step()
+  ours = [words for words in cloud.calls() if words[2] == 'queued-resources']
+  assert [words[3] for words in ours[-3:]] == ['describe', 'delete', 'create']
+  assert '--force' in ours[-2]
+
+
+def test_a_request_that_cannot_be_met_ends_the_launch(cloud, two_slices):
+  cloud.set_state('FAILED')
+  with pytest.raises(RuntimeError, match='large FAILED') as error:
+    two_slices.step()
+  assert 'queued-resources delete large --force' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'nodes'),
+  [
+    ({'tpu_type': 'v5p-64'}, ['large']),
+    ({'tpu_type': 'v4-16', 'num_slices': 2}, ['large-0', 'large-1']),
+  ],
+)
+def test_printed_lines_of_queued_resources(
+  cloud, packed, tmp_path, changes, nodes
+):
+  settings = dataclasses.replace(SETTINGS, **changes)
+  pod = tpu_pod.Pod(settings, packed.tag)
+  assert pod.nodes == nodes
+  cloud.set_state('SUSPENDED')
+  plan = tpu_pod.plan(pod, packed)
+  assert 'if it is SUSPENDED, delete it first' in plan
+  subprocess.run(['bash', '-e', '-c', plan], cwd=tmp_path, check=True)
+  wait_for(lambda: len(cloud.started()) == 2 * len(nodes))
+  assert all('--multiprocess_gpu' in words for words in cloud.started())
+
+
+@pytest.mark.parametrize(
+  ('flags', 'create'),
+  [
+    (
+      ['--tpu_type=v5p-64'],
+      'queued-resources create large --accelerator-type=v5p-64 '
+      '--runtime-version=v2-alpha-tpuv5 --node-id=large --spot ',
+    ),
+    (
+      ['--tpu_type=v6e-16', '--num_slices=2'],
+      'queued-resources create large --accelerator-type=v6e-16 '
+      '--runtime-version=v2-alpha-tpuv6e --node-count=2 --node-prefix=large '
+      '--spot ',
+    ),
+  ],
+)
+def test_dry_runs_of_newer_pods_and_several_slices(flags, create):
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'fnet_t5x.xm_launch.tpu_vm', *FLAGS, *flags),
+      *('--spot', '--dry_run'),
+    ],
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path])},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert f'gcloud compute tpus {create}' in done.stdout
+  assert ('NUM_SLICES=2' in done.stdout) == ('node-count' in create)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'num_slices': 0}, '--num_slices=0: give a positive integer'),
+    ({'tpu_type': 'v3-32', 'num_slices': 2}, 'slices of v3 cannot be joined'),
+    (
+      {'gin_bindings': ['NUM_SLICES=2']},
+      '--gin.NUM_SLICES=2: use --num_slices',
+    ),
+  ],
+)
+def test_slices_that_cannot_be_are_one_line(changes, message):
+  with pytest.raises(ValueError, match=message) as error:
+    command.check(dataclasses.replace(SETTINGS, **changes))
+  assert '\n' not in str(error.value)
 
 
 def test_printed_lines_do_what_the_launch_does(cloud, packed, tmp_path):
