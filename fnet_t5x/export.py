@@ -17,9 +17,8 @@ from collections.abc import Sequence
 
 from fnet_t5x import argument_parser, command_line
 from fnet_t5x.runtime import generation_options, model_directory
+from fnet_t5x.serving import modes
 
-_MODES = ('generate', 'predict', 'score')
-_PLATFORMS = ('cpu', 'gpu', 'tpu')
 _OPTIONS = (
   'max_tokens',
   'temperature',
@@ -51,14 +50,14 @@ def parser() -> argument_parser.ArgumentParser:
     "programs to export: generate (fnet_t5x.generate's texts), predict (of a "
     "task's inputs, by the model's own decoding function) or score "
     '(log-likelihoods)',
-    _MODES,
+    modes.MODES,
   )
   result.add_list(
     '--platform',
     str,
-    list(_PLATFORMS),
+    list(modes.PLATFORMS),
     'backends to export for; none of them need be here',
-    _PLATFORMS,
+    tuple(modes.PLATFORMS),
   )
   result.add_argument(
     '--batch_size', type=int, help='rows per call; any number by default'

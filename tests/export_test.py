@@ -1,5 +1,6 @@
 """Exported models: loaded where this package is not, they generate the same."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -14,13 +15,13 @@ import pytest
 import sentencepiece_vocabularies
 import tensorflow as tf
 from checkout import ROOT
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fnet_t5x import command_line, export
 from fnet_t5x.runtime import loaded_model, text_generation
 from fnet_t5x.runtime.generation_options import GenerationOptions
 from fnet_t5x.serving import folder as serving_folder
-from fnet_t5x.serving import programs
+from fnet_t5x.serving import modes, programs
 
 # Whole words, an opening bracket, a space at the end, another script.
 PROMPTS = ['my fellow', 'we must (', 'help ', '国', 'the union: "']
@@ -247,19 +248,23 @@ def test_too_long_a_row_is_refused_by_name(elsewhere):
 
 @pytest.mark.slow
 def test_programs_of_other_platforms_choose_their_own_mixing(runs):
-  """By platform: a GPU and a TPU multiply by matrices, a CPU folds them."""
+  """A TPU multiplies by matrices where others transform."""
   loaded = runs['hybrid']
   program = programs.make(
-    'score', loaded.model, loaded.feature_lengths, GenerationOptions()
+    'generate', loaded.model, loaded.feature_lengths, GenerationOptions()
   )
   arrays = flatten_dict(flax.core.unfreeze(loaded.params), sep='/')
   texts = {}
-  for platform, name in serving_folder.PLATFORMS.items():
+  for platform, name in modes.PLATFORMS.items():
     exported = serving_folder.export(program, arrays, platform, None)
     assert exported.platforms == (name,)
+    # Fails for kernels that are not guaranteed to stay.
+    assert exported.serialize()
     texts[platform] = exported.mlir_module()
-  assert 'stablehlo.fft' in texts['cpu']
-  assert 'stablehlo.fft' not in texts['tpu'] + texts['gpu']
+  assert [name for name, text in texts.items() if '.fft' in text] == [
+    'cpu',
+    'gpu',
+  ]
 
 
 @pytest.mark.slow
@@ -286,6 +291,16 @@ def test_models_and_options_that_do_not_fit_are_refused(runs, tmp_path):
       serving_folder.write(runs[name], tmp_path / 'out', **settings)
     assert not list(tmp_path.iterdir())
 
+  name = 'broken'
+  params = flatten_dict(flax.core.unfreeze(runs['gpt2'].params), sep='/')
+  first = next(iter(params))
+  params[first] = params[first] * np.nan
+  runs = runs | {
+    name: dataclasses.replace(
+      runs['gpt2'], params=unflatten_dict(params, sep='/')
+    )
+  }
+  refused(name, f'checkpoint_5: {first} holds NaN')
   refused('gpt2', 'targets only: use --mode=generate', modes=['predict'])
   options = GenerationOptions(max_tokens=9)
   refused('hybrid', 'max_tokens=9 exceeds the 8 tokens', options=options)

@@ -28,12 +28,11 @@ from fnet_t5x.runtime import (
 )
 from fnet_t5x.runtime.generation_options import GenerationOptions
 from fnet_t5x.serving import programs, readme
+from fnet_t5x.serving.modes import PLATFORMS
 
 ABOUT = 'export.json'
 LOADER = 'loader.py'
 VOCABULARY = 'vocabulary.model'
-# JAX's backends, and the names that `jax.export` has for them.
-PLATFORMS = {'cpu': 'cpu', 'gpu': 'cuda', 'tpu': 'tpu'}
 _BATCH = 'batch'
 
 
@@ -51,11 +50,11 @@ def write(
   Args:
     loaded: the model and its parameters.
     out: the folder to write; appears complete, or not at all.
-    modes: some of `programs.MODES`.
+    modes: some of `modes.MODES`.
     options: of the mode 'generate'.
     batch_size: rows per call; None for any number.
-    platforms: some of `PLATFORMS`. Each has programs of its own, since which
-      algorithm mixes tokens depends on it.
+    platforms: some of `modes.PLATFORMS`. Each has programs of its own, since
+      which algorithm mixes tokens depends on it.
 
   Returns:
     `out`.
@@ -66,6 +65,7 @@ def write(
     ValueError: the model generates no text, a mode or an option is not for it,
       or a parameter is not finite.
   """
+  hf_folder.load_library()
   where = loaded.directory.checkpoint
   vocabulary = _vocabulary(loaded)
   made = {
@@ -138,7 +138,7 @@ def export(
   Args:
     program: the program.
     arrays: parameters by name, `a/b/c`; only their shapes and dtypes matter.
-    platform: one of `PLATFORMS`.
+    platform: one of `modes.PLATFORMS`.
     batch_size: rows per call; None for any number.
 
   Returns:

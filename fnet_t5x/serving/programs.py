@@ -16,7 +16,6 @@ from fnet_t5x.runtime import batch_generation, decoder_only, models
 from fnet_t5x.runtime.generation_options import GenerationOptions
 from fnet_t5x.runtime.text_generation import FirstTokens
 
-MODES = ('generate', 'predict', 'score')
 _Model = models.EncoderDecoderModel | decoder_only.DecoderOnlyModel
 # A fixed implementation, so that samples are the same on every machine.
 _RANDOM = 'threefry2x32'
@@ -48,8 +47,9 @@ def make(
   """Returns the function of a mode.
 
   Args:
-    mode: 'generate' (`fnet_t5x.generate`'s texts), 'predict' (T5X's: the
-      model's own decoding function), or 'score' (T5X's: log-likelihoods).
+    mode: one of `modes.MODES`: `fnet_t5x.generate`'s texts, or what T5X's modes
+      are: 'predict', by the model's own decoding function, and 'score',
+      log-likelihoods.
     model: the model.
     lengths: tokens per feature of its task.
     options: of 'generate'.

@@ -26,7 +26,7 @@ example to copy. Without it:
 import jax.export
 from safetensors.numpy import load_file
 
-program = open('{mode}.cpu.jax', 'rb').read()
+program = open('{mode}.{platform}.jax', 'rb').read()
 function = jax.jit(jax.export.deserialize(bytearray(program)).call)
 outputs = function(load_file('model.safetensors'), {inputs})
 ```
@@ -38,11 +38,6 @@ outputs = function(load_file('model.safetensors'), {inputs})
 {vocabulary_file}| `export.json` | inputs, outputs, settings and versions |
 
 """
-_USE = {
-  'generate': "model.generate(['TEXT'])",
-  'predict': "model.predict(['TEXT'])",
-  'score': "model.score(targets=['TEXT'], inputs=['TEXT'])",
-}
 _MODES = {
   'generate': 'the text after a prompt, as `python -m fnet_t5x.generate`',
   'predict': "the output for a task's inputs, by the model's own decoding "
@@ -86,22 +81,28 @@ def text(about: Mapping[str, Any]) -> str:
     **about['versions'],
     platforms=', '.join(about['platforms']),
     batch='any number of rows' if size is None else f'{size} rows per call',
-    use=_use(modes),
+    use=_use(about['programs']),
     sentencepiece=' and sentencepiece' if has_pieces else '',
     mode=modes[0],
+    platform=about['platforms'][0],
     inputs=', '.join(spec['name'] for spec in first['inputs']),
     vocabulary_file=(
       '| `vocabulary.model` | the SentencePiece model, with its sentinels |\n'
       if has_pieces
       else ''
     ),
-  ).replace('.cpu.jax', f'.{about["platforms"][0]}.jax')
+  )
   parts = [_program(mode, about['programs'][mode]) for mode in modes]
   return '\n'.join([head.rstrip('\n') + '\n', *parts, _TAIL])
 
 
-def _use(modes: list[str]) -> str:
-  calls = [f'print({_USE[mode]})' for mode in modes]
+def _use(programs: Mapping[str, Any]) -> str:
+  """Returns a block of code that calls each program by the loader."""
+  calls = []
+  for mode, program in programs.items():
+    texts = [f"{s['name']}=['TEXT']" for s in program['inputs']]
+    given = ', '.join(texts) if mode == 'score' else "['TEXT']"
+    calls.append(f'print(model.{mode}({given}))')
   lines = ['import loader', '', "model = loader.Model('.')", *calls]
   return '\n'.join(['```python', *lines, '```', ''])
 
