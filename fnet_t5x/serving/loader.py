@@ -86,7 +86,9 @@ class Model:
     if self._pieces is None:
       found = bytes(i - _BYTES for i in ids if _BYTES <= i < _BYTES + 256)
       return found.decode(errors='ignore')
-    return self._pieces.decode(ids)
+    known, unk_id = self._pieces.get_piece_size(), self._pieces.unk_id()
+    # The model's output layer may have more rows than there are pieces.
+    return self._pieces.decode([i if i < known else unk_id for i in ids])
 
   def run(self, mode, **given):
     """Calls a program on lists of rows; returns its outputs by name.
