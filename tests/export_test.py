@@ -18,7 +18,7 @@ import tensorflow as tf
 from checkout import ROOT
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from fnet_t5x import command_line, export
+from fnet_t5x import command_line, encoder_models, export
 from fnet_t5x.runtime import loaded_model, text_generation
 from fnet_t5x.runtime.generation_options import GenerationOptions
 from fnet_t5x.serving import folder as serving_folder
@@ -291,16 +291,17 @@ def test_models_and_options_that_do_not_fit_are_refused(runs, tmp_path):
       serving_folder.write(runs[name], tmp_path / 'out', **settings)
     assert not list(tmp_path.iterdir())
 
-  name = 'broken'
+  encoder = encoder_models.EncoderOnlyModel(None, None, None, None)
   params = flatten_dict(flax.core.unfreeze(runs['gpt2'].params), sep='/')
   first = next(iter(params))
   params[first] = params[first] * np.nan
+  params = unflatten_dict(params, sep='/')
   runs = runs | {
-    name: dataclasses.replace(
-      runs['gpt2'], params=unflatten_dict(params, sep='/')
-    )
+    'broken': dataclasses.replace(runs['gpt2'], params=params),
+    'encoder': dataclasses.replace(runs['gpt2'], model=encoder),
   }
-  refused(name, f'checkpoint_5: {first} holds NaN')
+  refused('broken', f'checkpoint_5: {first} holds NaN')
+  refused('encoder', 'EncoderOnlyModel, which generates no text')
   refused('gpt2', 'targets only: use --mode=generate', modes=['predict'])
   options = GenerationOptions(max_tokens=9)
   refused('hybrid', 'max_tokens=9 exceeds the 8 tokens', options=options)

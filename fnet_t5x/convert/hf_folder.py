@@ -266,12 +266,17 @@ def write_tensors(
   Raises:
     ImportError: safetensors is not installed.
   """
+  path = folder / WEIGHTS
+  path.touch()
+  mode = path.stat().st_mode
   # Transformers refuses files without this entry.
   load_library().numpy.save_file(
     {name: np.ascontiguousarray(x) for name, x in tensors.items()},
-    str(folder / WEIGHTS),
+    str(path),
     {'format': 'pt'},
   )
+  # The library's file is for its owner only, and others may serve the model.
+  path.chmod(mode)
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
