@@ -25,6 +25,7 @@ COMMANDS = {
   'show': ('show', 'shows examples of a task'),
   'vocabulary': ('tasks.text_vocabulary', 'trains a vocabulary on texts'),
   'plan': ('plan', 'estimates the cost of a run, for absent devices'),
+  'export': ('export', 'exports a model as programs that need JAX alone'),
   'convert': ('convert', 'converts checkpoints to another layout'),
   'benchmark': ('benchmarks', 'measures a part of the project'),
   'launch': ('xm_launch.launch', 'launches a run on Vertex AI'),

@@ -20,9 +20,7 @@ token that continues the word before the mask.
 """
 
 import contextlib
-import dataclasses
 import os
-import re
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -34,6 +32,7 @@ from fnet_t5x.runtime.generation_options import (
   DEFAULT_TEMPERATURE,
   DEFAULT_TOP_K,
   GenerationOptions,
+  of_flags,
 )
 
 if typing.TYPE_CHECKING:
@@ -111,22 +110,17 @@ def options() -> GenerationOptions:
     ValueError: if a value is out of range, or two exclude each other.
   """
   given = flags.FLAGS
-  try:
-    return GenerationOptions(
-      num_samples=given.num_samples,
-      max_tokens=given.max_tokens,
-      temperature=given.temperature,
-      top_k=given.top_k,
-      top_p=given.top_p,
-      num_beams=given.num_beams,
-      no_repeat_ngram_size=given.no_repeat_ngram_size,
-      seed=given.seed,
-      truncate_prompt=given.truncate_prompt,
-    )
-  except ValueError as error:
-    names = '|'.join(f.name for f in dataclasses.fields(GenerationOptions))
-    message = re.sub(rf'\b({names})\b', r'--\1', str(error))
-    raise ValueError(message) from error
+  return of_flags(
+    num_samples=given.num_samples,
+    max_tokens=given.max_tokens,
+    temperature=given.temperature,
+    top_k=given.top_k,
+    top_p=given.top_p,
+    num_beams=given.num_beams,
+    no_repeat_ngram_size=given.no_repeat_ngram_size,
+    seed=given.seed,
+    truncate_prompt=given.truncate_prompt,
+  )
 
 
 def given_prompts() -> list[str] | None:

@@ -39,7 +39,7 @@ _INSTEAD = {
   't5x.contrib.gpu': 'use t5x/examples/t5/...',
   't5x.contrib.moe': 'mixtures of experts need T5X',
   't5x.examples.decoder_only': 'use gin/models/gpt2_*.gin',
-  't5x.export_lib': 'use python -m fnet_t5x.convert.hybrid',
+  't5x.export_lib': 'use python -m fnet_t5x.export',
 }
 
 

@@ -76,6 +76,7 @@ def test_wheel_holds_one_name_and_all_gin_files(wheel):
   # Copied to exported folders.
   code = 'fnet_t5x/convert/hybrid_torch/modeling_fnet_t5.py'
   assert names.count(code) == 1
+  assert 'fnet_t5x/serving/loader.py' in names
   assert not any(name.endswith('_test.py') for name in names)
   assert 'fnet_t5x/gin/__init__.py' not in names
 

@@ -239,7 +239,7 @@ def load_library():
     import safetensors.numpy
   except ImportError as error:
     raise ImportError(
-      "Hugging Face's layout needs safetensors: pip install 'fnet_t5x[convert]'"
+      "the folder's weights need safetensors: pip install 'fnet_t5x[convert]'"
     ) from error
   return safetensors
 
@@ -254,13 +254,29 @@ def write(
   Raises:
     ImportError: safetensors is not installed.
   """
+  write_tensors(folder, tensors)
+  write_json(folder / CONFIG, config)
+
+
+def write_tensors(
+  folder: pathlib.Path, tensors: Mapping[str, np.ndarray]
+) -> None:
+  """Writes `model.safetensors`.
+
+  Raises:
+    ImportError: safetensors is not installed.
+  """
+  path = folder / WEIGHTS
+  path.touch()
+  mode = path.stat().st_mode
   # Transformers refuses files without this entry.
   load_library().numpy.save_file(
     {name: np.ascontiguousarray(x) for name, x in tensors.items()},
-    str(folder / WEIGHTS),
+    str(path),
     {'format': 'pt'},
   )
-  write_json(folder / CONFIG, config)
+  # The library's file is for its owner only, and others may serve the model.
+  path.chmod(mode)
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -14,9 +14,7 @@ def create(out: pathlib.Path) -> Iterator[pathlib.Path]:
   Raises:
     FileExistsError: `out` exists and is not an empty folder.
   """
-  out = pathlib.Path(os.path.abspath(out))
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise FileExistsError(f'{out} exists; name a new folder')
+  out = check(out)
   temporary = out.parent / f'.{out.name}.{os.getpid()}.partial'
   temporary.mkdir(parents=True)
   try:
@@ -24,3 +22,15 @@ def create(out: pathlib.Path) -> Iterator[pathlib.Path]:
     temporary.rename(out)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check(out: pathlib.Path) -> pathlib.Path:
+  """Returns the absolute path of a folder that can be created.
+
+  Raises:
+    FileExistsError: `out` exists and is not an empty folder.
+  """
+  out = pathlib.Path(os.path.abspath(out))
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise FileExistsError(f'{out} exists; name a new folder')
+  return out

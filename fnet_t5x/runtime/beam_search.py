@@ -200,7 +200,9 @@ def top_k_two_stage(
   """
   batch, candidates = x.shape
   pieces = 128
-  if batch > 8 or candidates <= 8 * pieces * k:
+  # A symbolic batch (`jax.export`) may be any.
+  many = not isinstance(batch, int) or batch > 8
+  if many or candidates <= 8 * pieces * k:
     return lax.top_k(x, k)
   piece = -(-candidates // pieces)
   padding = ((0, 0), (0, pieces * piece - candidates))

@@ -134,13 +134,13 @@ class DecoderOnlyModel(BaseTransformerModel):
   def start_generation(
     self,
     params: PyTree,
-    inputs: Int[Array, '1 input_length'],
-    rows: int,
+    inputs: Int[Array, 'batch input_length'],
+    samples: int,
     length: int,
   ) -> tuple[None, PyTree, Int[Array, 'rows 1']]:
     """Does `EncoderDecoderModel.start_generation`; nothing is encoded.
 
-    The prompt is prefilled once, whatever the number of rows.
+    A prompt is prefilled once, whatever the number of samples.
     """
     prompts = jnp.pad(inputs, ((0, 0), (1, length)))[:, :length]
     cache, positions = network_decoding.start_decoder_only(
@@ -151,7 +151,7 @@ class DecoderOnlyModel(BaseTransformerModel):
     )
     token = jnp.take_along_axis(prompts, positions[:, None], axis=1)
     repeated = jax.tree.map(
-      lambda x: jnp.repeat(x, rows, axis=0), (cache, token)
+      lambda x: jnp.repeat(x, samples, axis=0), (cache, token)
     )
     return None, *repeated
 

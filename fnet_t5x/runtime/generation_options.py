@@ -5,6 +5,8 @@ Imports neither JAX nor TensorFlow, so that a command checks its flags at once.
 
 import dataclasses
 import math
+import re
+from typing import Any
 
 DEFAULT_TEMPERATURE = 0.8
 DEFAULT_TOP_K = 40
@@ -99,6 +101,20 @@ class GenerationOptions:
     if self.top_k is None:
       return 0 if self.top_p else DEFAULT_TOP_K
     return self.top_k
+
+
+def of_flags(**values: Any) -> GenerationOptions:
+  """Returns options of a command line; errors name the flags, `--name`.
+
+  Raises:
+    ValueError, TypeError: as `GenerationOptions`.
+  """
+  try:
+    return GenerationOptions(**values)
+  except ValueError as error:
+    names = '|'.join(f.name for f in dataclasses.fields(GenerationOptions))
+    message = re.sub(rf'\b({names})\b', r'--\1', str(error))
+    raise ValueError(message) from error
 
 
 def _integer(name, value) -> int:

@@ -31,6 +31,8 @@ _LOG_FLOOR = 1e-20
 # full speed, and for the cost of the kernel's gradient, which is read and
 # written once per chunk, to be small.
 CHUNK_BYTES = 64 * 2**20
+# Rows that chunks are chosen for where their number is symbolic (`jax.export`).
+_SYMBOLIC_ROWS = 32
 
 
 def _log_softmax(logits):
@@ -413,7 +415,8 @@ def _in_chunks(hidden, kernel, targets, weights, setting, with_gradients):
   """
   rows, length = targets.shape[1:]
   embed, vocab = kernel.shape
-  columns = max(1, setting.chunk_bytes // (4 * vocab * rows))
+  known = rows if isinstance(rows, int) else _SYMBOLIC_ROWS
+  columns = max(1, setting.chunk_bytes // (4 * vocab * known))
   chunks = -(-length // columns)
   columns = -(-length // chunks)
   spare = chunks * columns - length

@@ -487,23 +487,23 @@ class EncoderDecoderModel(BaseTransformerModel):
   def start_generation(
     self,
     params: PyTree,
-    inputs: Int[Array, '1 input_length'],
-    rows: int,
+    inputs: Int[Array, 'batch input_length'],
+    samples: int,
     length: int,
   ) -> tuple[network_decoding.EncodedInputs, PyTree, Int[Array, 'rows 1']]:
-    """Returns what the first decoding step after a prompt needs.
+    """Returns what the first decoding step after prompts needs.
 
     Args:
       params: parameters of the network.
-      inputs: the prompt; 0 is padding.
-      rows: number of samples.
+      inputs: the prompts; 0 is padding.
+      samples: number of rows per prompt.
       length: the decoder's length.
 
     Returns:
       Encoded inputs, the decoder's cache, and the tokens to feed first.
     """
-    encoded = self.encode(params, inputs).repeat(rows)
-    prompts = jnp.zeros((rows, length), jnp.int32)
+    encoded = self.encode(params, inputs).repeat(samples)
+    prompts = jnp.zeros((encoded.tokens.shape[0], length), jnp.int32)
     cache, _ = self.start_decoding(params, encoded, prompts, prompted=False)
     return encoded, cache, prompts[:, :1]
 

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 _REPLACEMENT = '\ufffd'
 _SPACE = '▁'
 # Scripts without spaces between words, by the Unicode names of their letters.
-_UNSPACED_SCRIPTS = (
+UNSPACED_SCRIPTS = (
   'CJK',
   'HIRAGANA',
   'KATAKANA',
@@ -43,8 +43,8 @@ _UNSPACED_SCRIPTS = (
   'TIBETAN',
 )
 # What a word may follow without a space: `(a`, `-a`, `"a`, `'a`, `/a`.
-_OPENING_CATEGORIES = ('Ps', 'Pi', 'Pf', 'Pd', 'Pc')
-_OPENING = frozenset('"\'/\\@#$&*~`=+<|^')
+OPENING_CATEGORIES = ('Ps', 'Pi', 'Pf', 'Pd', 'Pc')
+OPENING = frozenset('"\'/\\@#$&*~`=+<|^')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -456,20 +456,37 @@ class FirstTokens:
       self._marks_words |= piece.startswith(_SPACE)
       self._continues_word[token] = _is_in_spaced_script(piece[:1])
 
+  @property
+  def depends_on_prompt(self) -> bool:
+    """Whether pieces mark words, so that prompts can end within one."""
+    return self._marks_words
+
   def allowed(self, prompt: str) -> Bool[np.ndarray, ' vocab']:
     """Returns whether each token may be the first one after a prompt.
 
-    Bytes within a character are never allowed. A letter or digit without a
-    space before it is allowed only if a word may directly follow the end of the
-    prompt: an opening bracket, a quote, a hyphen, a script without spaces, or
-    whitespace that the vocabulary preserves. Vocabularies other than
-    SentencePiece's allow all tokens.
+    Vocabularies other than SentencePiece's allow all tokens.
     """
-    if not self._marks_words or self._word_may_follow(prompt):
+    return self.mask(self.word_may_follow(prompt))
+
+  def mask(self, word_may_follow: bool) -> Bool[np.ndarray, ' vocab']:
+    """Returns whether each token may be the first one.
+
+    Bytes within a character never may.
+
+    Args:
+      word_may_follow: whether letters and digits may without a space before
+        them.
+    """
+    if word_may_follow or not self._marks_words:
       return self._begins_character
     return self._begins_character & ~self._continues_word
 
-  def _word_may_follow(self, prompt: str) -> bool:
+  def word_may_follow(self, prompt: str) -> bool:
+    """Returns whether a word may directly follow the end of a prompt.
+
+    It may after an opening bracket, a quote, a hyphen, a script without spaces,
+    or whitespace that the vocabulary preserves.
+    """
     text = prompt.rstrip()
     if text != prompt:
       # A vocabulary that drops a trailing space puts it before the next word.
@@ -477,8 +494,8 @@ class FirstTokens:
       return list(encode(prompt)) != list(encode(text))
     last = text[-1:]
     return (
-      last in _OPENING
-      or unicodedata.category(last) in _OPENING_CATEGORIES
+      last in OPENING
+      or unicodedata.category(last) in OPENING_CATEGORIES
       or _is_unspaced(last)
     )
 
@@ -491,4 +508,4 @@ def _is_in_spaced_script(character: str) -> bool:
 
 
 def _is_unspaced(character: str) -> bool:
-  return unicodedata.name(character, '').startswith(_UNSPACED_SCRIPTS)
+  return unicodedata.name(character, '').startswith(UNSPACED_SCRIPTS)

@@ -1,4 +1,4 @@
-"""Token generation after a prompt, by sampling or beam search."""
+"""Token generation after one prompt, token by token or by beam search."""
 
 import functools
 from collections.abc import Iterator
@@ -6,12 +6,10 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from fnet_t5x.runtime import decoder_only, decoding, models
+from fnet_t5x.runtime import batch_generation, decoder_only, models
 from fnet_t5x.runtime.generation_options import GenerationOptions
-
-_LOWEST = float(np.finfo(np.float32).min)
 
 
 class TokenGenerator:
@@ -62,7 +60,7 @@ class TokenGenerator:
     ended = np.zeros(rows, bool)
     for position in range(max_tokens):
       logits, cache = self._step(self._params, encoded, cache, token)
-      token, sequences, finite = _choose(
+      token, sequences, finite = batch_generation.choose(
         logits,
         sequences,
         position,
@@ -98,7 +96,7 @@ class TokenGenerator:
     Raises:
       FloatingPointError: logits are NaN or infinite.
     """
-    tokens, score = self._search(
+    tokens, finite = self._search(
       self._params,
       inputs,
       may_begin,
@@ -106,9 +104,9 @@ class TokenGenerator:
       num_beams=options.num_beams,
       ngram_size=options.no_repeat_ngram_size,
     )
-    if not np.isfinite(score):
+    if not finite[0]:
       raise FloatingPointError('logits are not finite')
-    return np.asarray(tokens)
+    return np.asarray(tokens[0])
 
   @functools.cached_property
   def _start(self):
@@ -133,107 +131,10 @@ class TokenGenerator:
 
   @functools.cached_property
   def _search(self):
-    """Jitted beam search: returns the best sequence and its score."""
-    model = self._model
-
-    @functools.partial(
-      jax.jit, static_argnames=('max_tokens', 'num_beams', 'ngram_size')
+    """Jitted beam search, which also returns whether scores are finite."""
+    return jax.jit(
+      functools.partial(
+        batch_generation.search, self._model, length=self._length
+      ),
+      static_argnames=('max_tokens', 'num_beams', 'ngram_size'),
     )
-    def search(params, inputs, may_begin, *, max_tokens, num_beams, ngram_size):
-      encoded, cache, first = self._read(params, inputs, 1)
-      beams = None if encoded is None else encoded.repeat(num_beams)
-
-      def tokens_to_logits(state):
-        # Beam search begins with 0, and knows no prompt.
-        token = jnp.where(state.cur_index > 0, state.cur_token, first)
-        logits, cache = model.decode_step(
-          params, beams, state.cache, token, self._length
-        )
-        allowed = _allowed(
-          logits.shape[-1],
-          state.sequences[:, 1:],  # Without the initial 0.
-          state.cur_index,
-          may_begin,
-          ngram_size,
-          self._vocab_size,
-        )
-        # Finite, as beam search sums log-probabilities.
-        return jnp.where(allowed, logits, decoding.NEG_INF_VALUE), cache
-
-      tokens, scores = decoding.beam_search(
-        jnp.zeros((1, max_tokens), jnp.int32),
-        cache,
-        tokens_to_logits,
-        self._eos_id,
-        num_decodes=num_beams,
-        cache_offset=1 if getattr(model.module, 'scan_layers', False) else 0,
-        initial_index=jnp.zeros((1,), jnp.int32),
-      )
-      return tokens[0, -1], scores[0, -1]
-
-    return search
-
-
-def _allowed(
-  width: int,
-  tokens: Int[Array, 'rows length'],
-  count: int | Int[Array, ''],
-  may_begin: Bool[Array, ' vocab'],
-  ngram_size: int,
-  vocab_size: int,
-) -> Bool[Array, 'rows width']:
-  """Returns whether each token may follow the first `count` of each row."""
-  ids = jnp.arange(width)
-  may_begin = jnp.pad(may_begin, (0, width - may_begin.shape[0]))
-  allowed = (ids > 0) & (ids < vocab_size) & (may_begin | (count > 0))
-  allowed = jnp.broadcast_to(allowed[None], (tokens.shape[0], width))
-  if ngram_size:
-    allowed &= ~decoding.repeating_tokens(tokens, count, ngram_size, width)
-  return allowed
-
-
-@functools.partial(
-  jax.jit, static_argnames=('topk', 'topp', 'ngram_size', 'vocab_size')
-)
-def _choose(
-  logits: Float[Array, 'rows width'],
-  sequences: Int[Array, 'rows length'],
-  position: Int[Array, ''],
-  keys: jax.Array,
-  may_begin: Bool[Array, ' vocab'],
-  temperature: Float[Array, ''],
-  topk: int,
-  topp: float,
-  ngram_size: int,
-  vocab_size: int,
-) -> tuple[
-  Int[Array, 'rows 1'], Int[Array, 'rows length'], Bool[Array, ' rows']
-]:
-  """Samples the next tokens.
-
-  Returns:
-    The tokens, the sequences with them, and whether all logits of each row are
-    finite.
-  """
-  finite = jnp.all(jnp.isfinite(logits[:, 1:vocab_size]), axis=-1)
-  allowed = _allowed(
-    logits.shape[-1], sequences, position, may_begin, ngram_size, vocab_size
-  )
-  logits = jnp.where(allowed, logits.astype(jnp.float32), _LOWEST)
-
-  def choose(key, row):
-    tokens, _ = decoding.choose_tokens(
-      jax.random.fold_in(key, position),
-      row[None],
-      temperature,
-      1,
-      topk=topk,
-      topp=topp,
-      rescale_log_probs=True,
-    )
-    return tokens
-
-  # One key per row, so that a sample does not depend on their number.
-  tokens = jax.vmap(choose)(keys, logits)
-  sequences = jax.lax.dynamic_update_slice(sequences, tokens, (0, position))
-  return tokens, sequences, finite
