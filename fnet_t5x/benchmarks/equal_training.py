@@ -65,6 +65,7 @@ def parse(
   parser: argparse.ArgumentParser,
   arguments: Sequence[str] | None,
   counts: Sequence[str] = (),
+  rates: Sequence[str] = ('learning_rate',),
 ) -> argparse.Namespace:
   """Parses the command line; exits on invalid input.
 
@@ -72,6 +73,7 @@ def parse(
     parser: has the options of `add_options`.
     arguments: the command line.
     counts: further options whose numbers must be at least 1.
+    rates: options whose numbers must be greater than 0.
   """
   options = result_table.parse(parser, arguments)
   if math.isinf(options.minutes) == math.isinf(options.steps):
@@ -82,7 +84,7 @@ def parse(
   for name in ('train_rows', 'validation_rows'):
     if getattr(options, name) < options.rows:
       parser.error(f'--{name} must be at least --rows, {options.rows}')
-  for name in ('minutes', 'learning_rate'):
+  for name in ('minutes', *rates):
     value = getattr(options, name)
     if not value > 0:
       parser.error(f'--{name} {value:g}: must be greater than 0')
@@ -203,7 +205,8 @@ def train_all(
   Args:
     options: the command line.
     prepare: returns the warm programs of a name, and what its records have in
-      common. Called when the first of its runs is due.
+      common: their `learning_rate`, if it is not the command line's. Called
+      when the first of its runs is due.
     data: tokens of the training and the validation split, on the device.
     labels: `model` of the records, by name, in order.
     save: called with all records so far, after each run.
@@ -240,7 +243,7 @@ def train_all(
         options.minutes * 60,
         steps=options.steps,
         fractions=FRACTIONS,
-        peak_rate=options.learning_rate,
+        peak_rate=described.get('learning_rate', options.learning_rate),
       ):
         if 'flops_per_step' in described:
           point['flops'] = point['steps'] * described['flops_per_step']

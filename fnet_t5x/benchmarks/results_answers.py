@@ -78,7 +78,7 @@ def quality_answers(records: Sequence[Record]) -> list[str]:
     if other != 'hybrid' and found:
       compared.append(
         f'  - {other}: {np.median(found):+.4f}{_spread(found)}. '
-        f'{_better(found)}.'
+        f'{_better(records, other)}.'
       )
   if compared:
     losses = [r['loss'] for r in records if r['model'] == 'hybrid']
@@ -100,17 +100,20 @@ def _decided(records: Sequence[Record]) -> str:
   return 'Yes' if all(lower) else 'Not with every seed' if any(lower) else 'No'
 
 
-def _better(differences: Sequence[float]) -> str:
-  lower = sum(difference < 0 for difference in differences)
-  count = len(differences)
-  what = (
-    'The hybrid is better'
-    if lower == count
-    else 'The hybrid is not better'
-    if not lower
-    else 'No clear difference'
+def _better(records: Sequence[Record], other: str) -> str:
+  """Returns which of two is better, by the rule of `is_better`."""
+  lower = quality_summary.is_better(records, 'hybrid', other)
+  higher = quality_summary.is_better(records, other, 'hybrid')
+  if all(lower):
+    what = 'The hybrid is better'
+  elif all(higher):
+    what = 'The hybrid is worse'
+  else:
+    what = 'No clear difference'
+  return (
+    f'{what} (beyond the error, better with {sum(lower)} and worse with '
+    f'{sum(higher)} of {len(lower)} seeds)'
   )
-  return f'{what} ({lower} of {count} seeds)'
 
 
 def _spread(values: Sequence[float]) -> str:

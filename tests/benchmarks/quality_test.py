@@ -11,7 +11,7 @@ from fnet_t5x.benchmarks import (
   quality_figure,
   quality_summary,
 )
-from fnet_t5x.benchmarks.accelerator import networks
+from fnet_t5x.benchmarks.accelerator import networks, timed_training
 from fnet_t5x.benchmarks.accelerator.prepared_corpus import PreparedCorpus
 from fnet_t5x.costs import flops
 
@@ -69,7 +69,14 @@ def test_every_network_trains_as_many_steps(monkeypatch, request):
   networks.matched_depth.cache_clear()
   request.addfinalizer(networks.matched_depth.cache_clear)
   options = quality.parse([*SMALL, '--models', 'gpt2,none', '--seeds', '5,6'])
-  saved = []
+  saved, rates = [], []
+  train_for = timed_training.train_for
+
+  def recording(*arguments, peak_rate, **settings):
+    rates.append(peak_rate)
+    return train_for(*arguments, peak_rate=peak_rate, **settings)
+
+  monkeypatch.setattr(timed_training, 'train_for', recording)
   found = quality.train(
     options, corpus(), lambda records: saved.append(list(records))
   )
@@ -77,6 +84,9 @@ def test_every_network_trains_as_many_steps(monkeypatch, request):
   # The second seed begins with the second network.
   assert runs == [('GPT-2', 5), ('none', 5), ('none', 6), ('GPT-2', 6)]
   assert [len(records) for records in saved] == [1, 2, 3, 4]
+  own, others = quality.GPT2_LEARNING_RATE, options.learning_rate
+  assert rates == [own, others, others, own] and own != others
+  assert [run['learning_rate'] for run in found] == rates
   for run in found:
     assert run['steps'] == 4 and np.isfinite(run['loss'])
     steps = [point['steps'] for point in run['points']]

@@ -68,15 +68,22 @@ def test_losses_are_decided_only_if_all_seeds_agree():
   )
   assert '?** Yes. Attention (T5) less no mixing' in context
   assert 'is 3.1000 nats' in hybrid and '(3.0000 to 3.2000)' in hybrid
-  assert others == [
-    '  - T5: -0.1000 (-0.2000 to +0.1000). No clear difference (2 of 3 seeds).',
-    '  - GPT-2: -0.2000 (-0.5000 to -0.2000). '
-    'The hybrid is better (3 of 3 seeds).',
-    '  - control: +0.1000 (+0.1000 to +0.1000). '
-    'The hybrid is not better (0 of 3 seeds).',
-    '  - none: -0.9000 (-1.0000 to -0.8000). '
-    'The hybrid is better (3 of 3 seeds).',
+  assert [line.split(' (beyond')[0] for line in others] == [
+    '  - T5: -0.1000 (-0.2000 to +0.1000). No clear difference',
+    '  - GPT-2: -0.2000 (-0.5000 to -0.2000). The hybrid is better',
+    '  - control: +0.1000 (+0.1000 to +0.1000). The hybrid is worse',
+    '  - none: -0.9000 (-1.0000 to -0.8000). The hybrid is better',
   ]
+  assert others[0].endswith('better with 2 and worse with 1 of 3 seeds).')
+
+
+def test_a_difference_within_two_standard_errors_is_none():
+  records = losses(hybrid=[3.0, 3.0], T5=[3.1, 3.3])
+  for record in records:
+    record['standard_error'] = 0.06
+  *_, line = results_answers.quality_answers(records)
+  assert 'No clear difference' in line
+  assert 'better with 1 and worse with 0 of 2 seeds' in line
 
 
 @pytest.mark.parametrize(
