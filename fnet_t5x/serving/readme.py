@@ -39,10 +39,10 @@ outputs = function(load_file('model.safetensors'), {inputs})
 
 """
 _MODES = {
-  'generate': 'the text after a prompt, as `python -m fnet_t5x.generate`',
-  'predict': "the output for a task's inputs, by the model's own decoding "
+  'generate': 'The text after a prompt, as `python -m fnet_t5x.generate`',
+  'predict': "The output for a task's inputs, by the model's own decoding "
   "function (T5X's `predict_batch_with_aux`)",
-  'score': "log-likelihood of the targets in nats, EOS included (T5X's "
+  'score': "Log-likelihood of the targets in nats, EOS included (T5X's "
   '`score_batch`)',
 }
 _MEANINGS = {
