@@ -19,6 +19,8 @@ Record = Mapping[str, Any]
 # The goal for the first token, over GPT-2.
 GOAL = 2.0
 _BOTH = 'forward+backward'
+# Seeds differ less than this in steps per time on a quiet machine.
+_STEADY = 0.1
 
 
 def mixing_answers(records: Sequence[Record]) -> list[str]:
@@ -91,7 +93,23 @@ def quality_answers(records: Sequence[Record]) -> list[str]:
       + '. Its loss less that of the same seed of',
       *compared,
     ]
-  return lines
+  return lines + _disturbed(records)
+
+
+def _disturbed(records: Sequence[Record]) -> list[str]:
+  """Returns a warning if a network's speed differs much between seeds."""
+  found = []
+  for (model,), runs in groups(records, 'model'):
+    steps = [run['steps'] for run in runs if 'steps' in run]
+    if steps and min(steps) < (1 - _STEADY) * max(steps):
+      found.append(f'{model} {min(steps)} to {max(steps)}')
+  if not found:
+    return []
+  return [
+    '**Was the machine quiet?** No. Between seeds, the steps in that time '
+    f'vary: {", ".join(found)}. What else ran disturbed some networks more than '
+    'others; losses at equal steps, in the table, are not affected.'
+  ]
 
 
 def _decided(records: Sequence[Record]) -> str:

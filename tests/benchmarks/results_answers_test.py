@@ -86,6 +86,18 @@ def test_a_difference_within_two_standard_errors_is_none():
   assert 'better with 1 and worse with 0 of 2 seeds' in line
 
 
+def test_a_disturbed_clock_is_said():
+  records = losses(hybrid=[3.0, 3.0], T5=[3.1, 3.3])
+  for record, steps in zip(records, (95, 100, 60, 90), strict=True):
+    record['steps'] = steps
+  *_, line = results_answers.quality_answers(records)
+  assert line.startswith('**Was the machine quiet?** No.')
+  assert 'vary: T5 60 to 90. ' in line
+  for record in records:
+    record['steps'] = 100
+  assert 'quiet' not in ''.join(results_answers.quality_answers(records))
+
+
 @pytest.mark.parametrize(
   ('none', 'answer'),
   [([3.5, 3.5], 'Yes'), ([3.5, 2.0], 'Not with every'), ([2.0, 2.0], 'No.')],
