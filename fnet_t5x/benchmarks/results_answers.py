@@ -107,8 +107,8 @@ def _disturbed(records: Sequence[Record]) -> list[str]:
     return []
   return [
     '**Was the machine quiet?** No. Between seeds, the steps in that time '
-    f'vary: {", ".join(found)}. What else ran disturbed some networks more than '
-    'others; losses at equal steps, in the table, are not affected.'
+    f'vary: {", ".join(found)}. What else ran disturbed some networks '
+    'more than others; losses at equal steps, in the table, are not affected.'
   ]
 
 
