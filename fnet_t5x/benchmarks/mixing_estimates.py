@@ -138,7 +138,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   mixing.add_shape_options(parser)
   parser.add_argument('--dtype', default='bfloat16', help='float32 or bfloat16')
   parser.add_argument(
-    '--cases', default='', help='estimate only cases with this text in the name'
+    '--cases',
+    nargs='+',
+    default=[''],
+    metavar='TEXT',
+    help='estimate only cases with one of these in their names',
   )
   options = result_table.parse(parser, arguments)
   options.lengths = options.lengths or mixing.LENGTHS
@@ -166,12 +170,14 @@ def main(arguments: list[str] | None = None) -> None:
         (max(options.tokens // length, 1), length, options.embed),
         topology,
         options.dtype,
-        lambda name: options.cases in name,
+        lambda name: any(text in name for text in options.cases),
       )
       for length in options.lengths
     ]
     if not any(sections):
-      raise ValueError(f'--cases {options.cases}: no case has that in its name')
+      raise ValueError(
+        f'--cases {" ".join(options.cases)}: no case has that in its name'
+      )
   result_table.print_table(
     f'{topology.chip.device_kind}, {options.dtype}: ms by the compiler, and '
     'roofline; nothing was run',
