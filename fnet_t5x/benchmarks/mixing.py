@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 QUICK_LENGTHS = (128, 512)
 BASELINE = "FNet's implementation"
+# Without and with the backward pass.
+DIRECTIONS = (False, True)
 # Mixings of the encoder that have projections, and so are compared as a whole.
 SUBLAYERS = (
   'linear',
@@ -217,33 +219,37 @@ def make_cases(x: Float[Array, 'batch length embed']) -> dict[str, Case]:
   }
 
 
-def differentiated(case: Case) -> Callable[..., Any]:
-  """Returns a function of activations and arguments, forward and backward."""
+def as_function(case: Case, backward: bool) -> Callable[..., Any]:
+  """Returns a new function of activations and arguments.
+
+  Args:
+    case: the case.
+    backward: whether it computes gradients, too.
+  """
   import jax
+
+  def forward(x, arguments):
+    return case.function(x, *arguments)
 
   def both(x, arguments):
     if case.trained:
       y, pullback = jax.vjp(case.function, x, *arguments)
     else:
-      y, pullback = jax.vjp(lambda x: case.function(x, *arguments), x)
+      y, pullback = jax.vjp(lambda x: forward(x, arguments), x)
     # The gradient of half the sum of y squared. A cotangent that does not
     # depend on y would let XLA run both passes of a linear map concurrently,
     # which is impossible in a training step.
     return pullback(y)
 
-  return both
+  return both if backward else forward
 
 
 def compile_case(case: Case, x: Array, backward: bool) -> Callable[[], Any]:
   """Returns a compiled call without arguments."""
   import jax
 
-  if not backward:
-    forward = jax.jit(case.function)
-    return lambda: forward(x, *case.arguments)
-
-  both = jax.jit(differentiated(case))
-  return lambda: both(x, case.arguments)
+  function = jax.jit(as_function(case, backward))
+  return lambda: function(x, case.arguments)
 
 
 def direction(backward: bool) -> str:
@@ -270,7 +276,7 @@ def measure(
   x = jax.random.normal(jax.random.key(0), shape).astype(dtype)
   cases = make_cases(x)
   rows = []
-  for backward in (False, True):
+  for backward in DIRECTIONS:
     calls = {
       name: compile_case(case, x, backward)
       for name, case in cases.items()
@@ -294,22 +300,33 @@ def measure(
   return rows
 
 
-def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
-  """Returns one shape's records as rows of cells."""
+def as_section(
+  rows: list[dict[str, Any]],
+  cells_of: Callable[[dict[str, Any]], list[str]] | None = None,
+) -> list[list[str]]:
+  """Returns one shape's records as rows of cells.
+
+  Args:
+    rows: the records.
+    cells_of: returns the two cells of a record; by default its time and its
+      speedup.
+  """
   batch, length, embed = rows[0]['shape']
   # The backslash keeps rich from parsing the shape as markup.
   cells = [[rf'\[{batch}, {length}, {embed}]', '', '', '', '']]
   records = {(row['case'], row['direction']): row for row in rows}
   for name in dict.fromkeys(row['case'] for row in rows):
     line = ['  ' + name]
-    for direction in ('forward', 'forward+backward'):
-      row = records.get((name, direction))
-      line += [
-        f'{1e3 * row["median_seconds"]:.2f}' if row else '',
-        f'{row["speedup"]:.2f}x' if row and row['speedup'] else '',
-      ]
+    for backward in DIRECTIONS:
+      row = records.get((name, direction(backward)))
+      line += (cells_of or _cells)(row) if row else ['', '']
     cells.append(line)
   return cells
+
+
+def _cells(row):
+  speedup_cell = f'{row["speedup"]:.2f}x' if row['speedup'] else ''
+  return [f'{1e3 * row["median_seconds"]:.2f}', speedup_cell]
 
 
 def add_shape_options(parser: argparse.ArgumentParser, other: str = '') -> None:

@@ -20,8 +20,6 @@ from typing import Any
 from fnet_t5x import argument_parser, result_table
 from fnet_t5x.benchmarks import mixing
 
-DIRECTIONS = (False, True)
-
 
 def estimate(
   shape: tuple[int, int, int],
@@ -54,7 +52,7 @@ def estimate(
     for name, case in mixing.make_cases(x).items():
       if not case.mixes or not keep(name):
         continue
-      for backward in DIRECTIONS:
+      for backward in mixing.DIRECTIONS:
         rows.append(
           {
             'shape': list(shape),
@@ -78,17 +76,13 @@ def _compile(name, case, x, backward, device):
     ),
     (x, case.arguments),
   )
-  both = mixing.differentiated(case)
-
-  # A function of its own: JAX's traces do not know the target.
-  def call(x, arguments):
-    return both(x, arguments) if backward else case.function(x, *arguments)
-
+  # New for each call: JAX's traces do not know the target.
+  function = mixing.as_function(case, backward)
   return programs.compile_and_analyse(
     name,
     x.shape[0] * x.shape[1],
     0,
-    lambda: jax.jit(call).lower(*arguments).compile(),
+    lambda: jax.jit(function).lower(*arguments).compile(),
   )
 
 
@@ -107,24 +101,13 @@ def _figures(program, topology):
   }
 
 
-def as_section(rows: list[dict[str, Any]]) -> list[list[str]]:
-  """Returns one shape's records as rows of cells."""
-  batch, length, embed = rows[0]['shape']
-  # The backslash keeps rich from parsing the shape as markup.
-  cells = [[rf'\[{batch}, {length}, {embed}]', '', '', '', '']]
-  records = {(row['case'], row['direction']): row for row in rows}
-  for name in dict.fromkeys(row['case'] for row in rows):
-    line = ['  ' + name]
-    for backward in DIRECTIONS:
-      row = records[name, mixing.direction(backward)]
-      mark = '' if row['complete'] else '+'
-      line += [_ms(row['compiler'], mark), _ms(row['roofline'])]
-    cells.append(line)
-  return cells
-
-
-def _ms(seconds, mark=''):
-  return '-' if seconds is None else f'{1e3 * seconds:.3f}{mark}'
+def cells_of(row: dict[str, Any]) -> list[str]:
+  """Returns the cells of a record: the compiler's time, and the roofline."""
+  mark = '' if row['complete'] else '+'
+  return [
+    '-' if seconds is None else f'{1e3 * seconds:.3f}{end}'
+    for seconds, end in ((row['compiler'], mark), (row['roofline'], ''))
+  ]
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -182,14 +165,10 @@ def main(arguments: list[str] | None = None) -> None:
     f'{topology.chip.device_kind}, {options.dtype}: ms by the compiler, and '
     'roofline; nothing was run',
     ['', 'forward', 'roofline', 'forward+backward', 'roofline'],
-    [as_section(rows) for rows in sections],
+    [mixing.as_section(rows, cells_of) for rows in sections],
   )
   if options.json:
-    settings = {
-      name: value
-      for name, value in vars(options).items()
-      if name not in ('json', 'lengths')
-    } | {'lengths': list(options.lengths)}
+    settings = {k: v for k, v in vars(options).items() if k != 'json'}
     rows = [row for section in sections for row in section]
     result_table.write_json(options.json, 'mixing_estimates', settings, rows)
 

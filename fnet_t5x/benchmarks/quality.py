@@ -10,7 +10,7 @@ prefix-LM examples: the network reads a prefix, and predicts its continuation.
 T5, the hybrid and the controls encode the prefix; GPT-2 reads prefix and
 continuation as one text, with the loss of the continuation alone. All networks
 have about as many parameters as T5 of the given size, by their depth alone.
-Their learning rate is one, but GPT-2 has its own.
+All but GPT-2 have the same learning rate.
 
 The clock runs while training only: not while compiling, evaluating, or
 preparing tokens. A network of the list trains for each seed before any trains

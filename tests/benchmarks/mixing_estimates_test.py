@@ -32,7 +32,7 @@ def test_differentiates_in_parameters_as_well():
   case = mixing.Case(lambda x, w: w * x**2, (jnp.float32(3),), trained=True)
   x = jnp.asarray([1.0, 2.0])
   # y = w x^2, and the gradient of y^2 / 2: 2 w^2 x^3, and the sum of w x^4.
-  by_x, by_w = mixing.differentiated(case)(x, case.arguments)
+  by_x, by_w = mixing.as_function(case, True)(x, case.arguments)
   np.testing.assert_allclose(by_x, [18, 144])
   assert by_w == 51
 
@@ -43,11 +43,12 @@ def test_table_marks_what_the_compiler_has_no_estimate_of(capsys):
       **figures
     }
 
-  cells = mixing_estimates.as_section(
+  cells = mixing.as_section(
     [
       row('forward', compiler=2e-6, roofline=5e-7, complete=False),
       row('forward+backward', compiler=None, roofline=None, complete=False),
-    ]
+    ],
+    mixing_estimates.cells_of,
   )
   assert cells[1] == ['  FFT', '0.002+', '0.001', '-', '-']
 
